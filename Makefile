@@ -1,0 +1,46 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+NATIVE := setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/include/rmd/*)
+
+.PHONY: help demo test test-slow lint format bench docs clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+$(READY): pyproject.toml $(NATIVE) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet "torch==2.13.0" numpy "setuptools>=77" wheel "cmake>=3.26" ninja "pybind11>=2.13"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	@touch $(READY)
+
+demo: $(READY)  ## train, evaluate and explain on built-in patients (about 6 minutes); see runs/demo/
+	$(BIN)/robustmdiff demo --out runs/demo
+
+test: $(READY)  ## every test that takes seconds (under 15 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)  ## ruff, the type checker, and the arrows between packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## rewrite the code in the house's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## measure the kernels beside their peers and the machine's limits
+	$(BIN)/python -m pytest benchmarks
+
+docs: $(READY)  ## check that every command and every link in the docs works
+	$(BIN)/python -m pytest tests/test_docs.py
+
+clean:  ## remove the environment, the build and the caches; runs/ stays
+	rm -rf .venv build *.egg-info robustmdiff/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

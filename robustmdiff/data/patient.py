@@ -1,0 +1,42 @@
+"""One patient, with whatever is known about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+Values = Mapping[str, float | str]
+Observation = Tensor | str | Values
+
+
+class DataError(ValueError):
+    """Input data is not what its format promises; the message names file, row and column."""
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What was observed of one patient.
+
+    modalities  name to observation: float32 [channels, height, width] for an image, str for a
+                text, a mapping from field name to value for values (a field that was not
+                measured is simply not in it). Absent modalities are None or left out; absent
+                and empty differ: "" is a text that says nothing, {} a panel without a result.
+    labels      classes that are known for this patient, to whether they hold. A single-label
+                patient has one True. Classes left out are unknown.
+    findings    findings that are known, to whether they hold.
+    source      where it came from ("metadata.csv:118"), for messages.
+    site, age   what missingness may depend on, where known.
+    """
+
+    id: str
+    modalities: Mapping[str, Observation | None]
+    labels: Mapping[str, bool] = field(default_factory=dict)
+    findings: Mapping[str, bool] = field(default_factory=dict)
+    source: str = ""
+    site: str | None = None
+    age: float | None = None
+
+    def has(self, name: str) -> bool:
+        return self.modalities.get(name) is not None

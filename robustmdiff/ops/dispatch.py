@@ -1,0 +1,114 @@
+"""Which implementation runs, and why the others do not.
+
+Every op has one definition and several backends. A backend states what it can take by
+returning the reasons why it cannot; a backend asked for by name runs or raises with those
+reasons, and never falls back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of an op.
+
+    reasons(*args, **kwargs) -> list[str]: why it cannot take these arguments, [] if it can;
+    it may look at dtypes, devices and shapes, never at values. run takes the same arguments.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    reasons: Callable[..., list[str]]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    op: str
+    chosen: str | None
+    declined: dict[str, list[str]]
+
+    def __str__(self) -> str:
+        lines = [f"{self.op}: {self.chosen or 'no backend can run'}"]
+        lines += [f"  not {name}: {'; '.join(reasons)}" for name, reasons in self.declined.items()]
+        return "\n".join(lines)
+
+
+class BackendError(RuntimeError):
+    """The backend asked for by name cannot take these arguments."""
+
+
+class Op:
+    """A named op and its backends, most preferred first."""
+
+    registry: dict[str, Op] = {}
+
+    def __init__(self, name: str, backends: tuple[Backend, ...]) -> None:
+        self.name = name
+        self.backends = backends
+        Op.registry[name] = self
+
+    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        requested = _requested.get().get(self.name)
+        chosen: str | None = None
+        declined: dict[str, list[str]] = {}
+        for backend in self.backends:
+            reasons = backend.reasons(*args, **kwargs)
+            if not reasons and requested not in (None, backend.name):
+                reasons = [f"{requested} was asked for by name"]
+            if not reasons and chosen is not None:
+                reasons = [f"{chosen} is preferred"]
+            if reasons:
+                declined[backend.name] = reasons
+            else:
+                chosen = backend.name
+        return Explanation(self.name, chosen, declined)
+
+    def select(self, *args: Any, **kwargs: Any) -> Backend:
+        requested = _requested.get().get(self.name)
+        if requested is not None:
+            backend = self.backend(requested)
+            reasons = backend.reasons(*args, **kwargs)
+            if reasons:
+                raise BackendError(f"{self.name}: backend {requested!r} cannot run: {'; '.join(reasons)}")
+            return backend
+        for backend in self.backends:
+            if not backend.reasons(*args, **kwargs):
+                return backend
+        raise BackendError(str(self.explain(*args, **kwargs)))
+
+    def backend(self, name: str) -> Backend:
+        for backend in self.backends:
+            if backend.name == name:
+                return backend
+        names = ", ".join(repr(backend.name) for backend in self.backends)
+        raise BackendError(f"{self.name}: backend is {name!r}, expected one of {names}")
+
+
+_requested: ContextVar[dict[str, str]] = ContextVar("robustmdiff_backends", default={})
+
+
+@contextmanager
+def use_backend(**backend_of_op: str) -> Iterator[None]:
+    """Within this block run these ops on these backends: `use_backend(ddpm_step="torch")`."""
+    for op, name in backend_of_op.items():
+        if op not in Op.registry:
+            raise BackendError(f"use_backend: op is {op!r}, expected one of {', '.join(sorted(Op.registry))}")
+        Op.registry[op].backend(name)
+    token = _requested.set({**_requested.get(), **backend_of_op})
+    try:
+        yield
+    finally:
+        _requested.reset(token)
+
+
+def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
+    """Which backend of `op` would run on these arguments, and why each other one would not."""
+    if op not in Op.registry:
+        raise BackendError(f"explain: op is {op!r}, expected one of {', '.join(sorted(Op.registry))}")
+    return Op.registry[op].explain(*args, **kwargs)

@@ -1,0 +1,5 @@
+from setuptools import setup
+
+setup(
+    packages=["robustmdiff"],
+)
