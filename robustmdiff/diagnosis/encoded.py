@@ -1,0 +1,69 @@
+"""What every diagnosis model shares: encoded patients, a diagnosis, and the model's contract."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from robustmdiff.data.batch import Batch
+from robustmdiff.data.modality import Task
+
+
+class Encoded(NamedTuple):
+    """What the encoders made of a batch. They run once; masks only shorten segments.
+
+    tokens    [T, d]       the tokens of everything present, on one flat axis
+    segments  [B, M, 2]    int32 (start, length) of each modality's tokens; length 0 = absent
+    H         [B, M, d]    one summary per modality (H_i of the paper); what stands in the row
+                           of an absent modality is never read
+    evidence  [B, M, F]    log-likelihood ratios of the findings, likewise; None before a model
+                           that knows findings has added them
+    """
+
+    tokens: Tensor
+    segments: Tensor
+    H: Tensor
+    evidence: Tensor | None = None
+
+    def presence(self) -> Tensor:
+        """bool [B, M]."""
+        return self.segments[..., 1] > 0
+
+    def keep(self, mask: Tensor) -> Encoded:
+        """Hide every modality where `mask`, bool [B, M], is False."""
+        if mask.shape != self.segments.shape[:2] or mask.dtype != torch.bool:
+            raise ValueError(
+                f"keep: mask is {mask.dtype} {list(mask.shape)}, expected bool {list(self.segments.shape[:2])}"
+            )
+        start, length = self.segments.unbind(-1)
+        return self._replace(segments=torch.stack([start, length * mask], dim=-1))
+
+
+class Diagnosis(NamedTuple):
+    """probability [B, C], the mean over the draws; draws [S, B, C] or None for a model that
+    makes none; findings [B, F], the probability of each finding, or None."""
+
+    probability: Tensor
+    draws: Tensor | None = None
+    findings: Tensor | None = None
+
+
+class DiagnosisModel(Protocol):
+    """What the trainer, the evaluation and the explanations ask of a model (an nn.Module).
+
+    losses   scalars by name ("class", "diff", ...), each a mean over the batch in which patient b
+             counts weight[b]; `kept` bool [B, M] is what the student may see of the batch.
+    after_step  called after every optimiser step; an EMA teacher moves there.
+    """
+
+    task: Task
+
+    def encode(self, batch: Batch) -> Encoded: ...
+
+    def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> dict[str, Tensor]: ...
+
+    def diagnose(self, encoded: Encoded, *, draws: int = 16, seed: int = 0) -> Diagnosis: ...
+
+    def after_step(self) -> None: ...
