@@ -28,6 +28,8 @@ class Patient:
     findings    findings that are known, to whether they hold.
     source      where it came from ("metadata.csv:118"), for messages.
     site, age   what missingness may depend on, where known.
+    group       whom this record is of, where one person has several ("patient 20"); splits keep
+                a group together. Empty: the record is a person of its own.
     """
 
     id: str
@@ -37,6 +39,7 @@ class Patient:
     source: str = ""
     site: str | None = None
     age: float | None = None
+    group: str = ""
 
     def has(self, name: str) -> bool:
         return self.modalities.get(name) is not None

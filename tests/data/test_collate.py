@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from robustmdiff.data.batch import Images, Panels, Texts
+from robustmdiff.data.collate import Collator
+from robustmdiff.data.modality import Field, Modality, Task
+from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.tokenizer import train_tokenizer
+
+TASK = Task(
+    modalities=(
+        Modality("xray", "image", shape=(1, 2, 3)),
+        Modality("report", "text"),
+        Modality("labs", "values", fields=(Field("crp", "mg/l"), Field("sex", categories=("F", "M")))),
+    ),
+    classes=("flu", "cold", "none", "other"),
+    prevalence=(0.1, 0.2, 0.6, 0.1),
+    findings=("fever", "cough"),
+)
+TOKENIZER = train_tokenizer(["fever and a cough", "no cough"], min_count=1)
+IMAGE = torch.arange(6, dtype=torch.float32).reshape(1, 2, 3)
+
+
+def patient(**observed: object) -> Patient:
+    return Patient("p3", observed, source="mine.csv:7")
+
+
+def test_a_batch_holds_what_is_present_and_nothing_else():
+    batch = Collator(TASK, TOKENIZER)(
+        [
+            Patient("a", {"xray": IMAGE, "labs": {"sex": "M"}}, labels={"cold": True}),
+            Patient("b", {"report": None}),
+            Patient("c", {"report": "", "labs": {}}, findings={"cough": False}),
+            Patient("d", {"report": "no cough", "xray": -IMAGE}, labels={"flu": False}),
+            Patient("e", {"labs": {"crp": 3, "sex": "F"}}, findings={"fever": True}),
+        ]
+    )
+    assert batch.ids == ("a", "b", "c", "d", "e")
+    assert len(batch) == 5
+    assert batch.presence.tolist() == [
+        [True, False, True],
+        [False, False, False],
+        [False, True, True],
+        [True, True, False],
+        [False, False, True],
+    ]
+    xray, report, labs = (batch.inputs[name] for name in TASK.modality_names)
+    assert isinstance(xray, Images)
+    assert xray.rows.tolist() == [0, 3]
+    assert torch.equal(xray.pixels, torch.stack([IMAGE, -IMAGE]))
+    assert isinstance(report, Texts)
+    assert report.rows.tolist() == [2, 3]
+    assert report.lengths.tolist() == [2, 4]
+    assert report.input_ids.tolist() == TOKENIZER.encode("").ids + TOKENIZER.encode("no cough").ids
+    assert isinstance(labs, Panels)
+    assert labs.rows.tolist() == [0, 2, 4]
+    assert labs.value.tolist() == [[0, 1], [0, 0], [3, 0]]
+    assert labs.present.tolist() == [[False, True], [False, False], [True, True]]
+    assert batch.label.tolist()[0] == [0, 1, 0, 0]
+    assert batch.label_known.tolist() == [
+        [True] * 4,
+        [False] * 4,
+        [False] * 4,
+        [True] + [False] * 3,
+        [False] * 4,
+    ]
+    assert batch.findings.tolist()[4] == [1, 0]
+    assert batch.findings_known.tolist()[2] == [False, True]
+    assert (batch.label.dtype, batch.findings.dtype) == (torch.float32, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "patients",
+    [[], [Patient("a", {}), Patient("b", {})]],
+    ids=["no patients", "patients with nothing at all"],
+)
+def test_nothing_gives_empty_tensors_of_the_right_shape(patients):
+    batch = Collator(TASK)(patients)
+    assert batch.presence.shape == (len(patients), 3)
+    assert not batch.presence.any()
+    xray, report, labs = (batch.inputs[name] for name in TASK.modality_names)
+    assert xray.pixels.shape == (0, 1, 2, 3)
+    assert (report.input_ids.shape, report.lengths.shape) == ((0,), (0,))
+    assert labs.value.shape == labs.present.shape == (0, 2)
+    assert all(
+        packed.rows.shape == (0,) and packed.rows.dtype == torch.int64 for packed in batch.inputs.values()
+    )
+
+
+def test_empty_text_and_absent_text_differ():
+    absent, empty = (Collator(TASK, TOKENIZER)([patient(report=text)]) for text in (None, ""))
+    assert absent.presence.tolist() == [[False, False, False]]
+    assert empty.presence.tolist() == [[False, True, False]]
+    assert empty.inputs["report"].input_ids.tolist() == [
+        TOKENIZER.token_to_id("[CLS]"),
+        TOKENIZER.token_to_id("[SEP]"),
+    ]
+
+
+def test_a_long_text_is_cut_and_keeps_its_last_token():
+    batch = Collator(TASK, TOKENIZER, max_tokens=4)(
+        [patient(report="fever and a cough"), patient(report="no")]
+    )
+    assert batch.inputs["report"].lengths.tolist() == [4, 3]
+    assert batch.inputs["report"].input_ids[3] == TOKENIZER.token_to_id("[SEP]")
+
+
+def test_multilabel_classes_are_each_their_own_yes_or_no():
+    task = replace(TASK, multilabel=True)
+    batch = Collator(task)([Patient("a", {}, labels={"flu": True, "none": True, "cold": False})])
+    assert batch.label.tolist() == [[1, 0, 1, 0]]
+    assert batch.label_known.tolist() == [[True, True, True, False]]
+
+
+NAN = IMAGE.clone()
+NAN[0, 1, 2] = math.nan
+BAD = {
+    "unknown modality": (patient(xrays=IMAGE), r"unknown modality 'xrays' \(did you mean 'xray'\?\)"),
+    "uint8 image": (
+        patient(xray=IMAGE.byte()),
+        r"'xray': is uint8 \[1, 2, 3\], expected float32 \[1, 2, 3\]",
+    ),
+    "float64 image": (patient(xray=IMAGE.double()), r"is float64 \[1, 2, 3\], expected float32"),
+    "transposed image": (patient(xray=IMAGE.mT), r"is float32 \[1, 3, 2\], expected float32 \[1, 2, 3\]"),
+    "image without channels": (patient(xray=IMAGE[0]), r"is float32 \[2, 3\], expected float32 \[1, 2, 3\]"),
+    "image as a list": (patient(xray=IMAGE.tolist()), r"'xray': is list, expected float32"),
+    "NaN in an image": (patient(xray=NAN), r"1 values are NaN or infinite, the first nan at \[0, 1, 2\]"),
+    "infinite image": (patient(xray=IMAGE / 0), r"6 values are NaN or infinite"),
+    "text that is bytes": (patient(report=b"fever"), r"'report': is bytes, expected str"),
+    "text that is a number": (patient(report=3.5), r"'report': is float 3.5, expected str"),
+    "panel as a list": (patient(labs=[1, 2]), r"'labs': is list, expected a mapping"),
+    "unknown field": (patient(labs={"cpr": 1.0}), r"unknown field 'cpr' \(did you mean 'crp'\?\)"),
+    "value that is text": (patient(labs={"crp": "3.5"}), r"field 'crp': is str '3.5', expected a number"),
+    "value that is None": (patient(labs={"crp": None}), r"field 'crp': is NoneType, expected a number"),
+    "value that is a flag": (patient(labs={"crp": True}), r"field 'crp': is bool True, expected a number"),
+    "NaN value": (patient(labs={"crp": math.nan}), r"field 'crp': is nan, expected a finite float32"),
+    "infinite value": (patient(labs={"crp": -math.inf}), r"field 'crp': is -inf, expected a finite float32"),
+    "value beyond float32": (
+        patient(labs={"crp": 1e39}),
+        r"field 'crp': is 1e\+39, expected a finite float32",
+    ),
+    "unknown category": (patient(labs={"sex": "m"}), r"field 'sex': is 'm', expected one of F, M"),
+    "label never declared": (
+        replace(patient(), labels={"fluu": True}),
+        r"unknown label 'fluu' \(did you mean 'flu'\?\), expected one of flu, cold, none, other",
+    ),
+    "label that is no flag": (
+        replace(patient(), labels={"flu": "yes"}),
+        r"label 'flu': is 'yes', expected True",
+    ),
+    "two labels": (replace(patient(), labels={"flu": True, "cold": True}), r"\['flu', 'cold'\] all hold"),
+    "no label left": (replace(patient(), labels=dict.fromkeys(TASK.classes, False)), r"every label is False"),
+    "unknown finding": (
+        replace(patient(), findings={"rash": True}),
+        r"unknown finding 'rash', expected one of",
+    ),
+}
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_refused_by_name(bad, message):
+    with pytest.raises(DataError, match=message) as refused:
+        Collator(TASK, TOKENIZER)([patient(xray=IMAGE), bad])
+    assert str(refused.value).startswith("patient 'p3' (mine.csv:7)")
+
+
+def test_a_text_without_a_tokenizer_is_refused():
+    with pytest.raises(DataError, match="Collator has tokenizer None"):
+        Collator(TASK)([patient(report="fever")])
+
+
+def test_max_tokens_must_leave_room_for_the_special_tokens():
+    with pytest.raises(ValueError, match="max_tokens is 1, expected at least 2"):
+        Collator(TASK, TOKENIZER, max_tokens=1)
