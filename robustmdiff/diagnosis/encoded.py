@@ -20,12 +20,14 @@ class Encoded(NamedTuple):
                            of an absent modality is never read
     evidence  [B, M, F]    log-likelihood ratios of the findings, likewise; None before a model
                            that knows findings has added them
+    K         [k, d]       the concepts as this pass embedded them; None in a model without
     """
 
     tokens: Tensor
     segments: Tensor
     H: Tensor
     evidence: Tensor | None = None
+    K: Tensor | None = None
 
     def presence(self) -> Tensor:
         """bool [B, M]."""

@@ -105,10 +105,10 @@ class TextEncoder(nn.Module):
 class PanelEncoder(nn.Module):
     """An MLP over normalised values and their presence: one token per panel.
 
-    Numeric values are scaled by their reference range (its ends at -1 and 1), or by running
-    statistics of the training patients where there is none, and squashed so that one extreme
-    value cannot drown the rest. Categories are one-hot. A cell that was not measured gives 0
-    in its values and 0 in its presence.
+    Numeric values are scaled by their reference range (its ends at -1 and 1), or by mean and
+    deviation of the training patients (`fit`) where there is none, and squashed so that one
+    extreme value cannot drown the rest. Categories are one-hot. A cell that was not measured
+    gives 0 in its values and 0 in its presence.
     """
 
     def __init__(self, modality: Modality, config: ModelConfig) -> None:
@@ -119,7 +119,6 @@ class PanelEncoder(nn.Module):
         self.register_buffer("referenced", torch.tensor([r is not None for r in references], dtype=torch.bool))
         self.register_buffer("centre", torch.tensor([(r[0] + r[1]) / 2 if r else 0.0 for r in references]))
         self.register_buffer("scale", torch.tensor([(r[1] - r[0]) / 2 if r else 1.0 for r in references]))
-        self.register_buffer("seen", torch.zeros(len(numeric)))
         self.categorical = [(i, len(f.categories)) for i, f in enumerate(modality.fields) if f.categories]
         width = len(numeric) + sum(size for _, size in self.categorical) + len(modality.fields)
         self.mlp = nn.Sequential(
@@ -133,8 +132,6 @@ class PanelEncoder(nn.Module):
     def forward(self, panels: Panels) -> tuple[Tensor, Tensor]:
         value = panels.value.masked_fill(~panels.present, 0)
         x, measured = value[:, self.numeric], panels.present[:, self.numeric]
-        if self.training:
-            self._learn_scale(x, measured)
         z = torch.asinh((x - self.centre) / self.scale) * measured
         parts = [z, panels.present.to(z.dtype)]
         for i, size in self.categorical:
@@ -144,15 +141,15 @@ class PanelEncoder(nn.Module):
         return tokens, torch.ones(len(tokens), dtype=torch.long, device=tokens.device)
 
     @torch.no_grad()
-    def _learn_scale(self, x: Tensor, measured: Tensor) -> None:
-        """Running mean and deviation of fields without a reference range, at most 1 % a step."""
-        count = measured.sum(0)
-        self.seen += count
-        rate = (count / self.seen.clamp(min=1)).clamp(min=0.01) * (count > 0) * ~self.referenced
-        mean = (x * measured).sum(0) / count.clamp(min=1)
-        deviation = (((x - self.centre).abs() * measured).sum(0) / count.clamp(min=1)).clamp(min=1e-6)
-        self.centre += rate * (mean - self.centre)
-        self.scale += rate * (deviation - self.scale)
+    def fit(self, panels: Panels) -> None:
+        """Centre and scale, of fields without a reference range, from the training patients."""
+        x, measured = panels.value[:, self.numeric], panels.present[:, self.numeric]
+        count = measured.sum(0).clamp(min=1)
+        mean = x.masked_fill(~measured, 0).sum(0) / count
+        deviation = ((x - mean) ** 2).masked_fill(~measured, 0).sum(0).div(count).sqrt()
+        unknown = ~self.referenced & (measured.sum(0) > 0)
+        self.centre.copy_(torch.where(unknown, mean, self.centre))
+        self.scale.copy_(torch.where(unknown & (deviation > 0), deviation, self.scale))
 
 
 def _to_width(width: int, d_h: int) -> nn.Module:
@@ -178,6 +175,12 @@ class ModalityEncoders(nn.Module):
         self.d_h = config.d_h
         self.names = task.modality_names
         self.encoders = nn.ModuleDict({m.name: build_encoder(m, config) for m in task.modalities})
+
+    def fit(self, batch: Batch) -> None:
+        """Take from the training patients what encoders need to know about scales."""
+        for name, encoder in self.encoders.items():
+            if hasattr(encoder, "fit"):
+                encoder.fit(batch.inputs[name])
 
     def forward(self, batch: Batch) -> Encoded:
         device = next(self.parameters()).device

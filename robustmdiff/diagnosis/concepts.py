@@ -1,0 +1,126 @@
+"""Knowledge inside the model: concept embeddings, attention to them, and the disease table.
+
+The paper attends from H_i to k concepts, A_med = softmax(H_i Q (K R)^T / sqrt(d_k)). Concepts
+here are the diseases and findings of an ontology, so the attention of a finding can be
+supervised, and what it says becomes evidence that a disease-phenotype table can use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustmdiff.knowledge.concepts import ConceptTable
+from robustmdiff.nn import GraphAttention
+from robustmdiff.ops import Graph
+
+BACKGROUND = 0.07  # P(finding | disease) where the table states nothing
+
+
+class ConceptEmbedding(nn.Module):
+    """K [k, d_h]: names read word by word, then one round of attention over the ontology's edges.
+
+    `read` turns a name into token ids (the text modality's own tokenizer, so that a concept and
+    the word that names it start from related vectors); without one, every concept starts from a
+    vector of its own.
+    """
+
+    def __init__(
+        self, concepts: ConceptTable, d_h: int, heads: int, read: Callable[[str], Sequence[int]] | None, vocabulary: int
+    ) -> None:
+        super().__init__()
+        k = len(concepts)
+        ids = [list(read(name)) if read else [] for name in concepts.name]
+        offsets = np.cumsum([0, *(len(i) for i in ids)])[:-1]
+        self.register_buffer("name_ids", torch.tensor([t for i in ids for t in i], dtype=torch.long))
+        self.register_buffer("name_offsets", torch.from_numpy(offsets).long())
+        self.words = nn.EmbeddingBag(max(vocabulary, 1), d_h, mode="mean")
+        self.own = nn.Parameter(torch.randn(k, d_h) * d_h**-0.5)
+        self.norm = nn.LayerNorm(d_h)
+        graph = Graph.from_edges(
+            torch.from_numpy(concepts.source),
+            torch.from_numpy(concepts.target),
+            k,
+            torch.from_numpy(concepts.relation),
+        )
+        self.graph_fields = graph._fields
+        for name, value in zip(graph._fields, graph, strict=True):
+            self.register_buffer(f"graph_{name}", value)
+        self.attend = GraphAttention(d_h, heads, relations=max(len(concepts.relations), 1))
+
+    def forward(self) -> Tensor:
+        K = self.own
+        if len(self.name_ids):
+            K = K + self.words(self.name_ids, self.name_offsets)
+        graph = Graph(*(getattr(self, f"graph_{name}") for name in self.graph_fields))
+        return self.attend(self.norm(K), graph)
+
+
+class FindingEvidence(nn.Module):
+    """What each modality's tokens say about each finding, as a log-likelihood ratio.
+
+    Finding f asks the tokens x_t of a modality with its row of K R, and reads what it asked for:
+
+        a_tf = x_t Q (K_f R)^T / sqrt(d_k),   lambda_f = sum_t softmax_t(a_tf) x_t V (K_f R)^T + b_if
+
+    Readings of different modalities are independent given the finding, so evidence adds up over
+    whatever is present, and an absent modality adds nothing: Bayes' rule, not an imputation.
+    """
+
+    def __init__(self, d_h: int, modalities: int, findings: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(d_h)
+        self.Q = nn.Linear(d_h, d_h, bias=False)
+        self.V = nn.Linear(d_h, d_h, bias=False)
+        self.b = nn.Parameter(torch.zeros(modalities, findings))
+
+    def forward(self, tokens: Tensor, segments: Tensor, KR: Tensor) -> Tensor:
+        """tokens [T, d_h] that lie modality by modality, segments [B, M, 2], KR [F, d_h] ->
+        [B, M, F]. Rows of absent modalities hold b and mean nothing."""
+        (B, M), F = segments.shape[:2], len(KR)
+        x = self.norm(tokens)
+        a = self.Q(x) @ KR.T * KR.shape[-1] ** -0.5  # [T, F]
+        value = self.V(x) @ KR.T
+        lengths = segments[..., 1].T.reshape(-1).long()
+        owner = torch.repeat_interleave(torch.arange(M * B, device=x.device), lengths, output_size=len(tokens))
+        top = torch.full((M * B, F), -torch.inf, device=x.device, dtype=a.dtype)
+        top = top.scatter_reduce(0, owner[:, None].expand_as(a), a.detach(), "amax")
+        weight = (a - top[owner]).exp()
+        zero = torch.zeros(M * B, F, device=x.device, dtype=a.dtype)
+        total = zero.index_add(0, owner, weight).clamp(min=1e-6)
+        read = zero.index_add(0, owner, weight * value) / total
+        return read.view(M, B, F).transpose(0, 1) + self.b
+
+
+class DiseaseTable(nn.Module):
+    """log P(evidence | disease) from P(finding | disease), up to a constant:
+
+        sum_f log(1 + T_cf (exp(lambda_f) - 1))
+
+    the exact likelihood of findings independent given the disease, known only through their
+    log-likelihood ratios lambda_f. T starts from the stated frequencies and may be corrected.
+    """
+
+    def __init__(self, frequency: Tensor) -> None:
+        super().__init__()
+        stated = frequency.nan_to_num(BACKGROUND)
+        self.register_buffer("prior", stated.clamp(0.01, 0.98).logit())  # [C, F]
+        self.correction = nn.Parameter(torch.zeros_like(self.prior))
+
+    def T(self) -> Tensor:
+        """P(finding | disease), float32 [C, F]."""
+        return torch.sigmoid(self.prior + self.correction)
+
+    def forward(self, evidence: Tensor) -> Tensor:
+        """evidence [..., F] -> [..., C]."""
+        T = self.T()
+        ratio = evidence.clamp(-20, 20).exp() - 1
+        return torch.log1p(T * ratio.unsqueeze(-2)).sum(-1)
+
+    def findings(self, evidence: Tensor, probability: Tensor) -> Tensor:
+        """P(finding | evidence) [..., F]: over the diseases, weighted by their probability [..., C]."""
+        odds = evidence.unsqueeze(-2) + torch.logit(self.T())
+        return (probability.unsqueeze(-1) * torch.sigmoid(odds)).sum(-2)

@@ -1,0 +1,252 @@
+"""RobustMDiff: encoders, knowledge, integration, conditional latent diffusion, diagnosis.
+
+The unified latent has two parts, x = (Z, lambda): Z(m) of the paper's integration, and the
+evidence for each finding. The diffusion learns what x would be under a fuller view of the
+patient, given the view there is; a diagnosis averages what the head says of many such x.
+"""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from robustmdiff.data.batch import Batch
+from robustmdiff.data.modality import Task
+from robustmdiff.diagnosis.concepts import ConceptEmbedding, DiseaseTable, FindingEvidence
+from robustmdiff.diagnosis.config import ModelConfig
+from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
+from robustmdiff.diagnosis.encoders import ModalityEncoders
+from robustmdiff.diagnosis.integration import Integration
+from robustmdiff.diffusion.denoiser import LatentDenoiser
+from robustmdiff.diffusion.sampler import sample_latent
+from robustmdiff.diffusion.schedule import Schedule
+from robustmdiff.knowledge.concepts import ConceptTable
+from robustmdiff.ops.philox import philox_normal
+
+EVIDENCE_LIMIT = 8.0  # nats; beyond it a finding is as good as seen, and the head's answer no longer moves
+EVIDENCE_UNIT = 4.0  # nats per unit of the latent, so that both of its parts have a similar scale
+NOISINGS = 4  # noise levels per patient and training step: the denoiser is cheap, the encoders are not
+
+
+class RobustMDiff(nn.Module):
+    """concepts: diseases named as the task's classes and findings named as the task's findings
+    are tied to them; further concepts only inform. read: name -> token ids (see ConceptEmbedding).
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        config: ModelConfig,
+        concepts: ConceptTable,
+        read: Callable[[str], Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.task, self.config = task, config
+        d, M, F = config.d_h, len(task.modalities), len(task.findings)
+        row = {(kind, name): i for i, (kind, name) in enumerate(zip(concepts.kind, concepts.name, strict=True))}
+        missing = [name for name in task.findings if ("finding", name) not in row]
+        if missing:
+            raise ValueError(f"RobustMDiff: concepts lack the findings {missing}, expected one for each of the task's")
+        self.register_buffer("finding_rows", torch.tensor([row["finding", f] for f in task.findings], dtype=torch.long))
+
+        self.encoders = ModalityEncoders(task, config)
+        self.concepts = ConceptEmbedding(concepts, d, config.heads, read, config.vocabulary)
+        self.R = nn.Linear(d, d, bias=False)  # relevance
+        self.evidence = FindingEvidence(d, M, F)
+        self.integration = Integration(config, M, log_prevalence(concepts))
+        self.teacher = copy.deepcopy(self.integration).requires_grad_(False)
+
+        self.latent = d + F
+        self.schedule = Schedule(config.T, config.beta_schedule, config.steps)
+        self.denoiser = LatentDenoiser(self.latent, d, M, config.width, config.depth, config.heads)
+
+        frequency = class_frequencies(task, concepts)
+        prevalence = torch.tensor(task.prevalence).clamp(1e-5, 1 - 1e-5)
+        self.register_buffer("log_prior", prevalence.logit() if task.multilabel else prevalence.log())
+        self.prior_shift = nn.Parameter(torch.zeros(len(task.classes)))
+        self.table = DiseaseTable(frequency)
+        self.head = nn.Linear(d, len(task.classes))
+        nn.init.zeros_(self.head.weight)
+        base = (prevalence[:, None] * self.table.T()[: len(prevalence)]).sum(0) / prevalence.sum()
+        self.finding_prior = nn.Parameter(base.detach().logit())
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    # What is observed -> latent -> probabilities
+
+    def encode(self, batch: Batch) -> Encoded:
+        encoded = self.encoders(batch)
+        K = self.concepts()
+        evidence = self.evidence(encoded.tokens, encoded.segments, self.R(K[self.finding_rows]))
+        return encoded._replace(evidence=evidence, K=K)
+
+    def total_evidence(self, encoded: Encoded) -> Tensor:
+        """lambda(m) [B, F], nats: summed over what is present, bounded smoothly."""
+        assert encoded.evidence is not None
+        total = encoded.evidence.masked_fill(~encoded.presence()[..., None], 0).sum(1)
+        return EVIDENCE_LIMIT * torch.tanh(total / EVIDENCE_LIMIT)
+
+    def observe(self, encoded: Encoded, integration: Integration | None = None) -> Tensor:
+        """x(m) = (Z(m), lambda(m)) [B, d_h + F]."""
+        Z = (integration or self.integration)(encoded)
+        return torch.cat([Z, self.total_evidence(encoded) / EVIDENCE_UNIT], dim=-1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """x [..., d_h + F] -> [..., C]: prevalence, the disease table on the evidence, and a head on Z."""
+        Z, evidence = x[..., : self.config.d_h], x[..., self.config.d_h :] * EVIDENCE_UNIT
+        likelihood = self.table(evidence)
+        if self.task.multilabel:  # against the background row: the finding's rate without the disease
+            likelihood = likelihood[..., :-1] - likelihood[..., -1:]
+        return self.log_prior + self.prior_shift + likelihood + self.head(Z)
+
+    def probability(self, x: Tensor) -> Tensor:
+        logits = self.logits(x)
+        return logits.sigmoid() if self.task.multilabel else logits.softmax(-1)
+
+    # Training
+
+    def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """L_class, L_diff, L_cons and, where findings are labelled, L_find (see docs/concepts.md)."""
+        present = encoded.presence()
+        student = encoded.keep(kept)
+        x_m = self.observe(student)
+        x_0, view, complete = self._targets(encoded, present, kept & present, batch)
+        x_hat, diff = self._denoise(x_0, x_m, view, student, batch)
+        classified = self._class_loss(x_m, batch, weight)
+        imagined = self._class_loss(x_hat.detach(), batch, weight)
+        losses = {
+            "class": (classified + imagined) / 2,
+            "diff": diff,
+            "cons": (x_m[:, : self.config.d_h] - complete).square().mean(),
+        }
+        if batch.findings.shape[1]:
+            losses["find"] = self._finding_loss(student, batch)
+        return losses
+
+    def _class_loss(self, x: Tensor, batch: Batch, weight: Tensor) -> Tensor:
+        """Weighted cross entropy at x [B, D] or [B, R, D]; unknown labels do not count."""
+        logits = self.logits(x if x.dim() == 3 else x[:, None])  # [B, R, C]
+        target = batch.label[:, None].expand_as(logits)
+        if self.task.multilabel:
+            loss = binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+            return (loss * batch.label_known * weight[:, None]).sum() / batch.label_known.sum().clamp(min=1)
+        known = batch.label_known.all(1)
+        loss = cross_entropy(logits.transpose(1, 2), target.transpose(1, 2), reduction="none").mean(1)
+        return (loss * known * weight).sum() / known.sum().clamp(min=1)
+
+    def _finding_loss(self, student: Encoded, batch: Batch) -> Tensor:
+        """Evidence must be worth what it claims: summed over what is kept, and each modality alone."""
+        assert student.evidence is not None
+        each = student.evidence  # [B, M, F]
+        counts = batch.findings_known[:, None] & student.presence()[..., None]
+        alone = binary_cross_entropy_with_logits(
+            self.finding_prior + each.masked_fill(~counts, 0),
+            batch.findings[:, None].expand_as(each),
+            reduction="none",
+        )
+        together = binary_cross_entropy_with_logits(
+            self.finding_prior + self.total_evidence(student), batch.findings, reduction="none"
+        )
+        known = batch.findings_known
+        return ((alone * counts).sum() / counts.sum().clamp(min=1)) + (together * known).sum() / known.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def _targets(self, encoded: Encoded, present: Tensor, kept: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The teacher's x_0 under a view m' that holds at least what is kept: half the time all that
+        was observed, else something in between (so that one modality more can be asked for).
+        Returns x_0 [B, D], view [B, M], and Z of all that was observed [B, d_h]."""
+        B, M = present.shape
+        uniform = self._uniform(batch, 1 + M, stream=1)
+        more = (uniform[:, :1] < 0.5) | (uniform[:, 1:] < 0.5)
+        view = present & (kept | more)
+        x_0 = self.observe(encoded.keep(view), self.teacher)
+        return x_0, view, self.teacher(encoded)
+
+    def _denoise(
+        self, x_0: Tensor, x_m: Tensor, view: Tensor, student: Encoded, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
+        """x_t at NOISINGS levels, and the loss of v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0
+        (Salimans and Ho 2022); returns the one-step estimates of x_0 [B, R, D] and the loss."""
+        (B, D), R = x_0.shape, NOISINGS
+        t = (self._uniform(batch, R, stream=2) * self.config.T).long().clamp(max=self.config.T - 1)
+        noise = self._normal(batch, R * D, stream=3).view(B, R, D)
+        alpha_bar = self.schedule.alphas_cumprod.to(x_0.device)[t]  # [B, R]
+        a, s = alpha_bar.sqrt()[..., None], (1 - alpha_bar).sqrt()[..., None]
+        x_t = a * x_0[:, None] + s * noise
+        v = self.denoiser(x_t, t, alpha_bar, x_m, student.presence(), view, student.tokens, student.segments)
+        loss = (v - (a * noise - s * x_0[:, None])).square().mean()
+        return a * x_t - s * v, loss
+
+    def _normal(self, batch: Batch, n: int, stream: int) -> Tensor:
+        """Standard normals [B, n] that depend on the patient and the training step alone, not on
+        the batch, the process or the order."""
+        rows = torch.tensor([zlib.crc32(i.encode()) for i in batch.ids], device=self.step.device)
+        key = torch.stack([torch.full_like(self.step, stream), self.step])
+        return philox_normal(key, rows, n)
+
+    def _uniform(self, batch: Batch, n: int, stream: int) -> Tensor:
+        return torch.special.ndtr(self._normal(batch, n, stream))
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """The teacher follows the student: theta' <- decay theta' + (1 - decay) theta."""
+        student = self.integration.state_dict()
+        for name, value in self.teacher.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(student[name], 1 - self.config.teacher_decay)
+
+    # Diagnosis
+
+    @torch.no_grad()
+    def imagine(self, encoded: Encoded, *, view: Tensor | None = None, draws: int, seed: int = 0) -> Tensor:
+        """Draws of x under the view m', bool [B, M] (everything unless given) -> [B, S, d_h + F]."""
+        m = encoded.presence()
+        view = torch.ones_like(m) if view is None else view | m
+        return sample_latent(
+            self.denoiser,
+            self.schedule,
+            self.observe(encoded),
+            m,
+            view,
+            encoded.tokens,
+            encoded.segments,
+            draws=draws,
+            seed=seed,
+            start=self.config.start,
+        )
+
+    @torch.no_grad()
+    def diagnose(self, encoded: Encoded, *, draws: int | None = None, seed: int = 0) -> Diagnosis:
+        x = self.imagine(encoded, draws=draws or self.config.draws, seed=seed)
+        p = self.probability(x)  # [B, S, C]
+        evidence = x[..., self.config.d_h :] * EVIDENCE_UNIT
+        if self.task.multilabel:
+            findings = torch.sigmoid(self.finding_prior + evidence)
+        else:
+            findings = self.table.findings(evidence, p)
+        return Diagnosis(p.mean(1), p.transpose(0, 1), findings.mean(1))
+
+
+def log_prevalence(concepts: ConceptTable) -> Tensor:
+    """float32 [k]; a concept of unknown prevalence counts as an average one."""
+    log = torch.from_numpy(concepts.prevalence).float().clamp(min=1e-9).log()
+    known = ~log.isnan()
+    return torch.where(known, log, log[known].mean() if known.any() else torch.zeros(()))
+
+
+def class_frequencies(task: Task, concepts: ConceptTable) -> Tensor:
+    """P(finding | class) in the task's order, NaN where nothing is stated; [C, F], and a last row
+    for the absence of every class if the task is multilabel."""
+    diseases = {concepts.name[i]: n for n, i in enumerate(concepts.indices("disease"))}
+    findings = {concepts.name[i]: n for n, i in enumerate(concepts.indices("finding"))}
+    rows = len(task.classes) + task.multilabel
+    frequency = torch.full((rows, len(task.findings)), torch.nan)
+    for c, name in enumerate(task.classes):
+        for f, finding in enumerate(task.findings):
+            if name in diseases:
+                frequency[c, f] = float(concepts.frequency[diseases[name], findings[finding]])
+    return frequency
