@@ -1,0 +1,151 @@
+"""One YAML file, one `TrainConfig`: every hyper-parameter under its name in the papers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from robustmdiff.diagnosis.config import ModelConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; one sentence with the key, its value and what was expected."""
+
+
+class TrainConfig(BaseModel):
+    """How to train. `model` holds the sizes of the network (`ModelConfig`), the rest is training.
+
+    Keys unknown to it are refused. Numbers of steps are optimiser steps.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    seed: int = Field(0, ge=0, description="of the order of patients, masks and noise")
+    model: ModelConfig = ModelConfig()
+
+    # L = lambda_diff L_diff + lambda_class L_class + ...: one weight per term that a model returns
+    lambda_diff: float = Field(1.0, ge=0, description="of the noise prediction")
+    lambda_cons: float = Field(0.1, ge=0, description="of the agreement with the teacher's complete view")
+    lambda_class: float = Field(1.0, ge=0, description="of the classification")
+    lambda_find: float = Field(1.0, ge=0, description="of the findings, where they are labelled")
+
+    # the masking curriculum (MaskingCurriculum)
+    p_min: float = Field(0.1, ge=0, le=1, description="drop rate at the start")
+    p_max: float = Field(0.9, ge=0, le=1, description="drop rate at the end; under 0.9 robustness suffers")
+    r: float = Field(0.5, ge=0, le=1, description="share of training after which p_max is reached")
+    p_scale: dict[str, float] = Field({}, description="factor on the drop rate, by modality name")
+    p_structured: float = Field(0.3, ge=0, le=1, description="probability of a structured drop")
+    p_nothing: float = Field(0.05, ge=0, lt=1, description="probability that everything is hidden")
+    p_spread: bool = Field(True, description="a drop rate of each patient's own, up to the curriculum's")
+
+    # rare classes: (f_max / f_c)^gamma
+    gamma: float = Field(0.5, ge=0, description="0 treats all classes alike")
+    rare: Literal["weight", "sample"] = Field("weight", description="in the loss, or by drawing more often")
+
+    learning_rate: float = Field(1e-3, gt=0, description="highest, after the warm-up; falls as a cosine")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps")
+    weight_decay: float = Field(0.01, ge=0, description="of matrices; biases and norms have none")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(64, ge=1, description="patients per step, over all processes")
+    accumulate: int = Field(1, ge=1, description="parts of a batch that one after the other give a gradient")
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="of the averaged weights that are evaluated")
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    valid_every: int = Field(1, ge=1, description="epochs between validations")
+    valid_missing: tuple[float, ...] = Field((0.0, 0.5), min_length=1, description="MCAR rates in validation")
+    monitor: Literal["macro_auroc", "log_loss"] = Field("macro_auroc", description="which picks the best")
+    save_every: int = Field(0, ge=0, description="steps between checkpoints; 0: each epoch")
+    log_every: int = Field(10, ge=1, description="steps between lines of the log")
+    cache_gb: float = Field(1.0, ge=0, description="patients are packed once if they fit into this memory")
+
+    @model_validator(mode="after")
+    def _ranges(self) -> TrainConfig:
+        if self.p_min > self.p_max:
+            raise ValueError(f"p_min is {self.p_min}, expected at most p_max = {self.p_max}")
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate is {self.accumulate}, expected at most batch_size = {self.batch_size}"
+            )
+        for name, scale in self.p_scale.items():
+            if not scale >= 0:
+                raise ValueError(f"p_scale.{name} is {scale}, expected a number of at least 0")
+        for rate in self.valid_missing:
+            if not 0 <= rate < 1:
+                raise ValueError(f"valid_missing has {rate}, expected rates in [0, 1)")
+        return self
+
+
+def make_config(values: Mapping[str, Any], source: str = "config") -> TrainConfig:
+    """A TrainConfig from plain values; ConfigError in one sentence when they do not fit."""
+    _known_keys(values, TrainConfig.model_fields, "", source)
+    model = values.get("model", {})
+    if isinstance(model, Mapping):
+        _known_keys(model, [f.name for f in dataclasses.fields(ModelConfig)], "model.", source)
+    try:
+        return TrainConfig.model_validate(dict(values))
+    except ValidationError as e:
+        raise ConfigError(f"{source}: {_sentence(e)}") from None
+
+
+def load_config(path: Path | str, **overrides: Any) -> TrainConfig:
+    """Read a YAML file; `overrides` win over what it says, key by key, in `model` too."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: there is no such file, expected a YAML file of hyper-parameters"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: is not YAML: {' '.join(str(e).split())}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds a {type(values).__name__}, expected lines of `key: value`")
+    if isinstance(values.get("model", {}), dict) and isinstance(overrides.get("model"), dict):
+        overrides["model"] = {**values.get("model", {}), **overrides["model"]}
+    return make_config({**values, **overrides}, str(path))
+
+
+def dump_config(config: TrainConfig) -> str:
+    """Every hyper-parameter, defaults included, as YAML with what each one means."""
+    lines = []
+    for name, value in plain_config(config).items():
+        text = yaml.safe_dump({name: value}, sort_keys=False, default_flow_style=False, allow_unicode=True)
+        if isinstance(value, list):
+            text = f"{name}: {value}\n"
+        what = TrainConfig.model_fields[name].description
+        lines.append(f"{text.strip():<28}# {what}\n" if what and text.count("\n") == 1 else text)
+    return "".join(lines)
+
+
+def plain_config(config: TrainConfig) -> dict[str, Any]:
+    """The configuration in JSON's types."""
+    return TypeAdapter(TrainConfig).dump_python(config, mode="json")
+
+
+def _known_keys(values: Mapping[str, Any], known: Iterable[str], prefix: str, source: str) -> None:
+    known = list(known)
+    for key, value in values.items():
+        if key not in known:
+            close = get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"{source}: unknown key '{prefix}{key}' with value {value!r}, expected a known key; "
+                f"the nearest is '{prefix}{close}'"
+            )
+
+
+def _sentence(e: ValidationError) -> str:
+    first = e.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    message = first["msg"]
+    if first["type"] == "value_error":  # our own checks, complete sentences
+        return message.removeprefix("Value error, ")
+    expected = message.removeprefix("Input should be ").split(", unable to parse")[0]
+    return f"{key} is {first['input']!r}, expected {expected}"
