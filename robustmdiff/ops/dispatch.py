@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -44,17 +46,30 @@ class BackendError(RuntimeError):
 
 
 class Op:
-    """A named op and its backends, most preferred first."""
+    """A named op and its backends, most preferred first.
+
+    prepare(*args, **kwargs) takes the arguments of the public function, checks them and returns
+    the arguments of the backends; None where these are the same.
+    """
 
     registry: dict[str, Op] = {}
 
-    def __init__(self, name: str, backends: tuple[Backend, ...]) -> None:
+    def __init__(
+        self,
+        name: str,
+        backends: tuple[Backend, ...],
+        prepare: Callable[..., tuple[Any, ...]] | None = None,
+    ) -> None:
         self.name = name
         self.backends = backends
+        self.prepare = prepare
         Op.registry[name] = self
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
-        requested = _requested.get().get(self.name)
+        """What `select` would do for a call of the public function with these arguments."""
+        if self.prepare is not None:
+            args, kwargs = self.prepare(*args, **kwargs), {}
+        requested = _requests().get(self.name)
         chosen: str | None = None
         declined: dict[str, list[str]] = {}
         for backend in self.backends:
@@ -70,7 +85,7 @@ class Op:
         return Explanation(self.name, chosen, declined)
 
     def select(self, *args: Any, **kwargs: Any) -> Backend:
-        requested = _requested.get().get(self.name)
+        requested = _requests().get(self.name)
         if requested is not None:
             backend = self.backend(requested)
             reasons = backend.reasons(*args, **kwargs)
@@ -80,7 +95,8 @@ class Op:
         for backend in self.backends:
             if not backend.reasons(*args, **kwargs):
                 return backend
-        raise BackendError(str(self.explain(*args, **kwargs)))
+        declined = [f"{b.name}: {'; '.join(b.reasons(*args, **kwargs))}" for b in self.backends]
+        raise BackendError(f"{self.name}: no backend can run: " + " | ".join(declined))
 
     def backend(self, name: str) -> Backend:
         for backend in self.backends:
@@ -92,6 +108,15 @@ class Op:
 
 _requested: ContextVar[dict[str, str]] = ContextVar("robustmdiff_backends", default={})
 
+# torch.compile cannot trace a ContextVar, but it does trace and guard on a plain dictionary. This
+# one follows the latest use_backend of the process and is read only while a graph is traced or
+# its guards are checked, so code compiled outside a block is compiled anew inside it.
+_requested_in_graphs: dict[str, str] = {}
+
+
+def _requests() -> dict[str, str]:
+    return _requested_in_graphs if torch.compiler.is_compiling() else _requested.get()
+
 
 @contextmanager
 def use_backend(**backend_of_op: str) -> Iterator[None]:
@@ -100,15 +125,18 @@ def use_backend(**backend_of_op: str) -> Iterator[None]:
         if op not in Op.registry:
             raise BackendError(f"use_backend: op is {op!r}, expected one of {', '.join(sorted(Op.registry))}")
         Op.registry[op].backend(name)
+    global _requested_in_graphs
     token = _requested.set({**_requested.get(), **backend_of_op})
+    _requested_in_graphs = _requested.get()
     try:
         yield
     finally:
         _requested.reset(token)
+        _requested_in_graphs = _requested.get()
 
 
 def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
-    """Which backend of `op` would run on these arguments, and why each other one would not."""
+    """Which backend a call of `op` with these arguments would run on, and why not on each other one."""
     if op not in Op.registry:
         raise BackendError(f"explain: op is {op!r}, expected one of {', '.join(sorted(Op.registry))}")
     return Op.registry[op].explain(*args, **kwargs)

@@ -1,0 +1,70 @@
+"""The schema of masked_attention, its shape rule and its cost; one pair of operators a backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustmdiff.ops.registration import define
+
+INPUTS = (
+    "Tensor q, Tensor k, Tensor v, Tensor q_segments, Tensor k_segments, Tensor? affinity, Tensor? key, "
+    "float scale, bool exclude_own, float dropout_p"
+)
+FORWARD = f"({INPUTS}) -> (Tensor out, Tensor lse)"
+BACKWARD = f"(Tensor grad_out, Tensor out, Tensor lse, {INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)"
+TENSORS, WRT = 7, (0, 1, 2, 5)
+
+# The log-sum-exp of a row that saw no key: finite, so that no kernel ever subtracts infinities.
+NOTHING = -1e30
+
+
+def lse_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def fake_forward(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=lse_dtype(q.dtype))
+
+
+def fake_backward(
+    grad_out: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_segments: Tensor,
+    k_segments: Tensor,
+    affinity: Tensor | None,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    daffinity = q.new_empty(0) if affinity is None else affinity.new_empty(affinity.shape)
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), daffinity
+
+
+def forward_flops(
+    q: Tensor, k: Tensor, v: Tensor, q_segments: Tensor, k_segments: Tensor, *_: Any, **__: Any
+) -> int:
+    """2 multiply-adds for each width, head and pair (query, key) of one patient."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    if isinstance(q, FakeTensor) or q.is_meta:
+        pairs = q.shape[0] * k.shape[0]  # no values to read: the most it can be
+    else:
+        pairs = int((q_segments[..., 1].sum(1).long() * k_segments[..., 1].sum(1)).sum())
+    return 4 * pairs * q.shape[1] * q.shape[2]
+
+
+def backward_flops(grad_out: Tensor, out: Tensor, lse: Tensor, *inputs: Any, **_: Any) -> int:
+    return forward_flops(*inputs) * 5 // 2
+
+
+def declare(suffix: str) -> tuple[Any, Any]:
+    """Define the forward and the backward operator of one backend; "" is the native one."""
+    return (
+        define(f"masked_attention_fwd{suffix}", FORWARD, fake_forward, forward_flops),
+        define(f"masked_attention_bwd{suffix}", BACKWARD, fake_backward, backward_flops),
+    )
