@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
+from robustmdiff.knowledge.csr import csr_from_edges, find_cycle
+
+KINDS = ("disease", "finding")
+INVERSES = {"is_a": "has_subclass", "has_phenotype": "phenotype_of", "part_of": "has_part"}
+LARGEST_FREQUENCY = 2**27  # entries; 512 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -17,10 +25,14 @@ class ConceptTable:
     prevalence   float32 [k], fraction of the population, NaN where unknown.
     source, target, relation
                  int64 [E]: edge e says that `source[e]` informs `target[e]` by relation
-                 `relations[relation[e]]` ("is_a", "has_phenotype", and their inverses).
+                 `relations[relation[e]]` ("is_a", "has_phenotype", and their inverses
+                 "has_subclass" and "phenotype_of", which are relations of their own).
     frequency    float32 [diseases, findings] P(finding | disease) from frequency bands, NaN
                  where nothing is stated; rows and columns in the order in which diseases and
-                 findings appear in `kind`.
+                 findings appear in `kind`. Read it, do not write to it: where nothing is stated
+                 at all it is one NaN seen from every place.
+    synonyms, xrefs
+                 k tuples of strings (other names; ids in other sources), or () for none at all.
     """
 
     id: tuple[str, ...]
@@ -33,6 +45,8 @@ class ConceptTable:
     relation: np.ndarray
     relations: tuple[str, ...]
     frequency: np.ndarray
+    synonyms: tuple[tuple[str, ...], ...] = ()
+    xrefs: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.id)
@@ -40,3 +54,243 @@ class ConceptTable:
     def indices(self, kind: str) -> np.ndarray:
         """Rows of one kind, int64, ascending."""
         return np.flatnonzero(np.asarray(self.kind) == kind)
+
+    def csr(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Edges sorted by target: rowptr int64 [k + 1], col int64 [E] (sources), relation int64 [E]."""
+        rowptr, col, order = csr_from_edges(self.source, self.target, len(self))
+        return rowptr, col, self.relation[order]
+
+    def check(self) -> ConceptTable:
+        """Return the table itself, or raise ValueError that names the field, its value and the rule."""
+        k, E = len(self), len(self.source)
+        for name in ("name", "definition", "kind"):
+            _require(
+                len(getattr(self, name)) == k, f"{name} has {len(getattr(self, name))} entries, expected {k}"
+            )
+        for name in ("synonyms", "xrefs"):
+            length = len(getattr(self, name))
+            _require(length in (0, k), f"{name} has {length} entries, expected {k} or none")
+        if len(set(self.id)) != k:
+            raise ValueError(f"concepts: id {Counter(self.id).most_common(1)[0][0]!r} appears twice")
+        for i, kind in enumerate(self.kind):
+            if kind not in KINDS:
+                raise ValueError(f"concepts: kind[{i}] is {kind!r}, expected one of {KINDS}")
+        _require_array("prevalence", self.prevalence, np.float32, (k,))
+        _require_fractions("prevalence", self.prevalence)
+        for name, limit in (("source", k), ("target", k), ("relation", len(self.relations))):
+            values = getattr(self, name)
+            _require_array(name, values, np.int64, (E,))
+            outside = np.flatnonzero((values < 0) | (values >= limit))
+            if len(outside):
+                raise ValueError(
+                    f"concepts: {name}[{outside[0]}] is {values[outside[0]]}, expected 0 to {limit - 1}"
+                )
+        shape = (len(self.indices("disease")), len(self.indices("finding")))
+        _require_array("frequency", self.frequency, np.float32, shape)
+        _require_fractions("frequency", self.frequency)
+
+        is_a = self._edges("is_a")
+        cycle = find_cycle(k, self.source[is_a].tolist(), self.target[is_a].tolist())
+        if cycle:
+            raise ValueError(f"concepts: is_a closes a cycle: {' -> '.join(self.id[i] for i in cycle)}")
+        return self
+
+    def subset(self, ids: Iterable[str], *, ancestors: bool = True, phenotypes: bool = False) -> ConceptTable:
+        """The concepts named by `ids` in the order of this table, with the edges among them.
+
+        phenotypes  also the findings that the chosen diseases have (has_phenotype).
+        ancestors   also every ancestor by is_a of what was chosen.
+        Raises ValueError for an id that is not here.
+        """
+        row = {id: i for i, id in enumerate(self.id)}
+        ids = list(ids)
+        unknown = [id for id in ids if id not in row]
+        _require(not unknown, f"subset: no concept {unknown[:1]!r}")
+        chosen = np.zeros(len(self), bool)
+        chosen[[row[id] for id in ids]] = True
+        if phenotypes:
+            has = self._edges("has_phenotype")
+            chosen[self.target[has[chosen[self.source[has]]]]] = True
+        rows = np.flatnonzero(chosen)
+        return self._take(np.array(sorted(self.ancestors(rows.tolist())), np.int64) if ancestors else rows)
+
+    def ancestors(self, rows: Iterable[int]) -> set[int]:
+        """The given rows and everything that they are, directly or not, by is_a."""
+        is_a = self._edges("is_a")
+        reached = np.zeros(len(self), bool)
+        reached[list(rows)] = True
+        grown = True
+        while grown:
+            parents = self.target[is_a[reached[self.source[is_a]]]]
+            grown = not reached[parents].all()
+            reached[parents] = True
+        return set(np.flatnonzero(reached).tolist())
+
+    def merge(self, other: ConceptTable) -> ConceptTable:
+        """Both tables as one; concepts with the same id become one.
+
+        Where both say something, this table's word stands (a name that only repeats the id says
+        nothing), the other's name becoming a synonym; synonyms, cross-references and edges of
+        both are kept. Raises ValueError where
+        the kinds of one id differ or the hierarchies together have a cycle.
+        """
+        row = {id: i for i, id in enumerate(self.id)}
+        for id in other.id:
+            row.setdefault(id, len(row))
+        k = len(row)
+        mine, theirs = np.arange(len(self)), np.array([row[id] for id in other.id], np.int64)
+        kind, name, definition = [""] * k, [""] * k, [""] * k
+        synonyms: list[tuple[str, ...]] = [()] * k
+        xrefs: list[tuple[str, ...]] = [()] * k
+        prevalence = np.full(k, np.nan, np.float32)
+        for table, rows in ((self, mine), (other, theirs)):
+            for i, r in enumerate(rows.tolist()):
+                if kind[r] not in ("", table.kind[i]):
+                    raise ValueError(
+                        f"concepts: {table.id[i]} is a {kind[r]} here and a {table.kind[i]} there"
+                    )
+                kind[r] = table.kind[i]
+                names = [n for n in (name[r], table.name[i]) if n not in ("", table.id[i])]
+                name[r] = names[0] if names else table.id[i]
+                definition[r] = definition[r] or table.definition[i]
+                said = [*synonyms[r], *names[1:], *(table.synonyms[i] if table.synonyms else ())]
+                synonyms[r] = tuple(word for word in dict.fromkeys(said) if word != name[r])
+                xrefs[r] = tuple(dict.fromkeys(xrefs[r] + (table.xrefs[i] if table.xrefs else ())))
+            prevalence[rows] = np.where(np.isnan(prevalence[rows]), table.prevalence, prevalence[rows])
+
+        relations = tuple(dict.fromkeys(self.relations + other.relations))
+        number = {name: i for i, name in enumerate(relations)}
+        edges = np.concatenate(
+            [
+                np.stack([rows[t.source], rows[t.target], names[t.relation]])
+                for t, rows in ((self, mine), (other, theirs))
+                for names in [np.array([number[name] for name in t.relations], np.int64)]
+            ],
+            axis=1,
+        )
+        _, first = np.unique(edges, axis=1, return_index=True)
+        source, target, relation = edges[:, np.sort(first)]
+
+        position = _position_in_kind(kind)
+        d, f, p = zip(
+            *(
+                (
+                    position[rows[t.indices("disease")[i]]],
+                    position[rows[t.indices("finding")[j]]],
+                    t.frequency[i, j],
+                )
+                for t, rows in ((other, theirs), (self, mine))  # ours last: it overwrites
+                for i, j in [stated_frequencies(t.frequency)]
+            ),
+            strict=True,
+        )
+        return ConceptTable(
+            id=tuple(row),
+            name=tuple(name),
+            definition=tuple(definition),
+            kind=tuple(kind),
+            prevalence=prevalence,
+            source=source,
+            target=target,
+            relation=relation,
+            relations=relations,
+            frequency=dense_frequency(
+                kind.count("disease"), kind.count("finding"), *(np.concatenate(part) for part in (d, f, p))
+            ),
+            synonyms=tuple(synonyms) if any(synonyms) else (),
+            xrefs=tuple(xrefs) if any(xrefs) else (),
+        ).check()
+
+    def _edges(self, relation: str) -> np.ndarray:
+        if relation not in self.relations:
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(self.relation == self.relations.index(relation))
+
+    def _take(self, rows: np.ndarray) -> ConceptTable:
+        """The given rows (ascending) and the edges among them."""
+        new = np.full(len(self), -1, np.int64)
+        new[rows] = np.arange(len(rows))
+        kept = (new[self.source] >= 0) & (new[self.target] >= 0)
+        position = _position_in_kind(self.kind)
+        kind = np.asarray(self.kind)[rows]
+        d, f = position[rows[kind == "disease"]], position[rows[kind == "finding"]]
+        nothing = self.frequency.strides == (0, 0)
+        take = rows.tolist()
+        return ConceptTable(
+            id=tuple(self.id[i] for i in take),
+            name=tuple(self.name[i] for i in take),
+            definition=tuple(self.definition[i] for i in take),
+            kind=tuple(self.kind[i] for i in take),
+            prevalence=self.prevalence[rows],
+            source=new[self.source[kept]],
+            target=new[self.target[kept]],
+            relation=self.relation[kept],
+            relations=self.relations,
+            frequency=no_frequency(len(d), len(f)) if nothing else self.frequency[np.ix_(d, f)],
+            synonyms=tuple(self.synonyms[i] for i in take) if self.synonyms else (),
+            xrefs=tuple(self.xrefs[i] for i in take) if self.xrefs else (),
+        )
+
+
+def inverse_relation(relation: str) -> str:
+    """Name of the relation in the other direction: "is_a" gives "has_subclass"."""
+    return INVERSES.get(relation, f"inverse_{relation}")
+
+
+def no_frequency(diseases: int, findings: int) -> np.ndarray:
+    """float32 [diseases, findings] of NaN that takes no memory; read-only."""
+    return np.broadcast_to(np.float32("nan"), (diseases, findings))
+
+
+def dense_frequency(
+    diseases: int, findings: int, row: np.ndarray, column: np.ndarray, fraction: np.ndarray
+) -> np.ndarray:
+    """float32 [diseases, findings]: `fraction` at (row, column), the last of several; NaN elsewhere.
+
+    Raises ValueError where that array would take more than 512 MiB.
+    """
+    if np.isnan(fraction).all():
+        return no_frequency(diseases, findings)
+    if diseases * findings > LARGEST_FREQUENCY:
+        raise ValueError(
+            f"concepts: a frequency table of {diseases} diseases by {findings} findings takes over "
+            f"{LARGEST_FREQUENCY * 4 >> 20} MiB; take a subset of the concepts first"
+        )
+    frequency = np.full((diseases, findings), np.nan, np.float32)
+    frequency[row, column] = fraction
+    return frequency
+
+
+def stated_frequencies(frequency: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns, int64 each, where a frequency is stated."""
+    if frequency.strides == (0, 0):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    row, column = np.nonzero(~np.isnan(frequency))
+    return row, column
+
+
+def _position_in_kind(kind: Iterable[str]) -> np.ndarray:
+    """For each concept its number among the concepts of its kind, int64 [k]."""
+    kinds = np.asarray(list(kind))
+    position = np.zeros(len(kinds), np.int64)
+    for name in KINDS:
+        of_kind = kinds == name
+        position[of_kind] = np.arange(of_kind.sum())
+    return position
+
+
+def _require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise ValueError(f"concepts: {problem}")
+
+
+def _require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> None:
+    if array.dtype != dtype or array.shape != shape:
+        expected = f"{np.dtype(dtype)} {list(shape)}"
+        raise ValueError(f"concepts: {name} is {array.dtype} {list(array.shape)}, expected {expected}")
+
+
+def _require_fractions(name: str, array: np.ndarray) -> None:
+    low, high = (np.fmin.reduce(array, None), np.fmax.reduce(array, None)) if array.size else (0.0, 0.0)
+    if low < 0 or high > 1:
+        raise ValueError(f"concepts: {name} runs from {low} to {high}, expected fractions in [0, 1] or NaN")

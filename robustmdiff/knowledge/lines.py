@@ -1,0 +1,81 @@
+"""Lines and table rows of source files, plain or gzipped, with errors that name file and line."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+
+class OntologyError(ValueError):
+    """A knowledge source is not what its format promises; the message starts with file:line."""
+
+    def __init__(self, path: str | Path, line: int | None, problem: str):
+        self.path, self.line = Path(path), line
+        super().__init__(f"{path}: {problem}" if line is None else f"{path}:{line}: {problem}")
+
+
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Stream (line number from 1, line without its end) of a UTF-8 file, gzipped or not.
+
+    Compression is told by the file's first bytes, not by its name. Raises OntologyError for
+    bytes that are not UTF-8 and for compressed data that is damaged or ends early.
+    """
+    number = 0
+    with open(path, "rb") as raw:
+        packed = raw.peek(2)[:2] == b"\x1f\x8b"
+        try:
+            for number, line in enumerate(gzip.GzipFile(fileobj=raw) if packed else raw, start=1):
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            problem = f"byte {error.object[error.start]:#04x} at column {error.start + 1} is not UTF-8"
+            raise OntologyError(path, number, problem) from error
+        except EOFError as error:
+            problem = "the compressed data ends early, in or after this line; fetch the file again"
+            raise OntologyError(path, number + 1, problem) from error
+        except (gzip.BadGzipFile, zlib.error) as error:
+            problem = f"the compressed data is damaged in or after this line ({error}); fetch the file again"
+            raise OntologyError(path, number + 1, problem) from error
+
+
+def table_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Stream (line number, the cells of `columns`) of a tab-separated table with a header.
+
+    Columns are found by name; others may stand beside them. Cells may be quoted. Raises
+    OntologyError for a missing column and for a row with another number of cells than the header.
+    """
+    lines = numbered_lines(path)
+    number, header_line = next(lines, (1, ""))
+    header = _cells(header_line)
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise OntologyError(path, number, f"no column {missing[0]!r}; the header has {header}")
+    at = [header.index(name) for name in columns]
+    for number, line in lines:
+        if not line:
+            continue
+        cells = _cells(line)
+        if len(cells) != len(header):
+            raise OntologyError(path, number, f"{len(cells)} cells, expected {len(header)} as in the header")
+        yield number, [cells[i] for i in at]
+
+
+def _cells(line: str) -> list[str]:
+    if '"' not in line:
+        return line.split("\t")
+    return next(csv.reader([line], delimiter="\t"))
+
+
+def find_file(folder: str | Path, name: str) -> Path:
+    """`folder/name` or `folder/name.gz`, whichever is there. Raises FileNotFoundError if neither is."""
+    path = find_optional_file(folder, name)
+    if path is None:
+        raise FileNotFoundError(f"{folder}: neither {name} nor {name}.gz is there")
+    return path
+
+
+def find_optional_file(folder: str | Path, name: str) -> Path | None:
+    """`folder/name` or `folder/name.gz`, whichever is there, or None."""
+    return next((path for path in (Path(folder, name), Path(folder, f"{name}.gz")) if path.is_file()), None)
