@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 Kind = Literal["image", "text", "values"]
 
@@ -100,8 +101,24 @@ class Task:
     def modality_names(self) -> tuple[str, ...]:
         return tuple(modality.name for modality in self.modalities)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as `from_json` takes them."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Task:
+        modalities = [
+            Modality(**{**_tuples(m), "fields": tuple(Field(**_tuples(f)) for f in m["fields"])})
+            for m in plain["modalities"]
+        ]
+        return cls(**{**_tuples(plain), "modalities": tuple(modalities)})
+
     def modality(self, name: str) -> Modality:
         for modality in self.modalities:
             if modality.name == name:
                 return modality
         raise KeyError(f"unknown modality {name!r}, expected one of {', '.join(self.modality_names)}")
+
+
+def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}

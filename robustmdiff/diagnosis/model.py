@@ -46,7 +46,7 @@ class RobustMDiff(nn.Module):
         read: Callable[[str], Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
-        self.task, self.config = task, config
+        self.task, self.config, self.concept_table = task, config, concepts
         d, M, F = config.d_h, len(task.modalities), len(task.findings)
         row = {(kind, name): i for i, (kind, name) in enumerate(zip(concepts.kind, concepts.name, strict=True))}
         missing = [name for name in task.findings if ("finding", name) not in row]

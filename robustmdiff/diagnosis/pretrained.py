@@ -1,0 +1,114 @@
+"""A model on disk: `save_pretrained` and `load_pretrained`, a folder with everything it needs.
+
+    model.safetensors   weights
+    model.json          kind of model, task, sizes
+    concepts.npz        the concept table, where the model has one
+    tokenizer.json      where the task has text
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from robustmdiff.data.files import write_whole
+from robustmdiff.data.modality import Task
+from robustmdiff.data.tokenizer import load_tokenizer, save_tokenizer
+from robustmdiff.diagnosis.config import ModelConfig
+from robustmdiff.knowledge.archive import read_concepts, save_concepts
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+FORMAT = 1
+
+
+class PretrainedError(ValueError):
+    """A model folder that is damaged, or not what was asked for; the message names the file."""
+
+
+def save_pretrained(
+    model: nn.Module, folder: str | Path, *, kind: str, tokenizer: Tokenizer | None = None, options: Mapping[str, Any] | None = None
+) -> None:
+    """Write a model's folder; each file appears whole or not at all, the weights last.
+
+    kind is the model's name among those that `load_pretrained` will be offered, options what its
+    constructor needs beyond task and config, in JSON's types.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if tokenizer is not None:
+        save_tokenizer(tokenizer, folder / "tokenizer.json")
+    table = getattr(model, "concept_table", None)
+    if table is not None:
+        save_concepts(table, folder / "concepts.npz")
+    plain = {
+        "format": FORMAT,
+        "kind": kind,
+        "task": model.task.to_json(),
+        "config": asdict(model.config),
+        "options": dict(options or {}),
+    }
+    write_whole(folder / "model.json", json.dumps(plain, indent=1).encode())
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    write_whole(folder / "model.safetensors", save(state, {"format": "pt"}))
+
+
+def load_pretrained(
+    folder: str | Path, kinds: Mapping[str, Callable[..., nn.Module]]
+) -> tuple[nn.Module, Tokenizer | None]:
+    """The model of a folder, in evaluation mode, and its tokenizer.
+
+    kinds maps each kind to what builds it: build(task, config, concepts=, tokenizer=, **options).
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    description = read_description(folder)
+    kind = description["kind"]
+    if kind not in kinds:
+        raise PretrainedError(f"{folder / 'model.json'}: kind is {kind!r}, expected one of {', '.join(kinds)}")
+    has_text, has_concepts = (folder / "tokenizer.json").exists(), (folder / "concepts.npz").exists()
+    tokenizer = load_tokenizer(folder / "tokenizer.json") if has_text else None
+    concepts = read_concepts(folder / "concepts.npz") if has_concepts else None
+    task, config = Task.from_json(description["task"]), ModelConfig(**description["config"])
+    model = kinds[kind](task, config, concepts=concepts, tokenizer=tokenizer, **description["options"])
+    weights = folder / "model.safetensors"
+    try:
+        state = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise PretrainedError(f"{weights}: cannot be read ({error}), expected whole weights") from error
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if expected != found:
+        name = min(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+        raise PretrainedError(
+            f"{weights}: {name} is {found.get(name, 'missing')}, expected {expected.get(name, 'no such weight')}; "
+            "the weights belong to another configuration than model.json"
+        )
+    model.load_state_dict(state)
+    return model.eval(), tokenizer
+
+
+def read_description(folder: str | Path) -> dict[str, Any]:
+    """model.json of a folder, checked for its format."""
+    path = Path(folder) / "model.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PretrainedError(f"{path}: no model there ({os.strerror(error.errno or 0)})") from error
+    except ValueError as error:
+        raise PretrainedError(f"{path}: is not JSON ({error}), expected what save_pretrained wrote") from error
+    if description.get("format") != FORMAT:
+        raise PretrainedError(f"{path}: format is {description.get('format')}, expected {FORMAT}")
+    return description
+
