@@ -37,10 +37,27 @@ class Encoded(NamedTuple):
         """Hide every modality where `mask`, bool [B, M], is False."""
         if mask.shape != self.segments.shape[:2] or mask.dtype != torch.bool:
             raise ValueError(
-                f"keep: mask is {mask.dtype} {list(mask.shape)}, expected bool {list(self.segments.shape[:2])}"
+                f"keep: mask is {mask.dtype} {list(mask.shape)}, expected bool "
+                f"{list(self.segments.shape[:2])}"
             )
         start, length = self.segments.unbind(-1)
         return self._replace(segments=torch.stack([start, length * mask], dim=-1))
+
+    def repeat(self, patient: int, times: int) -> Encoded:
+        """One patient `times` over, as a batch of its own (no two segments may share tokens). What
+        `keep` has hidden is left behind."""
+        start, length = self.segments[patient].unbind(-1)
+        spans = zip(start.tolist(), length.tolist(), strict=True)
+        rows = torch.cat([torch.arange(s, s + n, device=start.device) for s, n in spans])
+        copy = torch.arange(times, device=start.device)[:, None] * len(rows)
+        first = length.cumsum(0) - length + copy  # [times, M]
+        return Encoded(
+            self.tokens[rows].repeat(times, 1),
+            torch.stack([first, length.expand_as(first)], dim=-1).to(torch.int32),
+            self.H[patient].expand(times, -1, -1),
+            None if self.evidence is None else self.evidence[patient].expand(times, -1, -1),
+            self.K,
+        )
 
 
 class Diagnosis(NamedTuple):
