@@ -1,0 +1,82 @@
+"""Which absent modality to obtain next: how far would seeing it be expected to move the diagnosis?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from robustmdiff.diagnosis.encoded import Encoded
+
+if TYPE_CHECKING:
+    from robustmdiff.diagnosis.model import RobustMDiff
+
+
+@dataclass(frozen=True)
+class NextTest:
+    """modality           one that the patient lacks.
+    expected_change    mean total variation distance between the posteriors that seeing it may
+                       lead to and their mean, 0 to 1; multilabel: averaged over the classes.
+    entropy_reduction  nats by which the posterior is expected to get surer (multilabel: summed
+                       over the classes), the mutual information of the outcome and the class.
+    cost               of the modality, as the task states it.
+    value              expected_change / cost, what the ranking goes by.
+    """
+
+    modality: str
+    expected_change: float
+    entropy_reduction: float
+    cost: float
+    value: float
+
+
+def rank_next_tests(
+    model: RobustMDiff, encoded: Encoded, *, patient: int = 0, draws: int = 64, seed: int = 0
+) -> tuple[NextTest, ...]:
+    """The absent modalities of one patient of `encoded`, the most informative per cost first.
+
+    For each absent modality j the diffusion draws the latent under the view m' = m + {j}; every
+    draw is one way in which the test may turn out, and has its posterior p_s. The spread of the
+    p_s is what there is to learn. All modalities j share the noise of draw s, so they are compared
+    under equal luck, and the answer depends on the seed and this patient alone.
+    """
+    if draws < 2:
+        raise ValueError(f"rank_next_tests: draws is {draws}, expected at least 2 (64 or more to report)")
+    present = encoded.presence()[patient]  # [M]
+    absent = (~present).nonzero()[:, 0]
+    if not len(absent):
+        return ()
+    view = present | torch.nn.functional.one_hot(absent, len(present)).bool()  # [absent, M]
+    x = model.imagine(encoded.repeat(patient, len(absent)), view=view, draws=draws, seed=seed)
+    with torch.no_grad():
+        p = model.probability(x).double()  # [absent, S, C]
+    change, surer = spread(p, multilabel=model.task.multilabel)
+    tests = []
+    for j, c, h in zip(absent.tolist(), change.tolist(), surer.tolist(), strict=True):
+        modality = model.task.modalities[j]
+        tests.append(NextTest(modality.name, c, h, modality.cost, c / modality.cost))
+    return tuple(sorted(tests, key=lambda test: -test.value))
+
+
+def spread(p: Tensor, *, multilabel: bool) -> tuple[Tensor, Tensor]:
+    """Posteriors p [..., S, C] of S draws -> the mean total variation distance to their mean, and
+    the entropy of the mean less the mean entropy, [...] each."""
+    mean = p.mean(-2, keepdim=True)
+    distance = (p - mean).abs().mean(-2)  # [..., C]
+    if multilabel:
+        change, surer = distance.mean(-1), (_entropy(mean[..., 0, :]) - _entropy(p).mean(-2)).sum(-1)
+    else:
+        change = distance.sum(-1) / 2
+        surer = _nats(mean[..., 0, :]).sum(-1) - _nats(p).sum(-1).mean(-1)
+    return change, surer.clamp(min=0)
+
+
+def _nats(p: Tensor) -> Tensor:
+    return -torch.special.xlogy(p, p)
+
+
+def _entropy(p: Tensor) -> Tensor:
+    """Of a yes or no with probability p."""
+    return _nats(p) + _nats(1 - p)
