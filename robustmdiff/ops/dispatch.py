@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -52,7 +52,7 @@ class Op:
     the arguments of the backends; None where these are the same.
     """
 
-    registry: dict[str, Op] = {}
+    registry: ClassVar[dict[str, Op]] = {}
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Op:
         raise BackendError(f"{self.name}: backend is {name!r}, expected one of {names}")
 
 
-_requested: ContextVar[dict[str, str]] = ContextVar("robustmdiff_backends", default={})
+_requested: ContextVar[dict[str, str]] = ContextVar("robustmdiff_backends", default={})  # noqa: B039 (never mutated)
 
 # torch.compile cannot trace a ContextVar, but it does trace and guard on a plain dictionary. This
 # one follows the latest use_backend of the process and is read only while a graph is traced or

@@ -63,9 +63,7 @@ def masked_attention(
     if out is None:
         return found
     if found.requires_grad:
-        raise ValueError(
-            "masked_attention: out is given while a gradient is recorded, expected torch.no_grad"
-        )
+        raise ValueError("masked_attention: out is given while a gradient is recorded, use torch.no_grad")
     if out.shape != found.shape or out.dtype != found.dtype or out.device != found.device:
         raise ValueError(
             f"masked_attention: out is {_describe(out)}, expected {_describe(found)}, the shape, dtype and "
@@ -155,7 +153,7 @@ def _check(
     (B, Mq), M = q_segments.shape[:2], k_segments.shape[1]
     if k_segments.shape[0] != B:
         raise ValueError(
-            f"masked_attention: k_segments is for {k_segments.shape[0]} patients, expected {B} like q_segments"
+            f"masked_attention: k_segments has {k_segments.shape[0]} patients, expected {B} like q_segments"
         )
     if exclude_own and Mq != M:
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,39 +18,56 @@ FREE_PAIRS = 8192
 
 
 class Rows(NamedTuple):
-    """A bucket's padded rows [n * L] on the flat axis. Padding repeats the patient's own first row,
-    so it is always finite where the patient is, and what comes of it is dropped."""
+    """Where the rows of one side go: bucket after bucket, patients padded to the bucket's length.
 
-    L: int
-    flat: Tensor | slice  # int64 [n * L]; a slice where the rows lie end to end without padding
-    real: Tensor | None  # int64: the slots that are no padding; None: all
-    padding: Tensor | None  # int64: the other slots
-    modality: Tensor  # int64 [n * L]
+    Padding repeats the patient's own first row, so it is finite where the patient is; what comes
+    of it is dropped.
+    """
+
+    slots: int
+    flat: Tensor | None  # int64 [slots], the row in each slot; None: slot s holds row s, all T of them
+    back: Tensor | None  # int64 [T], the slot of each row, `slots` for a row in none; None: as above
+    everywhere: bool  # every row has a slot
+    padding: Tensor | None  # int64, the slots that repeat a row
+    modality: Tensor  # int64 [slots]
 
     def gather(self, x: Tensor) -> Tensor:
-        """[T, H, ...] -> [n, H, L, ...]"""
-        rows = x[self.flat] if isinstance(self.flat, slice) else x.index_select(0, self.flat)
-        return rows.unflatten(0, (-1, self.L)).transpose(1, 2)
+        """[T, ...] -> [slots, ...]"""
+        return x if self.flat is None else x.index_select(0, self.flat)
 
-    def scatter(self, bucket: Tensor, x: Tensor) -> None:
-        """Writes a bucket [n, H, L, ...] to its rows of x [T, H, ...]."""
-        rows = bucket.transpose(1, 2).flatten(0, 1)
-        if isinstance(self.flat, slice):
-            x[self.flat] = rows
-        elif self.real is None:
-            x.index_copy_(0, self.flat, rows)
-        else:
-            x.index_copy_(0, self.flat[self.real], rows[self.real])
+    def scatter(self, buckets: list[Tensor], empty: float = 0.0) -> Tensor:
+        """Buckets of slots -> [T, ...]; rows without a slot hold `empty`."""
+        if not self.everywhere:
+            buckets = [*buckets, buckets[0].new_full((1, *buckets[0].shape[1:]), empty)]
+        slots = torch.cat(buckets) if len(buckets) > 1 else buckets[0]
+        return slots.contiguous() if self.back is None else slots.index_select(0, self.back)
 
 
 class Bucket(NamedTuple):
+    """n patients: their slots, and what they may not see: float32 [n, 1, 1 or Lq, Lk] of 0 and -inf,
+    no row of it all -inf."""
+
+    n: int
+    q: slice
+    k: slice
+    bias: Tensor | None
+
+    def of_q(self, x: Tensor) -> Tensor:
+        """[slots, H, ...] -> [n, H, Lq, ...]"""
+        return x[self.q].unflatten(0, (self.n, -1)).transpose(1, 2)
+
+    def of_k(self, x: Tensor) -> Tensor:
+        return x[self.k].unflatten(0, (self.n, -1)).transpose(1, 2)
+
+
+class Plan(NamedTuple):
     q: Rows
     k: Rows
-    hidden: Tensor | None  # bool [n, 1, 1 or Lq, Lk]; no row of it hides every key
+    buckets: tuple[Bucket, ...]
 
 
 @lru_cache(maxsize=16)
-def _plan(q_bytes: bytes, k_bytes: bytes, shape: tuple[int, ...], exclude_own: bool) -> tuple[Bucket, ...]:
+def _plan(q_bytes: bytes, k_bytes: bytes, shape: tuple[int, ...], exclude_own: bool) -> Plan:
     B, Mq, M, Tq, Tk = shape
     q_segments = np.frombuffer(q_bytes, np.int32).reshape(B, Mq, 2)
     k_segments = np.frombuffer(k_bytes, np.int32).reshape(B, M, 2)
@@ -77,64 +94,74 @@ def _plan(q_bytes: bytes, k_bytes: bytes, shape: tuple[int, ...], exclude_own: b
     if len(order):
         buckets.append(order[first:])
 
+    q = _rows(q_segments[..., 0], q_length, buckets, Tq)
+    k = _rows(k_segments[..., 0], k_length, buckets, Tk)
     layout = []
+    q_end = k_end = 0
     for patients in buckets:
-        q = _rows(q_segments[patients, :, 0], q_length[patients])
-        k = _rows(k_segments[patients, :, 0], k_length[patients])
-        n = len(patients)
-        hidden = None
-        if k.padding is not None:
-            hidden = torch.zeros(n * k.L, dtype=torch.bool).index_fill_(0, k.padding, True).view(n, 1, 1, k.L)
+        n, Lq, Lk = len(patients), int(q_total[patients].max()), int(k_total[patients].max())
+        q_slots, k_slots = slice(q_end, q_end + n * Lq), slice(k_end, k_end + n * Lk)
+        q_end, k_end = q_slots.stop, k_slots.stop
+        hidden = torch.from_numpy(np.arange(Lk) >= k_total[patients, None]).view(n, 1, 1, Lk)
         if exclude_own:
-            own = q.modality.view(n, 1, q.L, 1) == k.modality.view(n, 1, 1, k.L)
-            hidden = own if hidden is None else own | hidden
-        layout.append(Bucket(q, k, hidden))
-    return tuple(layout)
+            own = q.modality[q_slots].view(n, 1, Lq, 1) == k.modality[k_slots].view(n, 1, 1, Lk)
+            hidden = own | hidden
+        bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf) if bool(hidden.any()) else None
+        layout.append(Bucket(n, q_slots, k_slots, bias))
+    return Plan(q, k, tuple(layout))
 
 
-def _rows(start: np.ndarray, length: np.ndarray) -> Rows:
-    n, M = length.shape
-    total = length.sum(1)
-    L = int(total.max())
-    patient = np.repeat(np.arange(n), total)
-    run = np.cumsum(length.reshape(-1)) - length.reshape(-1)  # where each segment begins, end to end
-    place = np.arange(total.sum())
-    token = place + np.repeat(start.reshape(-1) - run, length.reshape(-1))
-    slot = patient * L + place - np.repeat(np.cumsum(total) - total, total)
-    padded = bool((total < L).any())
-    flat = np.repeat(token[np.cumsum(total) - total], L)  # each patient's first row, everywhere
-    flat[slot] = token
-    modality = np.zeros(n * L, np.int64)
-    modality[slot] = np.repeat(np.tile(np.arange(M), n), length.reshape(-1))
-    if not padded and bool((np.diff(flat) == 1).all()):
-        return Rows(L, slice(int(flat[0]), int(flat[0]) + n * L), None, None, torch.from_numpy(modality))
-    padding = np.setdiff1d(np.arange(n * L), slot, assume_unique=True)
+def _rows(start: np.ndarray, length: np.ndarray, buckets: list[np.ndarray], T: int) -> Rows:
+    M = length.shape[1]
+    flat, modality, real = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, bool)]
+    for patients in buckets:
+        lengths = length[patients].reshape(-1)
+        total = length[patients].sum(1)
+        L = int(total.max())
+        ends, place = np.cumsum(lengths), np.arange(total.sum())
+        token = place + np.repeat(start[patients].reshape(-1) - (ends - lengths), lengths)
+        first = np.cumsum(total) - total
+        is_real = np.arange(L) < total[:, None]  # [n, L]
+        rows = np.repeat(token[first], L).reshape(is_real.shape)
+        rows[is_real] = token
+        of = np.repeat(np.repeat(np.tile(np.arange(M), len(patients)), lengths)[first], L).reshape(rows.shape)
+        of[is_real] = np.repeat(np.tile(np.arange(M), len(patients)), lengths)
+        flat.append(rows.reshape(-1))
+        modality.append(of.reshape(-1))
+        real.append(is_real.reshape(-1))
+    row, is_real = np.concatenate(flat), np.concatenate(real)
+    slots = len(row)
+    back = np.full(T, slots, np.int64)
+    back[row[is_real]] = np.flatnonzero(is_real)
+    same = slots == T and bool((row == np.arange(T)).all())
     return Rows(
-        L,
-        torch.from_numpy(flat),
-        torch.from_numpy(slot) if padded else None,
-        torch.from_numpy(padding) if padded else None,
-        torch.from_numpy(modality),
+        slots,
+        None if same else torch.from_numpy(row),
+        None if same else torch.from_numpy(back),
+        bool((back < slots).all()),
+        None if is_real.all() else torch.from_numpy(np.flatnonzero(~is_real)),
+        torch.from_numpy(np.concatenate(modality)),
     )
 
 
 def plan(
     q_segments: Tensor, k_segments: Tensor, Tq: int, Tk: int, exclude_own: bool, device: torch.device
-) -> tuple[Bucket, ...]:
-    """The buckets of a batch. The segments are read on the host (on a GPU this waits for it); the
+) -> Plan:
+    """The layout of a batch. The segments are read on the host (on a GPU this waits for it); the
     layers of a model share segments, so the last few plans are kept, found by value.
     """
     shape = (*q_segments.shape[:2], k_segments.shape[1], Tq, Tk)
     found = _plan(_bytes(q_segments), _bytes(k_segments), shape, exclude_own)
-    return found if device.type == "cpu" else tuple(_move(bucket, device) for bucket in found)
+    return found if device.type == "cpu" else _move(found, device)
 
 
 def _bytes(segments: Tensor) -> bytes:
     return segments.detach().cpu().numpy().tobytes()
 
 
-def _move(bucket: Bucket, device: torch.device) -> Bucket:
-    def move(x: object) -> object:
+def _move(found: Plan, device: torch.device) -> Plan:
+    def move(x: Any) -> Any:
         return x.to(device) if isinstance(x, Tensor) else x
 
-    return Bucket(Rows(*map(move, bucket.q)), Rows(*map(move, bucket.k)), move(bucket.hidden))  # type: ignore[arg-type]
+    buckets = tuple(Bucket(*map(move, bucket)) for bucket in found.buckets)
+    return Plan(Rows(*map(move, found.q)), Rows(*map(move, found.k)), buckets)

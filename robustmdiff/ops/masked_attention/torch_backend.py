@@ -6,13 +6,11 @@ to the queries and the one-hot modality to the keys, q k^T holds the bias alread
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-from robustmdiff.ops.masked_attention.plan import Bucket, plan
+from robustmdiff.ops.masked_attention.plan import Bucket, Plan, plan
 from robustmdiff.ops.masked_attention.schema import NOTHING, TENSORS, WRT, declare, lse_dtype
 from robustmdiff.ops.registration import differentiable, implement
 
@@ -32,14 +30,17 @@ def forward(
     exclude_own: bool,
     dropout_p: float,
 ) -> tuple[Tensor, Tensor]:
-    out = q.new_zeros(q.shape)
-    lse = q.new_full(q.shape[:2], NOTHING, dtype=lse_dtype(q.dtype))
-    for bucket in plan(q_segments, k_segments, q.shape[0], k.shape[0], exclude_own, q.device):
-        operands = _operands(bucket, q, k, v, affinity, scale)
-        o, m = _attend(*operands, _bias(bucket, operands))
-        bucket.q.scatter(_heads_apart(o, q.shape[1], q.shape[2]).to(out.dtype), out)
-        bucket.q.scatter(_heads_apart(m[..., None], q.shape[1], 1)[..., 0], lse)
-    return out, lse
+    layout = plan(q_segments, k_segments, q.shape[0], k.shape[0], exclude_own, q.device)
+    H, D = q.shape[1:]
+    if not layout.buckets:
+        return q.new_zeros(q.shape), q.new_full((q.shape[0], H), NOTHING, dtype=lse_dtype(q.dtype))
+    operands = _operands(layout, q, k, v, affinity, scale)
+    outs, lses = [], []
+    for bucket in layout.buckets:
+        o, m = _attend(*_in_bucket(bucket, *operands), _bias(bucket, operands), _scale(affinity, scale))
+        outs.append(_slots(o, H)[..., :D].to(q.dtype))
+        lses.append(_slots(m[..., None], H)[..., 0])
+    return layout.q.scatter(outs), layout.q.scatter(lses, NOTHING)
 
 
 def backward(
@@ -57,55 +58,75 @@ def backward(
     exclude_own: bool,
     dropout_p: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    layout = plan(q_segments, k_segments, q.shape[0], k.shape[0], exclude_own, q.device)
     (H, D), Hkv = q.shape[1:], k.shape[1]
-    dq, dk, dv = q.new_zeros(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)
     daffinity = q.new_zeros(0) if affinity is None else torch.zeros_like(affinity)
-    for bucket in plan(q_segments, k_segments, q.shape[0], k.shape[0], exclude_own, q.device):
-        operands = _operands(bucket, q, k, v, affinity, scale)
-        extra = operands[0].shape[-1] - D
-        g = bucket.q.gather(grad_out).to(lse.dtype)
-        if bucket.q.padding is not None:  # padded rows repeat a real one; nothing may come of them
-            g.transpose(1, 2).flatten(0, 1).index_fill_(0, bucket.q.padding, 0)
-        o = bucket.q.gather(out).to(lse.dtype)
-        g, o = (_heads_together(pad(x, (0, extra)) if extra else x, Hkv) for x in (g, o))
-        m = _heads_together(bucket.q.gather(lse[..., None]), Hkv)[..., 0]
-        gq, gk, gv = _attend_backward(g, *operands, o, m, _bias(bucket, operands))
-        gq = _heads_apart(gq, H, gq.shape[-1])
-        bucket.q.scatter((gq[..., :D] * scale).to(q.dtype), dq)
-        bucket.k.scatter(gk[..., :D].to(k.dtype), dk)
-        bucket.k.scatter(gv[..., :D].to(v.dtype), dv)
+    if not layout.buckets:
+        return q.new_zeros(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape), daffinity
+    operands = _operands(layout, q, k, v, affinity, scale)
+    extra = operands[0].shape[-1] - D
+    g, o = layout.q.gather(grad_out).to(lse.dtype), layout.q.gather(out).to(lse.dtype)
+    if layout.q.padding is not None:  # a padded slot repeats a real row; nothing may come of it
+        g.index_fill_(0, layout.q.padding, 0)
+    if extra:
+        g, o = pad(g, (0, extra)), pad(o, (0, extra))
+    m = layout.q.gather(lse[..., None])
+    dqs, dks, dvs = [], [], []
+    for bucket in layout.buckets:
+        g_b, o_b, m_b = (_heads_together(bucket.of_q(x), Hkv) for x in (g, o, m))
+        dq, dk, dv = _attend_backward(
+            g_b,
+            *_in_bucket(bucket, *operands),
+            o_b,
+            m_b[..., 0],
+            _bias(bucket, operands),
+            _scale(affinity, scale),
+        )
+        dq = _slots(dq, H)
         if affinity is not None:
-            of_modality = one_hot(bucket.q.modality, affinity.shape[1]).to(gq.dtype)  # [n * Lq, Mq]
-            rows = gq[..., D:].transpose(1, 2).flatten(0, 1)  # [n * Lq, H, M]
-            daffinity += torch.einsum("ri,rhj->hij", of_modality, rows).to(affinity.dtype)
-    return dq, dk, dv, daffinity
+            of_modality = one_hot(layout.q.modality[bucket.q], affinity.shape[1]).to(dq.dtype)  # [slots, Mq]
+            daffinity += torch.einsum("si,shj->hij", of_modality, dq[..., D:]).to(affinity.dtype)
+            dq = dq[..., :D] * scale
+        dqs.append(dq.to(q.dtype))
+        dks.append(_slots(dk, Hkv)[..., :D].to(k.dtype))
+        dvs.append(_slots(dv, Hkv)[..., :D].to(v.dtype))
+    return layout.q.scatter(dqs), layout.k.scatter(dks), layout.k.scatter(dvs), daffinity
 
 
 def _operands(
-    bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, affinity: Tensor | None, scale: float
+    layout: Plan, q: Tensor, k: Tensor, v: Tensor, affinity: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scaled queries [n, Hkv, groups * Lq, D'], keys and values [n, Hkv, Lk, D'], float32 or float64."""
+    """q [slots, H, D'], k and v [slots, Hkv, D'], float32 or float64; with affinity D' = D + M and
+    the scale is in q."""
     dtype = lse_dtype(q.dtype)
-    q_b = bucket.q.gather(q).to(dtype) * scale
-    k_b, v_b = bucket.k.gather(k).to(dtype), bucket.k.gather(v).to(dtype)
-    if affinity is not None:
-        n, _, Lk, _ = k_b.shape
-        M = affinity.shape[2]
-        own = affinity.to(dtype)[:, bucket.q.modality].unflatten(1, (n, bucket.q.L)).transpose(0, 1)
-        is_modality = one_hot(bucket.k.modality, M).to(dtype).view(n, 1, Lk, M).expand(-1, k.shape[1], -1, -1)
-        q_b, k_b, v_b = torch.cat([q_b, own], -1), torch.cat([k_b, is_modality], -1), pad(v_b, (0, M))
-    return _heads_together(q_b, k.shape[1]), k_b, v_b
+    q_s, k_s, v_s = layout.q.gather(q).to(dtype), layout.k.gather(k).to(dtype), layout.k.gather(v).to(dtype)
+    if affinity is None:
+        return q_s, k_s, v_s
+    M = affinity.shape[2]
+    to_modality = affinity.to(dtype).transpose(0, 1)[layout.q.modality]  # [slots, H, M]
+    is_modality = one_hot(layout.k.modality, M).to(dtype)[:, None].expand(-1, k.shape[1], -1)
+    return torch.cat([q_s * scale, to_modality], -1), torch.cat([k_s, is_modality], -1), pad(v_s, (0, M))
+
+
+def _scale(affinity: Tensor | None, scale: float) -> float:
+    return scale if affinity is None else 1.0
+
+
+def _in_bucket(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q [n, Hkv, groups * Lq, D'], k and v [n, Hkv, Lk, D']"""
+    return _heads_together(bucket.of_q(q), k.shape[1]), bucket.of_k(k), bucket.of_k(v)
 
 
 def _bias(bucket: Bucket, operands: tuple[Tensor, Tensor, Tensor]) -> Tensor | None:
-    if bucket.hidden is None:
+    """[n, 1, groups * Lq, Lk]"""
+    if bucket.bias is None:
         return None
     q, k, _ = operands
-    groups = q.shape[2] // bucket.q.L
-    bias = torch.zeros_like(bucket.hidden, dtype=q.dtype).masked_fill_(bucket.hidden, -torch.inf)
+    groups, Lq = q.shape[1] // k.shape[1], (bucket.q.stop - bucket.q.start) // bucket.n
+    bias = bucket.bias.to(q.dtype)
     if bias.shape[2] > 1 and groups > 1:
         bias = bias.repeat(1, 1, groups, 1)
-    return bias.expand(-1, -1, q.shape[2], -1)
+    return bias.expand(-1, -1, groups * Lq, -1)
 
 
 def _heads_together(x: Tensor, Hkv: int) -> Tensor:
@@ -113,32 +134,32 @@ def _heads_together(x: Tensor, Hkv: int) -> Tensor:
     return x if x.shape[1] == Hkv else x.unflatten(1, (Hkv, -1)).flatten(2, 3)
 
 
-def _heads_apart(x: Tensor, H: int, D: int) -> Tensor:
-    """[n, Hkv, groups * L, D' >= D] -> [n, H, L, D]"""
+def _slots(x: Tensor, H: int) -> Tensor:
+    """[n, Hkv, groups * L, D] -> [n * L, H, D]"""
     x = x if x.shape[1] == H else x.unflatten(2, (H // x.shape[1], -1)).flatten(1, 2)
-    return x[..., :D]
+    return x.transpose(1, 2).flatten(0, 1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     if q.device.type == "cpu":
-        return _fused(q, k, v, 0.0, False, attn_mask=bias, scale=1.0)
-    scores = _scores(q, k, bias)
+        return _fused(q, k, v, 0.0, False, attn_mask=bias, scale=scale)
+    scores = _scores(q, k, bias, scale)
     lse = scores.logsumexp(-1)
     return (scores - lse[..., None]).exp() @ v, lse
 
 
 def _attend_backward(
-    g: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, bias: Tensor | None
-) -> Any:
+    g: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, bias: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
     if q.device.type == "cpu":
-        return _fused_backward(g, q, k, v, out, lse, 0.0, False, attn_mask=bias, scale=1.0)
-    p = (_scores(q, k, bias) - lse[..., None]).exp()
-    dscores = p * (g @ v.mT - (g * out).sum(-1, keepdim=True))
+        return _fused_backward(g, q, k, v, out, lse, 0.0, False, attn_mask=bias, scale=scale)
+    p = (_scores(q, k, bias, scale) - lse[..., None]).exp()
+    dscores = p * (g @ v.mT - (g * out).sum(-1, keepdim=True)) * scale
     return dscores @ k, dscores.mT @ q, p.mT @ g
 
 
-def _scores(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
-    scores = q @ k.mT
+def _scores(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    scores = q @ k.mT * scale
     return scores if bias is None else scores + bias
 
 
