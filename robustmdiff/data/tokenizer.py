@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from robustmdiff.data.files import write_whole
 from robustmdiff.data.patient import DataError
 
 if TYPE_CHECKING:
@@ -100,16 +99,7 @@ def tokenize(tokenizer: Tokenizer, text: str, max_tokens: int) -> tuple[list[int
 
 def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
     """Writes tokenizer.json in one step: the file is whole or not there."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(tokenizer.to_str())
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    write_whole(Path(path), tokenizer.to_str().encode())
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
