@@ -43,10 +43,25 @@ def _by_score(score: Array, positive: Bools, weight: Array) -> tuple[Array, Arra
     """Weight of positives and of negatives at each distinct score, highest score first: [..., G]."""
     order = np.argsort(-score, kind="stable")
     start = np.flatnonzero(np.diff(score[order], prepend=np.inf) != 0)
-    w = weight[..., order]
-    at_score = np.add.reduceat(w, start, axis=-1)
-    positives = np.add.reduceat(w * positive[order], start, axis=-1)
+    at_score = weight[..., order]
+    positives = at_score * positive[order]
+    if len(start) < len(score):  # ties
+        at_score = np.add.reduceat(at_score, start, axis=-1)
+        positives = np.add.reduceat(positives, start, axis=-1)
     return positives, at_score - positives
+
+
+def _area(p: Array, q: Array) -> Array:
+    above = np.cumsum(p, axis=-1) - p / 2  # positives above a negative, ties count half
+    return _ratio((above * q).sum(-1), p.sum(-1) * q.sum(-1))
+
+
+def _sensitivity(p: Array, q: Array, specificity: float = 0.95) -> Array:
+    total_p, total_q = p.sum(-1), q.sum(-1)
+    # 1e-12: the sum of many weights may miss an exact 5 % by rounding
+    allowed = np.cumsum(q, axis=-1) <= ((1 - specificity) * total_q * (1 + 1e-12))[..., None]
+    found = np.where(allowed, np.cumsum(p, axis=-1), 0.0).max(-1, initial=0.0)
+    return np.where(total_q > 0, _ratio(found, total_p), np.nan)
 
 
 def auroc(score: Array, positive: Bools, weight: Array) -> Array:
@@ -54,11 +69,7 @@ def auroc(score: Array, positive: Bools, weight: Array) -> Array:
 
     score [n], positive bool [n], weight [..., n] -> [...]; NaN where only one value has weight.
     """
-    if score.size == 0:
-        return np.full(weight.shape[:-1], np.nan)
-    p, q = _by_score(score, positive, weight)  # [..., G]
-    above = np.cumsum(p, axis=-1) - p / 2  # positives above a negative, ties count half
-    return _ratio((above * q).sum(-1), p.sum(-1) * q.sum(-1))
+    return _area(*_by_score(score, positive, weight))
 
 
 def sensitivity_at_specificity(
@@ -69,14 +80,7 @@ def sensitivity_at_specificity(
 
     score [n], positive bool [n], weight [..., n] -> [...]; NaN where only one value has weight.
     """
-    if score.size == 0:
-        return np.full(weight.shape[:-1], np.nan)
-    p, q = _by_score(score, positive, weight)
-    total_p, total_q = p.sum(-1), q.sum(-1)
-    # 1e-12: the sum of many weights may miss an exact 5 % by rounding
-    allowed = np.cumsum(q, axis=-1) <= ((1 - specificity) * total_q * (1 + 1e-12))[..., None]
-    found = np.where(allowed, np.cumsum(p, axis=-1), 0.0).max(-1)
-    return np.where(total_q > 0, _ratio(found, total_p), np.nan)
+    return _sensitivity(*_by_score(score, positive, weight), specificity)
 
 
 def calibration_error(confidence: Array, correct: Bools, weight: Array, bins: int = 15) -> Array:
@@ -138,8 +142,9 @@ def measure(
             skipped.append(name)
             continue
         groups["rare" if name in rare else "common"].append(name)
-        values[f"auroc/{name}"] = auroc(score, positive, w)
-        values[f"sensitivity95/{name}"] = sensitivity_at_specificity(score, positive, w)
+        p, q = _by_score(score, positive, w)
+        values[f"auroc/{name}"] = _area(p, q)
+        values[f"sensitivity95/{name}"] = _sensitivity(p, q)
         values[f"positives/{name}"] = w @ positive.astype(np.float64)
         values[f"ece/{name}"] = calibration_error(score, positive, w)
         if sets is not None:

@@ -1,0 +1,224 @@
+"""The figures of an evaluation. Drawn without a display; matplotlib is imported only here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from robustmdiff.evaluation import statistics
+from robustmdiff.evaluation.masks import COMPLETE, mcar
+from robustmdiff.evaluation.results import Results
+
+# Okabe and Ito (2008): told apart by colour-blind readers and in grey
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+CEILING = {"color": "black", "linestyle": "--", "linewidth": 1.2}
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+HALF = mcar(0.5)
+
+
+def _colour(results: Results, method: str) -> str:
+    return COLOURS[results.methods.index(method) % len(COLOURS)]
+
+
+def _legend(figure: Figure) -> None:
+    """One legend for all panels, above them."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5))
+
+
+def retention(results: Results) -> Figure:
+    """Macro AUROC against the missing rate, both sweeps, with 95 % intervals and the ceiling."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.7), sharey=True)
+    rates = np.array(results.masks.rates)
+    for ax, at_least_one in zip(axes, (False, True), strict=True):
+        for method in results.values:
+            curve = results.sweep(method, at_least_one=at_least_one)
+            if curve.shape[1] == 0:
+                continue
+            if method == "ceiling":
+                ax.plot(rates, curve[0], label="ceiling (exact posterior)", zorder=3, **CEILING)
+                continue
+            colour = _colour(results, method)
+            bounds = [statistics.interval(curve[:, p]) for p in range(len(rates))]
+            ax.plot(rates, curve[0], marker="o", markersize=3, color=colour, label=method)
+            low, high = zip(*[(b.low, b.high) if b else (np.nan, np.nan) for b in bounds], strict=True)
+            ax.fill_between(rates, low, high, color=colour, alpha=0.12, linewidth=0)
+        ax.axhline(0.5, color="grey", linewidth=0.8)
+        ax.set_xlabel("probability that a modality is missing")
+        ax.set_title("at least one modality kept" if at_least_one else "nothing kept on purpose", fontsize=9)
+    axes[0].set_ylabel("macro AUROC")
+    _legend(figure)
+    return figure
+
+
+def classes(results: Results) -> Figure:
+    """AUROC of every class with half of the modalities missing."""
+    named = [c for c in results.task.classes if c not in results.skipped]
+    figure, ax = plt.subplots(figsize=(7, 1.4 + 0.34 * len(named)))
+    offsets = np.linspace(-0.28, 0.28, max(len(results.methods), 2))
+    for method, offset in zip(results.methods, offsets, strict=False):
+        found = [results.interval(method, HALF, f"auroc/{name}") for name in named]
+        drawn = [(i, f) for i, f in enumerate(found) if f is not None]
+        value = np.array([f.value for _, f in drawn])
+        span = np.array([[f.value - f.low, f.high - f.value] for _, f in drawn]).reshape(-1, 2).T
+        y = np.array([i for i, _ in drawn]) + offset
+        colour = _colour(results, method)
+        ax.errorbar(
+            value, y, xerr=span.clip(0), fmt="o", markersize=3.5, elinewidth=1, color=colour, label=method
+        )
+    if "ceiling" in results.values:
+        best = [results.interval("ceiling", HALF, f"auroc/{name}") for name in named]
+        for i, found_best in enumerate(best):
+            if found_best is not None:
+                label = "ceiling (exact posterior)" if i == 0 else None
+                ax.plot([found_best.value] * 2, [i - 0.4, i + 0.4], color="black", linewidth=1.4, label=label)
+    ax.set_yticks(range(len(named)))
+    ax.set_yticklabels([f"{name} (rare)" if name in results.task.rare else name for name in named])
+    ax.set_ylim(len(named) - 0.5, -0.5)
+    ax.set_xlabel("AUROC, half of the modalities missing")
+    _legend(figure)
+    return figure
+
+
+def subsets(results: Results, count: int = 10) -> Figure:
+    """Macro AUROC of the subsets that are hardest for the first method."""
+    worst = results.worst_subsets(results.methods[0], count)
+    figure, ax = plt.subplots(figsize=(7, 1.4 + 0.42 * len(worst)))
+    height = 0.8 / len(results.methods)
+    for k, method in enumerate(results.methods):
+        y = np.arange(len(worst)) - 0.4 + height * (k + 0.5)
+        value = [results.interval(method, name, "auroc/macro") for name in worst]
+        width = [v.value - 0.5 if v else 0 for v in value]
+        ax.barh(y, width, height * 0.9, left=0.5, color=_colour(results, method), label=method)
+    if "ceiling" in results.values:
+        for i, name in enumerate(worst):
+            best = results.interval("ceiling", name, "auroc/macro")
+            if best is not None:
+                label = "ceiling (exact posterior)" if i == 0 else None
+                ax.plot([best.value] * 2, [i - 0.45, i + 0.45], color="black", linewidth=1.4, label=label)
+    ax.set_yticks(range(len(worst)))
+    ax.set_yticklabels([name.removeprefix("subset/").replace("+", ", ") for name in worst])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("macro AUROC when only these modalities are left (0.5 is chance)")
+    _legend(figure)
+    return figure
+
+
+def reliability(results: Results, bins: int = 10) -> Figure:
+    """How often the most probable class is right, against how probable it was said to be."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 4.2), sharey=True)
+    truth, weight = results.truth, results.weight
+    w = np.ones(len(truth.label)) if weight is None else weight
+    for ax, condition, title in zip(
+        axes, (COMPLETE, HALF), ("all that was observed", "half missing"), strict=True
+    ):
+        ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+        for method in results.methods:
+            p = results.probability[method][condition]
+            if results.task.multilabel:
+                said, right, v = p[truth.known], truth.label[truth.known], np.repeat(w, truth.known.sum(1))
+            else:
+                rows = (truth.label & truth.known).sum(1) == 1
+                said, v = p[rows].max(1), w[rows]
+                right = truth.label[rows, p[rows].argmax(1)]
+            which = np.clip((said * bins).astype(int), 0, bins - 1)
+            total = np.bincount(which, v, bins)
+            enough = np.bincount(which, minlength=bins) >= 5
+            x = np.bincount(which, v * said, bins)[enough] / total[enough]
+            y = np.bincount(which, v * right, bins)[enough] / total[enough]
+            ece = results.interval(method, condition, "ece/classwise" if results.task.multilabel else "ece")
+            colour = _colour(results, method)
+            ax.plot(x, y, marker="o", markersize=3.5, linewidth=1, color=colour, label=method)
+            if ece is not None:
+                ax.text(
+                    0.98,
+                    0.03 + 0.06 * results.methods[::-1].index(method),
+                    f"ECE {ece.value:.3f}",
+                    color=colour,
+                    transform=ax.transAxes,
+                    ha="right",
+                    fontsize=8,
+                )
+        ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="probability stated")
+        ax.set_title(title, fontsize=9)
+    axes[0].set_ylabel("share that was right")
+    _legend(figure)
+    return figure
+
+
+def coverage(results: Results) -> Figure | None:
+    """Coverage and size of the prediction sets for every subset, by how many modalities it has."""
+    having = [m for m in results.methods if "coverage" in results.values[m][COMPLETE]]
+    if not having:
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.7))
+    offsets = np.linspace(-0.3, 0.3, max(len(having), 2))
+    for method, offset in zip(having, offsets, strict=False):
+        found = [
+            (name.count("+") + 1, results.values[method][name])
+            for name in results.masks.subsets
+            if "coverage" in results.values[method][name]
+        ]
+        x = np.array([size for size, _ in found]) + offset
+        for ax, metric in zip(axes, ("coverage", "set_size"), strict=True):
+            y = [float(values[metric][0]) for _, values in found]
+            ax.plot(
+                x,
+                y,
+                "o",
+                markersize=3.5,
+                alpha=0.7,
+                markeredgewidth=0,
+                color=_colour(results, method),
+                label=method,
+            )
+    axes[0].axhline(1 - results.alpha, label=f"promised, {1 - results.alpha:.0%}", **CEILING)
+    axes[0].set(ylabel="share of true classes in the set")
+    axes[1].set(ylabel="classes in the set")
+    axes[1].set_ylim(bottom=0)
+    for ax in axes:
+        ax.set_xlabel("modalities left (a dot is a subset)")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    _legend(figure)
+    return figure
+
+
+def figures(results: Results) -> dict[str, Callable[[Results], Figure | None]]:
+    """What can be drawn of these results, by file name without its ending."""
+    drawable: dict[str, Callable[[Results], Figure | None]] = {
+        "reliability": reliability,
+        "coverage": coverage,
+    }
+    if len(results.skipped) < len(results.task.classes):
+        drawable |= {"retention": retention, "classes": classes, "subsets": subsets}
+    return drawable
+
+
+def draw(results: Results, folder: Path) -> list[str]:
+    """Write the figures as PNG into folder; returns the names of the files."""
+    written = []
+    with matplotlib.rc_context(STYLE):
+        for name, plot in figures(results).items():
+            figure = plot(results)
+            if figure is not None:
+                figure.savefig(folder / f"{name}.png", dpi=150)
+                plt.close(figure)
+                written.append(f"{name}.png")
+    return written

@@ -1,0 +1,242 @@
+"""An evaluation on paper: report.md, results.json, masks.npz, predictions.npz and figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustmdiff.evaluation import statistics
+from robustmdiff.evaluation.masks import COMPLETE, mcar
+from robustmdiff.evaluation.results import Results
+from robustmdiff.evaluation.statistics import Interval
+
+HALF = mcar(0.5)
+CAPTIONS = {
+    "retention": "Macro AUROC against the missing rate, with 95 % intervals over patients.",
+    "classes": "AUROC of each class with half of the modalities missing.",
+    "subsets": "The subsets of modalities that are hardest for the first method.",
+    "reliability": "Stated probability against how often it was right.",
+    "coverage": "Prediction sets: coverage and size for each subset of modalities.",
+}
+
+
+def write_report(
+    results: Results, folder: str | Path, *, title: str = "Evaluation", notes: Sequence[str] = ()
+) -> Path:
+    """Write everything into `folder`; a file is replaced only once its successor is complete.
+
+    notes are lines put under the title (the command, "one seed", "a rough model"). Returns the
+    path of report.md.
+    """
+    from robustmdiff.evaluation.plots import draw
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+    try:
+        drawn = draw(results, unfinished)
+        results.masks.save(unfinished / "masks.npz")
+        stored = {f"{m}|{c}": p for m, by in results.probability.items() for c, p in by.items()}
+        ids, (label, known) = np.array(results.masks.ids), results.truth
+        with (unfinished / "predictions.npz").open("wb") as file:
+            np.savez_compressed(file, ids=ids, label=label, known=known, **stored)  # type: ignore[arg-type]
+        (unfinished / "results.json").write_text(json.dumps(to_json(results), indent=1))
+        (unfinished / "report.md").write_text(to_markdown(results, title, notes, drawn))
+        for file_name in sorted(p.name for p in unfinished.iterdir()):
+            os.replace(unfinished / file_name, folder / file_name)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder / "report.md"
+
+
+def to_json(results: Results) -> dict[str, Any]:
+    """Every number with its interval, [value, low, high]; what is not defined is left out."""
+    by_method: dict[str, Any] = {}
+    for method, conditions in results.values.items():
+        found = {
+            condition: {
+                metric: list(interval)
+                for metric in values
+                if (interval := results.interval(method, condition, metric)) is not None
+            }
+            for condition, values in conditions.items()
+        }
+        area = {name: results.area(method, one) for name, one in (("mcar", False), ("kept1", True))}
+        by_method[method] = {
+            "conditions": found,
+            "area_under_retention": {name: list(a) for name, a in area.items() if a is not None},
+            "worst_subset": results.worst_subsets(method),
+        }
+    first, *others = results.methods
+    differences = {
+        f"{first} - {other}": {
+            condition: {
+                metric: list(d)
+                for metric in METRICS_COMPARED
+                if (d := results.difference(first, other, condition, metric))
+            }
+            for condition in results.masks.keep
+        }
+        for other in others
+    }
+    return {
+        "patients": len(results.masks.ids),
+        "classes": list(results.task.classes),
+        "rare": list(results.task.rare),
+        "skipped_classes": list(results.skipped),
+        "modalities": list(results.masks.modalities),
+        "alpha": results.alpha,
+        "methods": by_method,
+        "paired_differences": differences,
+    }
+
+
+METRICS_COMPARED = ("auroc/macro", "auroc/rare", "sensitivity95/rare", "accuracy", "brier")
+
+
+def to_markdown(results: Results, title: str, notes: Sequence[str] = (), drawn: Sequence[str] = ()) -> str:
+    n, seen = len(results.masks.ids), results.truth
+    lines = [f"# {title}", "", *[f"- {note}" for note in notes]]
+    counts = ", ".join(
+        f"{name} {int((seen.label & seen.known)[:, c].sum())}" for c, name in enumerate(results.task.classes)
+    )
+    lines += [f"- {n} patients: {counts}.", f"- Modalities: {', '.join(results.masks.modalities)}."]
+    if results.task.rare:
+        lines.append(f"- Rare classes: {', '.join(results.task.rare)}.")
+    if results.skipped:
+        skipped = ", ".join(results.skipped)
+        lines.append(f"- Left out of every mean over classes, as nobody or everybody has them: {skipped}.")
+    lines += ["- In brackets: 95 % bootstrap intervals over patients.", ""]
+    for heading, columns in _tables(results):
+        lines += [f"## {heading}", "", *_table(results, columns), ""]
+    lines += _differences(results) + _sweep(results) + _subsets(results)
+    for name, caption in CAPTIONS.items():
+        if f"{name}.png" in drawn:
+            lines += [f"![{caption}]({name}.png)", "", caption, ""]
+    return "\n".join(lines)
+
+
+Column = Callable[[str], Interval | None]
+
+
+def _tables(results: Results) -> list[tuple[str, dict[str, Column]]]:
+    def at(condition: str, metric: str) -> Column:
+        return lambda method: results.interval(method, condition, metric)
+
+    def retained(method: str) -> Interval | None:
+        curve, rates = results.retention(method), results.masks.rates
+        return statistics.interval(curve[:, rates.index(0.5)]) if curve.shape[1] and 0.5 in rates else None
+
+    def worst(method: str) -> Interval | None:
+        names = results.worst_subsets(method)
+        return results.interval(method, names[0], "auroc/macro") if names else None
+
+    half = HALF if HALF in results.masks.keep else COMPLETE
+    return [
+        (
+            "Robustness (macro AUROC; half = each modality missing with probability .5)",
+            {
+                "complete": at(COMPLETE, "auroc/macro"),
+                "half": at(half, "auroc/macro"),
+                "retention at half": retained,
+                "area 0 to .9": lambda method: results.area(method),
+                "area, one kept": lambda method: results.area(method, at_least_one=True),
+                "share of ceiling at half": lambda method: results.share_of_ceiling(method, half),
+                "worst subset": worst,
+            },
+        ),
+        (
+            "Rare and common classes",
+            {
+                f"{what} {group}, {when}": at(condition, f"{metric}/{group}")
+                for what, metric in (("AUROC", "auroc"), ("sensitivity", "sensitivity95"))
+                for group in ("rare", "common")
+                for when, condition in (("complete", COMPLETE), ("half", half))
+            },
+        ),
+        (
+            f"Calibration and prediction sets ({1 - results.alpha:.0%} promised)",
+            {
+                f"{what}, {when}": at(condition, metric)
+                for what, metric in (
+                    ("accuracy", "accuracy"),
+                    ("Brier", "brier"),
+                    ("ECE", "ece/classwise" if results.task.multilabel else "ece"),
+                    ("coverage", "coverage"),
+                    ("set size", "set_size"),
+                )
+                for when, condition in (("complete", COMPLETE), ("half", half))
+            },
+        ),
+    ]
+
+
+def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+
+
+def _cell(value: Interval | None) -> str:
+    return "" if value is None else f"{value.value:.3f} ({value.low:.3f}, {value.high:.3f})"
+
+
+def _table(results: Results, columns: dict[str, Column]) -> list[str]:
+    """Methods down, columns across; a column nobody has a number for is left out."""
+    cells = {name: [_cell(column(method)) for method in results.values] for name, column in columns.items()}
+    cells = {name: column for name, column in cells.items() if any(column)}
+    rows = [[method, *[column[i] for column in cells.values()]] for i, method in enumerate(results.values)]
+    return _rows(["", *cells], rows)
+
+
+def _differences(results: Results) -> list[str]:
+    first, *others = results.methods
+    if not others:
+        return []
+    rows = [
+        [other, metric, *[_cell(results.difference(first, other, c, metric)) for c in conditions]]
+        for other in others
+        for metric in ("auroc/macro", "sensitivity95/rare", "accuracy")
+        for conditions in [[mcar(rate) for rate in results.masks.rates if rate in (0.0, 0.3, 0.5, 0.7)]]
+    ]
+    rates = [f"missing {rate:g}" for rate in results.masks.rates if rate in (0.0, 0.3, 0.5, 0.7)]
+    heading = f"## {first} minus each other method, on the same resamples of patients"
+    return [heading, "", *_rows(["minus", "of", *rates], [r for r in rows if any(r[2:])]), ""]
+
+
+def _sweep(results: Results) -> list[str]:
+    lines = []
+    for one in (False, True):
+        rows = []
+        for method in results.values:
+            curve = results.sweep(method, at_least_one=one)
+            if curve.shape[1]:
+                rows.append([method, *[f"{value:.3f}" for value in curve[0]]])
+        if rows:
+            heading = "at least one modality kept" if one else "nothing kept on purpose"
+            header = ["missing", *[f"{rate:g}" for rate in results.masks.rates]]
+            lines += [f"## Macro AUROC against the missing rate, {heading}", "", *_rows(header, rows), ""]
+    return lines
+
+
+def _subsets(results: Results) -> list[str]:
+    worst = results.worst_subsets(results.methods[0], 10)
+    if not worst:
+        return []
+    rows = [
+        [
+            name.removeprefix("subset/").replace("+", ", "),
+            *[
+                f"{v.value:.3f}" if (v := results.interval(m, name, "auroc/macro")) else ""
+                for m in results.values
+            ],
+        ]
+        for name in worst
+    ]
+    heading = f"## Only these modalities left: macro AUROC, hardest for {results.methods[0]} first"
+    return [heading, "", *_rows(["left", *results.values], rows), ""]

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robustmdiff.data.collate import Collator
+from robustmdiff.data.modality import Field, Modality, Task
+from robustmdiff.data.patient import Patient
+from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
+from robustmdiff.evaluation.masks import COMPLETE, RATES, Masks, draw_masks, mcar
+from robustmdiff.evaluation.protocol import evaluate
+from robustmdiff.evaluation.report import to_json, write_report
+from robustmdiff.evaluation.results import over_seeds
+
+CLASSES = ("well", "ill", "gravely ill", "rarely seen")
+MODALITIES = ("a", "b", "c")
+C, M = len(CLASSES), len(MODALITIES)
+TASK = Task(
+    modalities=tuple(Modality(name, "values", fields=(Field("x"),)) for name in MODALITIES),
+    classes=CLASSES,
+    prevalence=(0.4, 0.3, 0.2, 0.1),
+    rare=("rarely seen",),
+)
+
+
+def ward(n, seed=0, missing=0.2):
+    """Patients whose modalities each hold the class plus noise: the posterior is in closed form."""
+    rng = np.random.default_rng(seed)
+    y = rng.choice(C, n, p=TASK.prevalence)
+    x = y[:, None] + rng.normal(0, 0.8, (n, M))
+    present = rng.random((n, M)) >= missing
+    present[0] = False
+    patients = [
+        Patient(
+            id=f"p{seed}-{i}",
+            modalities={
+                name: {"x": float(x[i, m])} if present[i, m] else None for m, name in enumerate(MODALITIES)
+            },
+            labels={name: c == y[i] for c, name in enumerate(CLASSES)},
+        )
+        for i in range(n)
+    ]
+    return patients, x, present
+
+
+def posterior(x, present):
+    log = -(((x[:, :, None] - np.arange(C)) / 0.8) ** 2) / 2 * present[:, :, None]
+    p = np.exp(log.sum(1)) * np.array(TASK.prevalence)
+    return p / p.sum(1, keepdims=True)
+
+
+collate = Collator(TASK)
+
+
+class Stub(nn.Module):
+    """The exact posterior, made overconfident by `sharpen`; reads what is kept only."""
+
+    task = TASK
+
+    def __init__(self, sharpen=1.0):
+        super().__init__()
+        self.sharpen = nn.Parameter(torch.tensor(sharpen))
+        self.encoded = 0
+
+    def encode(self, batch):
+        self.encoded += 1
+        x = torch.full(batch.presence.shape, torch.nan)
+        for m, name in enumerate(MODALITIES):
+            x[batch.inputs[name].rows, m] = batch.inputs[name].value[:, 0]
+        rows = torch.arange(x.numel()).reshape(x.shape)
+        segments = torch.stack([rows, batch.presence.long()], -1).int()
+        return Encoded(x.reshape(-1, 1), segments, x[..., None])
+
+    def diagnose(self, encoded, *, draws=16, seed=0):
+        assert not self.training
+        here = encoded.presence()
+        x = encoded.H[..., 0].masked_fill(~here, 0)
+        p = torch.from_numpy(posterior(x.numpy(), here.numpy())).float() ** self.sharpen
+        return Diagnosis(p / p.sum(1, keepdim=True))
+
+    def losses(self, encoded, batch, kept, weight):
+        raise AssertionError("evaluation does not train")
+
+    def after_step(self):
+        raise AssertionError("evaluation does not train")
+
+
+def run(n=180, **options):
+    patients, x, _ = ward(n)
+    options = {"replicates": 20, "progress": False, "posterior": lambda kept: posterior(x, kept), **options}
+    return evaluate({"stub": Stub(), "sure": Stub(2.5)}, patients, collate, TASK, **options)
+
+
+@pytest.fixture(scope="module")
+def results():
+    return run(calibration=ward(260, seed=1)[0])
+
+
+def test_the_exact_model_reaches_the_ceiling_everywhere(results):
+    assert set(results.values["stub"]) == set(results.masks.keep)
+    for condition, values in results.values["stub"].items():
+        ceiling = results.values["ceiling"][condition]
+        np.testing.assert_allclose(values["auroc/macro"], ceiling["auroc/macro"], atol=2e-3)
+        share = results.share_of_ceiling("stub", condition)
+        assert share.value == pytest.approx(1.0, abs=0.01)
+
+
+def test_every_condition_is_there(results):
+    assert len(results.masks.subsets) == 2**M - 1
+    for rate in RATES:
+        assert mcar(rate) in results.masks.keep
+        assert mcar(rate, at_least_one=True) in results.masks.keep
+    everything = f"subset/{'+'.join(MODALITIES)}"
+    for metric, values in results.values["stub"][COMPLETE].items():
+        np.testing.assert_array_equal(values, results.values["stub"][everything][metric], err_msg=metric)
+
+
+def test_nothing_present_is_answered_too(results):
+    assert not results.presence[0].any()
+    np.testing.assert_allclose(results.probability["stub"][COMPLETE][0], TASK.prevalence, atol=1e-6)
+
+
+def test_answers_do_not_depend_on_the_batch_size_and_batches_are_encoded_once(results):
+    patients, _, _ = ward(180)
+    stub = Stub().train()
+    again = evaluate({"stub": stub}, patients, collate, TASK, replicates=20, progress=False, batch_size=7)
+    assert stub.encoded == -(-180 // 7)
+    assert stub.training
+    for condition, p in again.probability["stub"].items():
+        np.testing.assert_array_equal(p, results.probability["stub"][condition])
+
+
+def test_answers_are_those_of_each_mask_alone(results):
+    patients, _, _ = ward(180)
+    stub = Stub().eval()
+    encoded = stub.encode(collate(patients))
+    for condition, keep in results.masks.keep.items():
+        direct = stub.diagnose(encoded.keep(torch.from_numpy(keep))).probability.detach().numpy()
+        np.testing.assert_array_equal(results.probability["stub"][condition], direct)
+
+
+def test_retention_area_and_worst_subset(results):
+    curve = results.retention("stub")
+    assert curve.shape == (21, len(RATES))
+    np.testing.assert_allclose(curve[:, 0], 1)
+    assert curve[0, -1] < curve[0, 5] < 1
+    mcar_area, kept_area = results.area("stub"), results.area("stub", at_least_one=True)
+    assert mcar_area.low <= mcar_area.value <= mcar_area.high < 1
+    assert kept_area.value > mcar_area.value
+    (worst,) = results.worst_subsets("stub")
+    assert worst.count("+") == 0  # one modality tells less than two
+
+
+def test_paired_difference_between_methods(results):
+    same = results.difference("stub", "ceiling", COMPLETE, "auroc/macro")
+    assert abs(same.value) < 2e-3
+    assert same.high - same.low < 5e-3
+    ece = results.difference("sure", "stub", COMPLETE, "ece")
+    assert ece.low > 0  # overconfidence shows
+
+
+def test_sets_are_calibrated_for_every_subset(results):
+    """Overconfidence does not matter: 260 calibration patients, .9 promised, 180 tested."""
+    slack = 3 * np.sqrt(0.9 * 0.1 * (1 / 120 + 1 / 120))
+    for method in ("stub", "sure"):
+        for condition in (COMPLETE, mcar(0.5), *results.masks.subsets):
+            assert results.values[method][condition]["coverage"][0] >= 0.9 - slack
+        size = [results.values[method][c]["set_size"][0] for c in (COMPLETE, mcar(0.5), mcar(0.9))]
+        assert size[0] < size[1] < size[2]
+    assert "coverage" not in results.values["ceiling"][COMPLETE]
+
+
+def test_a_reference_that_needs_no_encoder():
+    flat = run(40, references={"prevalence": lambda kept: np.tile(TASK.prevalence, (len(kept), 1))})
+    assert flat.methods == ["stub", "sure", "prevalence"]
+    assert flat.values["prevalence"][COMPLETE]["auroc/macro"][0] == 0.5
+
+
+def test_weights_and_groups():
+    plain, weighted = run(60), run(60, weight=np.linspace(0.1, 2, 60))
+    assert plain.interval("stub", COMPLETE, "brier") != weighted.interval("stub", COMPLETE, "brier")
+    twins = run(60, groups=[f"g{i // 2}" for i in range(60)])
+    assert twins.interval("stub", COMPLETE, "brier").value == plain.interval("stub", COMPLETE, "brier").value
+    with pytest.raises(ValueError, match=r"weight is \[59\], expected 60"):
+        run(60, weight=np.ones(59))
+
+
+def test_masks_are_nested_reproducible_and_stored(tmp_path):
+    patients, _, present = ward(150)
+    ids = [p.id for p in patients]
+    masks = draw_masks(ids, present, MODALITIES, seed=3)
+    for low, high in pairwise(RATES):
+        assert (masks.keep[mcar(low)] >= masks.keep[mcar(high)]).all()
+    for rate in RATES[1:]:
+        kept = present & masks.keep[mcar(rate, at_least_one=True)]
+        np.testing.assert_array_equal(kept.any(1), present.any(1))
+        gone = 1 - masks.keep[mcar(rate)].mean()
+        assert gone == pytest.approx(rate, abs=3 * np.sqrt(rate * (1 - rate) / 450))
+    masks.save(tmp_path / "masks.npz")
+    again = Masks.load(tmp_path / "masks.npz")
+    assert (again.ids, again.modalities, again.rates) == (masks.ids, masks.modalities, masks.rates)
+    assert again.keep.keys() == masks.keep.keys()
+    for name, keep in masks.keep.items():
+        np.testing.assert_array_equal(keep, again.keep[name])
+    with pytest.raises(ValueError, match="rates are"):
+        draw_masks(ids, present, MODALITIES, rates=(0.5, 0.1))
+
+
+def test_stored_masks_are_used_and_those_of_others_refused(results):
+    again = run(masks=results.masks, seed=99)
+    np.testing.assert_array_equal(
+        again.probability["stub"][mcar(0.5)], results.probability["stub"][mcar(0.5)]
+    )
+    with pytest.raises(ValueError, match="stored for other patients"):
+        run(60, masks=results.masks)
+
+
+def test_a_model_that_answers_nan_is_named():
+    patients, _, _ = ward(12)
+    with pytest.raises(ValueError, match="broken gave nan for patient 'p0-0'"):
+        evaluate({"broken": Stub(float("nan"))}, patients, collate, TASK, progress=False)
+
+
+def test_no_patients():
+    with pytest.raises(ValueError, match="patients is empty"):
+        evaluate({}, [], collate, TASK)
+
+
+def test_seven_modalities_are_not_enumerated():
+    masks = draw_masks(["x", "y"], np.ones((2, 7), dtype=bool), tuple("abcdefg"))
+    assert len(masks.subsets) == 7 + 7 + 1
+
+
+def test_pooled_seeds(results):
+    runs = [results, run(seed=1), run(seed=2)]
+    pooled = over_seeds(runs)
+    values = [r.values["stub"][mcar(0.5)]["auroc/macro"][0] for r in runs]
+    assert pooled["stub"][mcar(0.5)]["auroc/macro"][0] == pytest.approx(np.mean(values))
+    assert "coverage" not in pooled["stub"][COMPLETE]  # only the first run measured it
+
+
+def test_report_is_whole_and_readable(results, tmp_path):
+    (tmp_path / "report.md").write_text("an older one")
+    path = write_report(results, tmp_path, title="A ward", notes=["one seed"])
+    names = {p.name for p in tmp_path.iterdir()}
+    figures = {f"{name}.png" for name in ("retention", "classes", "subsets", "reliability", "coverage")}
+    assert names == {"report.md", "results.json", "masks.npz", "predictions.npz"} | figures
+    text = path.read_text()
+    assert "one seed" in text
+    assert "rarely seen" in text
+    assert "nan" not in text
+    assert all(f"({name})" in text for name in figures)
+    stored = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)  # no NaN
+    value, low, high = stored["methods"]["stub"]["conditions"][mcar(0.5)]["auroc/macro"]
+    assert low <= value <= high
+    assert "stub - sure" in stored["paired_differences"]
+
+
+def test_an_interrupted_report_leaves_the_old_one(results, tmp_path, monkeypatch):
+    (tmp_path / "report.md").write_text("an older one")
+    monkeypatch.setattr("robustmdiff.evaluation.report.to_markdown", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(results, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["report.md"]
+    assert (tmp_path / "report.md").read_text() == "an older one"
+
+
+def test_a_class_nobody_has_is_said():
+    patients, _, _ = ward(50)
+    some = [i for i, p in enumerate(patients) if not p.labels["rarely seen"]]
+    found = evaluate(
+        {"stub": Stub()}, [patients[i] for i in some], collate, TASK, replicates=5, progress=False
+    )
+    assert found.skipped == ("rarely seen",)
+    assert to_json(found)["skipped_classes"] == ["rarely seen"]
