@@ -1,0 +1,69 @@
+"""Words, counts and percentages become the fractions that their sources define."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from robustmdiff.knowledge.frequency import BANDS, annotated_fraction, band_fraction
+
+
+def test_bands_are_disjoint_and_fall_from_always_to_never():
+    for higher, lower in zip(BANDS, BANDS[1:], strict=False):
+        assert lower.low <= lower.high < higher.low <= higher.high
+
+
+@pytest.mark.parametrize(
+    ("text", "fraction"),
+    [
+        ("Obligate (100%)", 1.0),
+        ("Very frequent (99-80%)", (0.99 + 0.80) / 2),
+        ("Frequent (79-30%)", (0.79 + 0.30) / 2),
+        ("Occasional (29-5%)", (0.29 + 0.05) / 2),
+        ("Very rare (<4-1%)", (0.04 + 0.01) / 2),
+        ("Excluded (0%)", 0.0),
+        ("HP:0040283", 0.17),
+        ("very frequent", 0.895),
+    ],
+)
+def test_a_band_stands_for_its_midpoint(text, fraction):
+    assert band_fraction(text) == pytest.approx(fraction, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "fraction"),
+    [
+        ("3/7", 3 / 7),
+        ("9 of 22", 9 / 22),
+        ("0/19", 0.0),
+        ("45%", 0.45),
+        ("35 %", 0.35),
+        ("7.5000 %", 0.075),
+        ("4-12%", 0.08),
+        ("50%-90%", 0.7),
+        ("HP:0040281", 0.895),
+        ("hallmark", 0.9),
+        ("Very rare", 0.01),
+        ("occasional", 0.075),
+        (" typical ", 0.5),
+    ],
+)
+def test_an_annotated_frequency_is_read(text, fraction):
+    assert annotated_fraction(text) == pytest.approx(fraction, abs=1e-12)
+
+
+@pytest.mark.parametrize("text", ["", "variable"])
+def test_a_frequency_without_a_number_is_unknown(text):
+    assert math.isnan(annotated_fraction(text))
+
+
+@pytest.mark.parametrize("text", ["often", "8/7", "3/0", "130%", "-5%", "HP:0040299", "12"])
+def test_a_frequency_that_makes_no_sense_is_refused_by_name(text):
+    with pytest.raises(ValueError, match=f"frequency '{text}', expected"):
+        annotated_fraction(text)
+
+
+def test_an_unknown_band_is_refused_with_the_bands_there_are():
+    with pytest.raises(ValueError, match=r"frequency 'Often \(50%\)', expected one of \['Obligate'"):
+        band_fraction("Often (50%)")

@@ -1,0 +1,204 @@
+"""Each way an OBO file can be broken names the file and the line; whole files give every field."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+import pytest
+
+from robustmdiff.knowledge import OntologyError, read_obo
+
+WHOLE = r"""format-version: 1.2
+default-namespace: chest
+
+! a comment line
+[Term]
+id: DOID:1
+name: lung disease
+
+[Term]
+id: DOID:2
+name: pneumonia
+alt_id: DOID:20
+def: "Inflamed \"air sacs\"\: alveoli." [url:http\://x] {comment="y"}
+synonym: "lung inflammation" EXACT []
+synonym: "chest infection" BROAD []
+synonym: "PN" EXACT OMO:0003012 []
+synonym: "scopeless" []
+xref: ICD10CM:J18 "Pneumonia"
+xref: UMLS_CUI:C0032285
+is_a: DOID:1 {source="x"} ! lung disease
+relationship: part_of DOID:4 ! syndrome
+relationship: located_in UBERON:7 ! lung, of another file
+
+[Term]
+id: DOID:3
+name: grippe
+namespace: old
+is_obsolete: true
+replaced_by: DOID:2
+
+[Term]
+id: DOID:4
+is_a: DOID:1
+
+[Term]
+id: HP:5
+name: cough
+
+[Typedef]
+id: part_of
+name: part of
+"""
+
+
+def write(tmp_path: Path, text: str | bytes, name: str = "chest.obo") -> Path:
+    path = tmp_path / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_every_field_of_a_whole_file_is_read(tmp_path):
+    ontology = read_obo(write(tmp_path, WHOLE))
+    assert list(ontology.terms) == ["DOID:1", "DOID:2", "DOID:3", "DOID:4", "HP:5"]
+    pneumonia = ontology.terms["DOID:2"]
+    assert pneumonia.name == "pneumonia"
+    assert pneumonia.definition == 'Inflamed "air sacs": alveoli.'
+    assert pneumonia.synonyms == ("lung inflammation", "PN"), "only exact synonyms are the same thing"
+    assert pneumonia.xrefs == ("ICD10CM:J18", "UMLS_CUI:C0032285")
+    assert pneumonia.alt_ids == ("DOID:20",)
+    assert pneumonia.namespace == "chest"
+    assert pneumonia.kind == "disease"
+    assert ontology.terms["HP:5"].kind == "finding"
+    assert ontology.terms["DOID:3"].obsolete
+    assert ontology.terms["DOID:3"].replaced_by == "DOID:2"
+    assert ontology.terms["DOID:3"].namespace == "old"
+    assert ontology.terms["DOID:4"].name == "DOID:4", "a term without a name is called by its id"
+    assert ontology.edges == {
+        ("DOID:2", "is_a", "DOID:1"): 20,
+        ("DOID:2", "part_of", "DOID:4"): 21,
+        ("DOID:4", "is_a", "DOID:1"): 33,
+    }
+
+
+def test_concepts_leave_out_obsolete_terms_and_hold_each_relation_both_ways(tmp_path):
+    concepts = read_obo(write(tmp_path, WHOLE)).concepts()
+    assert concepts.id == ("DOID:1", "DOID:2", "DOID:4", "HP:5")
+    edges = {
+        (concepts.id[s], concepts.relations[r], concepts.id[t])
+        for s, r, t in zip(concepts.source, concepts.relation, concepts.target, strict=True)
+    }
+    assert edges == {
+        ("DOID:2", "is_a", "DOID:1"),
+        ("DOID:1", "has_subclass", "DOID:2"),
+        ("DOID:2", "part_of", "DOID:4"),
+        ("DOID:4", "has_part", "DOID:2"),
+        ("DOID:4", "is_a", "DOID:1"),
+        ("DOID:1", "has_subclass", "DOID:4"),
+    }
+    assert concepts.frequency.shape == (3, 1)
+
+
+@pytest.mark.parametrize("name", ["chest.obo.gz", "gzipped-all-the-same.obo"])
+def test_gzipped_windows_and_marked_files_read_the_same(tmp_path, name):
+    plain = read_obo(write(tmp_path, WHOLE))
+    windows = b"\xef\xbb\xbf" + WHOLE.replace("\n", "\r\n").encode()
+    assert read_obo(write(tmp_path, gzip.compress(windows), name)) == plain
+
+
+def test_kind_can_be_said_for_the_whole_file(tmp_path):
+    assert {t.kind for t in read_obo(write(tmp_path, WHOLE), kind="finding").terms.values()} == {"finding"}
+
+
+TERM = "[Term]\nid: X:1\nname: one\n\n"  # 4 lines
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        pytest.param(TERM + "[Term\nid: X:2\n", 5, "broken stanza header", id="unclosed-header"),
+        pytest.param(TERM + "[]\nid: X:2\n", 5, "broken stanza header", id="empty-header"),
+        pytest.param(TERM + "[Term]\nid: X:2\nthis is no tag\n", 7, "broken line", id="line-without-tag"),
+        pytest.param(TERM + "[Term]\nid:\nname: two\n", 6, "without a value", id="id-without-value"),
+        pytest.param(TERM + "[Term]\nname: two\n", 5, "missing id", id="missing-id"),
+        pytest.param(TERM + "[Term]\nname: two\n\n" + TERM, 5, "missing id", id="missing-id-in-the-middle"),
+        pytest.param(TERM + "[Term]\nid: X:2\nid: X:3\n", 7, "a second 'id'", id="two-ids"),
+        pytest.param(TERM + "[Term]\nid: X:2\nname: a\nname: b\n", 8, "a second 'name'", id="two-names"),
+        pytest.param(TERM + "[Term]\nid: X:2\ndef: bare words\n", 7, "double quotes", id="def-unquoted"),
+        pytest.param(TERM + '[Term]\nid: X:2\nsynonym: "open\n', 7, "double quotes", id="synonym-unclosed"),
+        pytest.param(TERM + "[Term]\nid: X:2\nrelationship: x\n", 7, "broken relationship", id="relation"),
+        pytest.param(TERM + "\n" + TERM, 7, "duplicate id X:1, first on line 2", id="duplicate-id"),
+        pytest.param(TERM + "[Term]\nid: X:2\nis_a: X:9 ! nine\n", 7, "unknown term X:9", id="unknown-parent"),
+        pytest.param(
+            "[Term]\nid: X:1\nalt_id: X:9\n\n[Term]\nid: X:2\nis_a: X:9\n",
+            7,
+            "unknown term X:9; it is an alternative id of X:1",
+            id="parent-by-an-alternative-id",
+        ),
+        pytest.param(
+            "[Term]\nid: X:1\nis_obsolete: true\nreplaced_by: X:3\n\n[Term]\nid: X:2\nis_a: X:1\n",
+            8,
+            "X:2 is_a obsolete term X:1; it is replaced by X:3",
+            id="obsolete-parent",
+        ),
+        pytest.param("[Term]\nid: X:1\nis_a: X:1\n", 3, "X:1 -> X:1", id="cycle-of-one"),
+    ],
+)
+def test_a_broken_file_names_its_line(tmp_path, text, line, message):
+    path = write(tmp_path, text)
+    with pytest.raises(OntologyError) as caught:
+        read_obo(path)
+    assert caught.value.line == line
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+    assert message in str(caught.value)
+
+
+def test_a_cycle_names_an_is_a_that_closes_it_and_the_path(tmp_path):
+    text = "".join(
+        f"[Term]\nid: X:{child}\nis_a: X:{parent}\n\n" for child, parent in ((1, 2), (2, 3), (3, 4), (4, 2))
+    )
+    with pytest.raises(OntologyError, match=r"is_a closes a cycle: X:2 -> X:3 -> X:4 -> X:2$") as caught:
+        read_obo(write(tmp_path, text))
+    assert caught.value.line == 15
+    assert text.splitlines()[15 - 1] == "is_a: X:2"
+
+
+@pytest.mark.parametrize("text", ["", "format-version: 1.2\n"], ids=["empty", "header-only"])
+def test_a_file_without_terms_is_refused(tmp_path, text):
+    with pytest.raises(OntologyError, match=r"chest\.obo: no \[Term\] stanza"):
+        read_obo(write(tmp_path, text))
+
+
+def test_bytes_that_are_not_utf8_name_line_and_column(tmp_path):
+    path = write(tmp_path, TERM.encode() + b"[Term]\nid: X:2\nname: M\xe9ni\xe8re\n")
+    with pytest.raises(OntologyError, match=r":7: byte 0xe9 at column 8 is not UTF-8") as caught:
+        read_obo(path)
+    assert caught.value.line == 7
+
+
+def many_terms(n: int = 3000) -> bytes:
+    return "".join(f"[Term]\nid: X:{i}\nname: number {i * 7919 % 9973}\n\n" for i in range(n)).encode()
+
+
+@pytest.mark.parametrize("part", [0.31, 0.77, 0.999])
+def test_a_truncated_gz_names_the_line_it_ends_in(tmp_path, part):
+    packed = gzip.compress(many_terms())
+    packed = packed[: int(len(packed) * part)]
+    readable = zlib.decompressobj(wbits=31).decompress(packed)  # what can be had of it, independently
+    with pytest.raises(OntologyError, match="the compressed data ends early") as caught:
+        read_obo(write(tmp_path, packed, "chest.obo.gz"))
+    assert caught.value.line == readable.count(b"\n") + 1
+
+
+def test_a_damaged_gz_is_told_from_a_truncated_one(tmp_path):
+    packed = bytearray(gzip.compress(many_terms()))
+    packed[-6] ^= 0xFF  # in the checksum
+    with pytest.raises(OntologyError, match="the compressed data is damaged"):
+        read_obo(write(tmp_path, bytes(packed), "chest.obo.gz"))
+
+
+def test_a_missing_file_is_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_obo(tmp_path / "none.obo")
