@@ -1,0 +1,108 @@
+"""Patients as numbers: who is ill with what, what is found, and what each modality reads of it.
+
+Every array is filled row by row from a stream of its own, so patient i is the same whatever the
+number of patients."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from robustmdiff.data.cohort.config import CohortConfig
+from robustmdiff.data.cohort.table import RARE, SPECIFICITY, DiseaseTable
+
+SITES = ("community hospital", "general hospital", "referral centre")
+SITE_COMMON = np.array([0.40, 0.35, 0.25])  # P(site | no rare disease)
+SITE_RARE = np.array([0.20, 0.30, 0.50])  # P(site | a rare disease)
+AGE_MEAN, AGE_SD, AGE_RANGE = 60.0, 16.0, (18.0, 95.0)
+
+
+class States(NamedTuple):
+    """What may be wrong with a patient: one disease, or with `multilabel` any set of them."""
+
+    labels: np.ndarray  # bool [K, C]
+    log_prior: np.ndarray  # float64 [K]
+    frequency: np.ndarray  # float64 [K, F], P(finding | state)
+
+    @property
+    def rare(self) -> np.ndarray:
+        """bool [K]: a rare disease is part of the state."""
+        return self.labels[:, -RARE:].any(axis=1)
+
+
+def states_of(table: DiseaseTable, multilabel: bool) -> States:
+    """All states with their prior. With `multilabel` the 11 diseases occur independently (2,048
+    sets), class 0 means none of them, and a finding is absent when the background and each
+    disease of the set fail to cause it (noisy-OR over the same table)."""
+    C = len(table.prevalence)
+    if not multilabel:
+        return States(np.eye(C, dtype=bool), np.log(table.prevalence), table.frequency)
+    sets = (np.arange(2 ** (C - 1))[:, None] >> np.arange(C - 1) & 1).astype(bool)  # [K, C - 1]
+    p = table.prevalence[1:]
+    log_prior = np.where(sets, np.log(p), np.log1p(-p)).sum(axis=1)
+    spared = 1 - table.frequency[0]
+    # A disease cannot make a finding rarer than the background: the inhibition is at most 1.
+    inhibition = np.minimum((1 - table.frequency[1:]) / spared, 1.0)  # [C - 1, F]
+    frequency = 1 - spared * np.exp(sets @ np.log(inhibition))
+    labels = np.concatenate([~sets.any(axis=1, keepdims=True), sets], axis=1)
+    return States(labels, log_prior, frequency)
+
+
+class Draw(NamedTuple):
+    """n patients before anything is rendered."""
+
+    labels: np.ndarray  # bool [n, C]
+    findings: np.ndarray  # bool [n, F], the truth
+    readings: np.ndarray  # int8 [n, M, F]: 1 positive, 0 negative, -1 not shown by the modality
+    site: np.ndarray  # int64 [n], index into SITES
+    age: np.ndarray  # float64 [n], whole years
+    female: np.ndarray  # bool [n]
+    weights: np.ndarray  # float64 [n], mean 1: importance weights to the true prevalence
+
+
+def stream(config: CohortConfig, name: str) -> np.random.Generator:
+    """The generator of one quantity; streams of different names are independent."""
+    return np.random.default_rng([config.seed, *name.encode()])
+
+
+def draw(config: CohortConfig, table: DiseaseTable) -> Draw:
+    """Label, findings, readings, in this order: all that a modality tells of the disease passes
+    through its readings. Age and sex are independent of the disease, the site is not."""
+    states = states_of(table, config.multilabel)
+    natural = _choose(stream(config, "label").random(config.patients), np.exp(states.log_prior))
+    state, weights = _enrich(natural, states, config.rare_per_class)
+    n, (M, F) = len(state), table.sensitivity.shape
+    rare = states.rare[state]
+    u = stream(config, "site").random(n)
+    site = np.where(rare, _choose(u, SITE_RARE), _choose(u, SITE_COMMON))
+    age = AGE_MEAN + AGE_SD * stream(config, "age").standard_normal(n)
+    findings = stream(config, "findings").random((n, F)) < states.frequency[state]
+    u = stream(config, "readings").random((n, M, F))
+    positive = u < np.where(findings[:, None], table.sensitivity, 1 - SPECIFICITY)
+    return Draw(
+        labels=states.labels[state],
+        findings=findings,
+        readings=np.where(table.visible, positive, -1).astype(np.int8),
+        site=site,
+        age=np.clip(age, *AGE_RANGE).round(),
+        female=stream(config, "sex").random(n) < 0.5,
+        weights=weights,
+    )
+
+
+def _choose(u: np.ndarray, p: np.ndarray) -> np.ndarray:
+    return np.minimum(np.searchsorted(np.cumsum(p), u, side="right"), len(p) - 1)
+
+
+def _enrich(natural: np.ndarray, states: States, rare_per_class: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Appends patients of each rare class up to the number asked for; the weights are the true
+    prevalence over the share in the sample."""
+    if rare_per_class is None:
+        return natural, np.ones(len(natural))
+    C = len(states.log_prior)
+    lacking = [max(0, rare_per_class - int((natural == c).sum())) for c in range(C - RARE, C)]
+    state = np.concatenate([natural, np.repeat(np.arange(C - RARE, C), lacking)])
+    share = np.bincount(state, minlength=C) / len(state)
+    weights = np.exp(states.log_prior)[state] / share[state]
+    return state, weights / weights.mean()
