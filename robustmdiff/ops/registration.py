@@ -19,6 +19,16 @@ from torch.utils.flop_counter import register_flop_formula
 
 NAMESPACE = "robustmdiff"
 
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+# The log-sum-exp of a row that saw nothing: finite, so that no kernel ever subtracts infinities.
+NOTHING = -1e30
+
+
+def lse_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of softmax and sums: float32, and float64 where the inputs are."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
 
 def define(name: str, schema: str, fake: Callable[..., Any], flops: Callable[..., int]) -> Any:
     """Define `robustmdiff::<name>` and return the operator; `flops` takes the op's own arguments.

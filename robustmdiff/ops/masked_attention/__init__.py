@@ -16,11 +16,9 @@ from torch import Tensor
 from robustmdiff.ops.dispatch import Backend, Op
 from robustmdiff.ops.masked_attention import definition, torch_backend
 from robustmdiff.ops.masked_attention.segments import segments_from_padded
-from robustmdiff.ops.registration import autocast
+from robustmdiff.ops.registration import FLOATS, autocast
 
 __all__ = ["masked_attention", "masked_attention_lse", "segments_from_padded"]
-
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def masked_attention(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustmdiff.ops.masked_attention.schema import NOTHING, lse_dtype
+from robustmdiff.ops.registration import NOTHING, lse_dtype
 
 
 def masked_attention(

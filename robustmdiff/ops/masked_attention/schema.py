@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from robustmdiff.ops.registration import define
+from robustmdiff.ops.registration import define, lse_dtype
 
 INPUTS = (
     "Tensor q, Tensor k, Tensor v, Tensor q_segments, Tensor k_segments, Tensor? affinity, Tensor? key, "
@@ -16,13 +15,6 @@ INPUTS = (
 FORWARD = f"({INPUTS}) -> (Tensor out, Tensor lse)"
 BACKWARD = f"(Tensor grad_out, Tensor out, Tensor lse, {INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)"
 TENSORS, WRT = 7, (0, 1, 2, 5)
-
-# The log-sum-exp of a row that saw no key: finite, so that no kernel ever subtracts infinities.
-NOTHING = -1e30
-
-
-def lse_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def fake_forward(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:

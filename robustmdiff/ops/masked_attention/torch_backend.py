@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 from robustmdiff.ops.masked_attention.plan import Bucket, Plan, plan
-from robustmdiff.ops.masked_attention.schema import NOTHING, TENSORS, WRT, declare, lse_dtype
-from robustmdiff.ops.registration import differentiable, implement
+from robustmdiff.ops.masked_attention.schema import TENSORS, WRT, declare
+from robustmdiff.ops.registration import NOTHING, differentiable, implement, lse_dtype
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
