@@ -1,0 +1,77 @@
+// Tensors of the stable ABI, checked into pointers. An error names the argument, what it is and what
+// was expected.
+#pragma once
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace rmd {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline std::string shape_text(const int64_t* sizes, size_t dim) {
+  std::ostringstream text;
+  text << "[";
+  for (size_t i = 0; i < dim; ++i) text << (i ? ", " : "") << sizes[i];
+  text << "]";
+  return text.str();
+}
+
+inline std::string shape_text(const Tensor& x) { return shape_text(x.sizes().data(), x.dim()); }
+
+// The data of x: contiguous, of this type, on the device of `like`, with this shape.
+inline const void* checked(const Tensor& x, const char* name, ScalarType type, const int64_t* sizes, size_t dim,
+                           const Tensor& like) {
+  STD_TORCH_CHECK(x.scalar_type() == type, name, " has dtype code ", int(x.scalar_type()), ", expected ", int(type));
+  const bool same = size_t(x.dim()) == dim && std::equal(sizes, sizes + dim, x.sizes().data());
+  STD_TORCH_CHECK(same, name, " has shape ", shape_text(x), ", expected ", shape_text(sizes, dim));
+  STD_TORCH_CHECK(x.is_contiguous(), name, " of shape ", shape_text(x), " is strided, expected contiguous");
+  STD_TORCH_CHECK(x.is_cuda() == like.is_cuda() && x.get_device_index() == like.get_device_index(), name,
+                  " is on another device than the first argument");
+  return x.const_data_ptr();
+}
+
+// As above, shaped and typed like `like`.
+inline const void* checked_like(const Tensor& x, const char* name, const Tensor& like) {
+  return checked(x, name, like.scalar_type(), like.sizes().data(), like.dim(), like);
+}
+
+inline const void* checked_like(const std::optional<Tensor>& x, const char* name, const Tensor& like) {
+  return x ? checked_like(*x, name, like) : nullptr;
+}
+
+template <class T>
+constexpr ScalarType scalar_type_of() {
+  if constexpr (std::is_same_v<T, int64_t>) return ScalarType::Long;
+  if constexpr (std::is_same_v<T, float>) return ScalarType::Float;
+}
+
+template <class T>
+const T* data(const Tensor& x, const char* name, const std::vector<int64_t>& sizes, const Tensor& like) {
+  return static_cast<const T*>(checked(x, name, scalar_type_of<T>(), sizes.data(), sizes.size(), like));
+}
+
+template <class T>
+const T* data(const std::optional<Tensor>& x, const char* name, const std::vector<int64_t>& sizes, const Tensor& like) {
+  return x ? data<T>(*x, name, sizes, like) : nullptr;
+}
+
+// The functional form of an op that fills `out`, its first argument, like its second.
+template <auto op>
+struct Allocated;
+template <class... Rest, void (*op)(Tensor, const Tensor&, Rest...)>
+struct Allocated<op> {
+  static Tensor call(const Tensor& like, Rest... rest) {
+    Tensor out = torch::stable::empty_like(like);
+    op(out, like, rest...);
+    return out;
+  }
+};
+
+}  // namespace rmd

@@ -1,0 +1,33 @@
+"""The native library, loaded once when an op first asks for it; and why it is not there, when it is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+_FOLDER = Path(__file__).parent
+
+
+def _load(name: str) -> str | None:
+    """Load the kernels in `name` into torch; the reason if that cannot be done."""
+    path = _FOLDER / name
+    if not path.exists():
+        return (
+            f"{name} is not built (it needs a C++ compiler and an installed torch; then "
+            "`pip install --no-build-isolation -e .`)"
+        )
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return f"{path} does not load into torch {torch.__version__}: {error}"
+    return None
+
+
+reason: str | None = _load("_C.so")
+"""None when the C++ kernels are there."""
+
+cuda_reason: str | None = (
+    _load("_C_cuda.so") if torch.version.cuda else f"torch {torch.__version__} is built without CUDA"
+)
+"""None when the CUDA kernels are there."""
