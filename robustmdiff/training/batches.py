@@ -1,0 +1,151 @@
+"""Patients as batches: packed once where memory allows, taken in an order that needs no state."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from robustmdiff.data.batch import Batch, Images, Input, Panels, Texts
+from robustmdiff.data.patient import Patient
+
+CHUNK = 64  # patients collated at once
+
+
+class PackedPatients:
+    """All patients of a split, checked by the collator before training starts.
+
+    They are packed once and batches are then gathered from memory, if their tensors fit into
+    `cache_gb`; otherwise every batch is collated anew. presence [n, M], label and label_known
+    [n, C] are kept in either case.
+    """
+
+    def __init__(
+        self,
+        patients: Sequence[Patient],
+        collator: Callable[[Sequence[Patient]], Batch],
+        cache_gb: float,
+        quiet: bool = True,
+    ) -> None:
+        self.patients, self.collator = patients, collator
+        chunks: list[Batch] = []
+        kept, size = True, 0
+        starts = range(0, max(len(patients), 1), CHUNK)
+        for start in tqdm(starts, desc="packing patients", disable=True if quiet else None, leave=False):
+            chunk = collator([patients[i] for i in range(start, min(start + CHUNK, len(patients)))])
+            size += sum(t.nbytes for packed in chunk.inputs.values() for t in packed)
+            if size > cache_gb * 2**30:
+                kept = False
+            if not kept:
+                for done in [*chunks, chunk]:
+                    done.inputs.clear()
+            chunks.append(chunk)
+        self.ids = tuple(id for chunk in chunks for id in chunk.ids)
+        self.presence, self.label, self.label_known, self.findings, self.findings_known = (
+            torch.cat([getattr(chunk, name) for chunk in chunks])
+            for name in ("presence", "label", "label_known", "findings", "findings_known")
+        )
+        self.inputs: dict[str, Input] = {}
+        self._position: dict[str, Tensor] = {}  # [n], where a patient stands among those who have it
+        for name in list(chunks[0].inputs) if kept else ():
+            packed = _join([chunk.inputs.pop(name) for chunk in chunks], [len(chunk) for chunk in chunks])
+            self.inputs[name] = packed
+            self._position[name] = torch.full((len(self.ids),), -1)
+            self._position[name][packed.rows] = torch.arange(len(packed.rows))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def has_contrast(self) -> bool:
+        """Whether some class has known patients with it and without it."""
+        positive = ((self.label > 0.5) & self.label_known).any(dim=0)
+        negative = ((self.label <= 0.5) & self.label_known).any(dim=0)
+        return bool((positive & negative).any())
+
+    def sample(self, n: int = 1024) -> Batch:
+        """Everybody where they are packed, else the first n: to learn the scales of values from."""
+        if not self.inputs:
+            return self.collator([self.patients[i] for i in range(min(n, len(self)))])
+        return Batch(
+            self.ids,
+            self.presence,
+            self.inputs,
+            self.label,
+            self.label_known,
+            self.findings,
+            self.findings_known,
+        )
+
+    def take(self, index: np.ndarray) -> Batch:
+        """The patients at these places, int64 [B], in this order; a place may repeat."""
+        if not self.inputs:
+            return self.collator([self.patients[i] for i in index.tolist()])
+        at = torch.from_numpy(index)
+        return Batch(
+            ids=tuple(self.ids[i] for i in index.tolist()),
+            presence=self.presence[at],
+            inputs={name: _gather(self.inputs[name], self._position[name][at]) for name in self.inputs},
+            label=self.label[at],
+            label_known=self.label_known[at],
+            findings=self.findings[at],
+            findings_known=self.findings_known[at],
+        )
+
+
+def check_patients(train_set: PackedPatients, valid_set: PackedPatients) -> str:
+    """Refuses a patient on both sides; a short description that tells sets of patients apart."""
+    both = sorted(set(train_set.ids) & set(valid_set.ids))
+    if both:
+        raise ValueError(
+            f"train: patient {both[0]!r} is in patients_train and in patients_valid ({len(both)} such), "
+            "expected different patients"
+        )
+    digest = hashlib.sha256("\n".join(train_set.ids).encode()).hexdigest()[:12]
+    return f"{len(train_set)} patients, digest {digest}"
+
+
+def epoch_batches(
+    n: int, steps: int, epoch: int, seed: int, weight: Tensor | None = None
+) -> list[np.ndarray]:
+    """The global batches of the `steps` steps of one epoch, a pure function of its arguments.
+
+    Every patient once, in batches whose sizes differ by one at most (so no batch is a small
+    remainder); with `weight` [n], n draws with replacement in proportion to it instead.
+    """
+    rng = np.random.default_rng([seed, epoch, 1])
+    if weight is None:
+        order = rng.permutation(n)
+    else:
+        p = weight.double().numpy()
+        order = rng.choice(n, size=n, p=p / p.sum())
+    return np.array_split(order, steps)
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    return max(1, round(n / batch_size))
+
+
+def _join(parts: Sequence[Input], sizes: Sequence[int]) -> Input:
+    """Packed inputs of consecutive patients as one."""
+    offsets = np.cumsum([0, *sizes[:-1]]).tolist()
+    rows = torch.cat([part.rows + offset for part, offset in zip(parts, offsets, strict=True)])
+    return type(parts[0])(rows, *(torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[1:]))
+
+
+def _gather(packed: Input, position: Tensor) -> Input:
+    """The packed inputs of the patients at `position` (-1: has none)."""
+    rows = (position >= 0).nonzero().squeeze(1)
+    chosen = position[rows]
+    if isinstance(packed, Images):
+        return Images(rows, packed.pixels[chosen])
+    if isinstance(packed, Panels):
+        return Panels(rows, packed.value[chosen], packed.present[chosen])
+    start = (packed.lengths.cumsum(0) - packed.lengths)[chosen]
+    lengths = packed.lengths[chosen]
+    first = lengths.cumsum(0) - lengths
+    token = torch.arange(int(lengths.sum())) + torch.repeat_interleave(start - first, lengths)
+    return Texts(rows, packed.input_ids[token], lengths)

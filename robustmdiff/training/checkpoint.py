@@ -1,0 +1,180 @@
+"""Checkpoints: one safetensors file each, replaced atomically, checked before use."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from robustmdiff.data.modality import Task
+from robustmdiff.training.config import TrainConfig, make_config, plain_config
+
+FORMAT = 1
+KEY = "robustmdiff"
+LAST, BEST = "last.safetensors", "best.safetensors"
+FREE = ("save_every", "log_every", "cache_gb")  # may differ on resume: they change no number
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, read, or used here; the message names file and reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """step     optimiser steps done
+    config, task  it was trained with
+    weights  of the whole model by name, averaged ones (EMA) where there are any: for use
+    metrics  of the validation at that step, where there was one
+    state, tensors  all there is, for resuming"""
+
+    path: Path
+    step: int
+    config: TrainConfig
+    task: Task
+    metrics: dict[str, float]
+    weights: dict[str, Tensor]
+    state: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write beside `path`, flush to the disk, and rename: at every moment `path` is either the
+    previous checkpoint or the new one. Raises CheckpointError and leaves the previous one."""
+    temporary = path.with_name(path.name + ".tmp")
+    seen: set[int] = set()
+    own = {}
+    for name, tensor in tensors.items():  # tied weights are written twice: the format has no aliases
+        tensor = tensor.detach().cpu().contiguous()
+        own[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    try:
+        _write(temporary, save(own, metadata={KEY: json.dumps({"format": FORMAT, **state})}))
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        kept = "the previous one there is intact" if path.exists() else "there is none yet"
+        raise CheckpointError(f"cannot write the checkpoint {path}: {e.strerror}; {kept}") from e
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint file, or of a run's folder the best one (the last if none was best)."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / BEST if (path / BEST).exists() else path / LAST
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no checkpoint here, expected {BEST} or {LAST}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as e:
+        raise CheckpointError(f"{path}: is truncated or no checkpoint ({e}), expected safetensors") from e
+    if KEY not in metadata:
+        raise CheckpointError(f"{path}: was not written by robustmdiff, expected its metadata {KEY!r}")
+    state = json.loads(metadata[KEY])
+    if state["format"] != FORMAT:
+        raise CheckpointError(f"{path}: has format {state['format']}, expected {FORMAT}")
+    weights = {
+        name.removeprefix("model."): tensors.get("ema." + name.removeprefix("model."), tensor)
+        for name, tensor in tensors.items()
+        if name.startswith("model.")
+    }
+    return Checkpoint(
+        path=path,
+        step=state["step"],
+        config=make_config(state["config"], str(path)),
+        task=TypeAdapter(Task).validate_python(state["task"]),
+        metrics=state["metrics"],
+        weights=weights,
+        state=state,
+        tensors=tensors,
+    )
+
+
+def plain_task(task: Task) -> dict[str, Any]:
+    """The task in JSON's types."""
+    return TypeAdapter(Task).dump_python(task, mode="json")
+
+
+def check_same_run(checkpoint: Checkpoint, config: TrainConfig, task: Task, patients: str) -> None:
+    """CheckpointError that names what differs between a checkpoint and the run that would resume it."""
+    theirs, ours = plain_task(checkpoint.task), plain_task(task)
+    for key in ours:
+        if theirs[key] != ours[key]:
+            raise CheckpointError(
+                f"{checkpoint.path}: is of another task: {_difference(key, theirs[key], ours[key])}"
+            )
+    free = dict.fromkeys(FREE)
+    theirs, ours = plain_config(checkpoint.config) | free, plain_config(config) | free
+    for key in ours:
+        if theirs[key] != ours[key]:
+            raise CheckpointError(
+                f"{checkpoint.path}: is from another config: {_difference(key, theirs[key], ours[key])}; "
+                "resume with its own config.yaml, or train into another folder"
+            )
+    if checkpoint.state["patients"] != patients:
+        raise CheckpointError(
+            f"{checkpoint.path}: saw other training patients ({checkpoint.state['patients']}), "
+            f"these are {patients}"
+        )
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """load_state_dict whose error says in one sentence which weight does not fit."""
+    own = model.state_dict()
+    for name in sorted(set(own) | set(weights)):
+        if name not in weights:
+            raise CheckpointError(f"{path}: has no weight {name!r}, which {type(model).__name__} expects")
+        if name not in own:
+            raise CheckpointError(f"{path}: has a weight {name!r}, unknown to {type(model).__name__}")
+        if own[name].shape != weights[name].shape:
+            raise CheckpointError(
+                f"{path}: weight {name!r} is {list(weights[name].shape)}, {type(model).__name__} "
+                f"expects {list(own[name].shape)}"
+            )
+    model.load_state_dict(weights)
+
+
+def _difference(key: str, theirs: Any, ours: Any) -> str:
+    """The first place where two plain values differ."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for inner in sorted(set(theirs) | set(ours)):
+            if theirs.get(inner) != ours.get(inner):
+                return _difference(f"{key}.{inner}", theirs.get(inner), ours.get(inner))
+    if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
+        for i, (a, b) in enumerate(zip(theirs, ours, strict=True)):
+            if a != b:
+                return _difference(f"{key}[{i}]", a, b)
+    return f"{key} is {_names(theirs)} in the checkpoint and {_names(ours)} now"
+
+
+def _names(value: Any) -> Any:
+    """A list of named things is best told by the names."""
+    if isinstance(value, list) and value and all(isinstance(v, dict) and "name" in v for v in value):
+        return [v["name"] for v in value]
+    return value
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    """A rename reaches the disk with its folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

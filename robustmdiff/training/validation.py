@@ -1,0 +1,82 @@
+"""Validation while training: macro AUROC and log loss, with everything seen and with less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from robustmdiff.training.batches import PackedPatients
+
+EPS = 1e-7  # a probability of float32 is no surer than that
+
+
+def validate(
+    model: Any,
+    accelerator: Accelerator,
+    patients: PackedPatients,
+    missing: Sequence[float],
+    *,
+    batch_size: int,
+    draws: int,
+    seed: int,
+) -> dict[str, float]:
+    """{"macro_auroc": mean over the rates, "macro_auroc@0.5": at one, "log_loss": ...}.
+
+    The masks of rate p hide a present modality where a number drawn once per patient and
+    modality from `seed` is under p; they are the same at every validation. The processes share
+    the patients; each returns all the numbers.
+    """
+    u = torch.rand(patients.presence.shape, generator=torch.Generator().manual_seed(seed))
+    mine = np.arange(accelerator.process_index, len(patients), accelerator.num_processes)
+    found = []
+    model.eval()
+    with torch.no_grad(), accelerator.autocast():
+        for index in np.array_split(mine, max(1, round(len(mine) / batch_size))) if len(mine) else ():
+            encoded = model.encode(patients.take(index).to(accelerator.device))
+            kept = [(u[index] >= p).to(accelerator.device) for p in missing]
+            p = [model.diagnose(encoded.keep(k), draws=draws, seed=seed).probability for k in kept]
+            found.append((index, torch.stack(p).float().cpu()))
+    model.train()
+    probability = torch.empty(len(missing), *patients.label.shape)
+    for index, p in gather_object(found):
+        probability[:, index] = p
+
+    rows = {
+        "macro_auroc": [macro_auroc(p, patients.label, patients.label_known) for p in probability],
+        "log_loss": [
+            log_loss(p, patients.label, patients.label_known, model.task.multilabel) for p in probability
+        ],
+    }
+    metrics = {name: float(np.mean(values)) for name, values in rows.items()}
+    for name, values in rows.items():
+        metrics |= {f"{name}@{rate:g}": value for rate, value in zip(missing, values, strict=True)}
+    return metrics
+
+
+def macro_auroc(probability: Tensor, label: Tensor, known: Tensor) -> float:
+    """One-vs-rest AUROC, the mean over the classes that have known patients of both kinds; all
+    arguments [n, C]. NaN if there is no such class."""
+    from scipy.stats import rankdata
+
+    values = []
+    for c in range(label.shape[1]):
+        p, y = probability[known[:, c], c].double().numpy(), label[known[:, c], c].numpy() > 0.5
+        n1, n0 = int(y.sum()), int((~y).sum())
+        if n1 and n0:  # Mann-Whitney: ties count one half
+            values.append((rankdata(p)[y].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+    return float(np.mean(values)) if values else float("nan")
+
+
+def log_loss(probability: Tensor, label: Tensor, known: Tensor, multilabel: bool) -> float:
+    """-log p of the true class, the mean over patients whose label is known; with `multilabel` the
+    binary one, the mean over known cells. All tensors [n, C]."""
+    p = probability.double().clamp(EPS, 1 - EPS)
+    if multilabel:
+        return float(-torch.where(label > 0.5, p.log(), (1 - p).log())[known].mean())
+    return float(-p[(label > 0.5) & known].log().mean())
