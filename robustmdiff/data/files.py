@@ -6,6 +6,7 @@ import csv
 import gzip
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from robustmdiff.data.patient import DataError
+
+UNREADABLE = (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error)
 
 
 class Row(NamedTuple):
@@ -60,16 +63,17 @@ def read_table(
     that is not there, one not in `allowed` (if given), a name used twice, or a row of another
     length.
     """
+    line = 1
     try:
         with _open(path) as file:
             reader = csv.reader(file, strict=True)
             header = [(renamed or {}).get(name.strip(), name.strip()) for name in next(reader, [])]
             _check_header(path, header, required, allowed)
-            line = reader.line_num + 1
+            line = reader.line_num + 1  # a quoted cell may run over several lines
             for cells in reader:
                 row = Row(f"{path.name}:{line}", dict(zip(header, map(str.strip, cells), strict=False)))
                 line = reader.line_num + 1
-                if not any(row.cells.values()):
+                if not any(map(str.strip, cells)):
                     continue  # a blank line
                 if len(cells) != len(header):
                     raise DataError(
@@ -78,9 +82,20 @@ def read_table(
                 if row.cells.get(""):
                     raise DataError(f"{row.source}: has {row.cells['']!r} in a column without a name")
                 yield row
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except UNREADABLE as error:
         raise DataError(
-            f"{path}: cannot be read as a table ({error}), expected UTF-8 .csv or .csv.gz"
+            f"{path.name}:{line}: cannot be read as a table ({error}), expected UTF-8 .csv or .csv.gz"
+        ) from error
+
+
+def read_header(path: Path) -> list[str]:
+    """The names of a table's columns."""
+    try:
+        with _open(path) as file:
+            return [name.strip() for name in next(csv.reader(file, strict=True), [])]
+    except UNREADABLE as error:
+        raise DataError(
+            f"{path.name}:1: cannot be read as a table ({error}), expected UTF-8 .csv or .csv.gz"
         ) from error
 
 

@@ -169,8 +169,8 @@ def _outcomes(row: Row) -> dict[str, bool]:
     """What holds on the day of the radiograph or later (offset 0 is that day)."""
     admission = row.number("icu_admission_offset", -CENTURY, CENTURY)
     release = row.number("icu_release_offset", -CENTURY, CENTURY)
-    death = row.number("death_offset", -CENTURY, CENTURY)
-    outcomes = {"death": death is not None and death >= 0}
+    death = row.number("death_offset", 0, CENTURY)
+    outcomes = {"death": death is not None}
     if admission is None:
         outcomes["icu"] = False
     elif release is None or release >= 0:

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robustmdiff.data.collate import Collator
+from robustmdiff.data.folder import folder_split, load_folder, write_template
+from robustmdiff.data.patient import DataError
+from robustmdiff.data.tokenizer import train_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    write_template(tmp_path / "mydata")
+    return tmp_path / "mydata"
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_the_template_works_as_it_is(folder):
+    patients, task = load_folder(folder)
+    batch = Collator(task, train_tokenizer(["cough"]))(patients)
+    assert batch.ids == ("p1", "p2", "p3")
+    assert batch.presence.tolist() == [[True, True, True], [False, True, True], [True, False, True]]
+    assert batch.label.tolist() == [[1, 0], [0, 1], [1, 0]]
+    assert batch.findings_known.tolist() == [[True], [True], [False]]
+    assert batch.inputs["structured"].present.tolist() == [[True, True], [False, True], [True, False]]
+    assert task.prevalence == pytest.approx((2 / 3, 1 / 3))
+    assert [(p.site, p.age, p.source) for p in patients][:2] == [
+        ("north", 61, "patients.csv:2"),
+        ("north", None, "patients.csv:3"),
+    ]
+    assert folder_split(folder) == {"train": ("p1", "p2"), "test": ("p3",)}
+    with pytest.raises(DataError, match="is not empty, expected a new folder"):
+        write_template(folder)
+
+
+def test_text_files_tell_empty_from_absent(folder):
+    (folder / "patients.csv").write_text(
+        "id,xray,notes_file,structured.crp,structured.sex\na,,a.txt,,\nb,,b.txt,,\nc,,,,\n"
+    )
+    (folder / "a.txt").write_text("Dry cough.\n")
+    (folder / "b.txt").write_text("")
+    patients, _ = load_folder(folder)
+    assert [patient.modalities["notes"] for patient in patients] == ["Dry cough.\n", "", None]
+    assert patients[2].modalities == {"xray": None, "notes": None, "structured": None}
+    assert folder_split(folder) is None
+    (folder / "b.txt").unlink()
+    with pytest.raises(
+        DataError, match=r"patients\.csv:3, column 'notes_file': is 'b\.txt', which cannot be read"
+    ):
+        load_folder(folder)
+
+
+def test_pictures_and_arrays_of_several_channels(folder):
+    Image.fromarray(np.full((64, 64), 255, np.uint8)).save(folder / "images" / "p1.png")
+    edit(folder / "patients.csv", "images/p1.npy", "images/p1.png")
+    assert torch.equal(load_folder(folder)[0][0].modalities["xray"], torch.ones(1, 64, 64))
+    edit(folder / "task.json", "1,\n        64,\n        64", "2, 3, 4")
+    edit(folder / "patients.csv", "images/p1.png", "images/ct.npy")
+    edit(folder / "patients.csv", "images/p3.npy", "")
+    ct = np.arange(24, dtype=np.int16).reshape(2, 3, 4) - 1000
+    np.save(folder / "images" / "ct.npy", ct)
+    read = load_folder(folder)[0][0].modalities["xray"]
+    assert read.dtype == torch.float32
+    assert read.tolist() == ct.tolist()
+    edit(folder / "patients.csv", "images/ct.npy", "images/p1.png")
+    with pytest.raises(DataError, match=r"expected \.npy for shape \[2, 3, 4\]"):
+        load_folder(folder)
+
+
+def test_labels_of_several_classes_a_yaml_task_and_a_compressed_table(folder):
+    task = json.loads((folder / "task.json").read_text())
+    (folder / "task.json").unlink()
+    lines = ["multilabel: true", "ignore: [comment]", f"classes: {task['classes']}"]
+    lines += ["modalities:", "  - {name: notes, kind: text}"]
+    (folder / "task.yaml").write_text("\n".join(lines))
+    (folder / "patients.csv").write_text(
+        "id,comment,notes,label:pneumonia,label:no pneumonia\na,x,hi,1,\nb,,ho,0,1\nc,,,,\nd,,,1,1\n"
+    )
+    patients, task = load_folder(folder)
+    assert [patient.labels for patient in patients] == [
+        {"pneumonia": True},
+        {"pneumonia": False, "no pneumonia": True},
+        {},
+        {"pneumonia": True, "no pneumonia": True},
+    ]
+    assert task.prevalence == pytest.approx((2 / 3, 1))
+
+
+def test_a_person_s_records_keep_together(folder):
+    edit(folder / "patients.csv", "p1,,train", "p1,anna,train")
+    edit(folder / "patients.csv", "p3,,test", "p3,anna,test")
+    assert load_folder(folder)[0][2].group == "anna"
+    with pytest.raises(
+        DataError, match=r"patients\.csv:4, column 'split': is 'test', expected 'train'.*'anna'"
+    ):
+        folder_split(folder)
+
+
+TABLE = {
+    "renamed column": (
+        "structured.crp",
+        "structured.cpr",
+        r"column 'structured\.crp' is missing \(is it 'structured\.cpr'",
+    ),
+    "unknown column": (
+        "finding:fever",
+        "finding:fevr",
+        r"'finding:fevr' is unknown \(did you mean 'finding:fever'",
+    ),
+    "missing id column": ("id,group", "ID,group", r"patients\.csv:1: column 'id' is missing"),
+    "id twice": (
+        "p2,",
+        "p1,",
+        r"patients\.csv:3, column 'id': is 'p1', expected one not used before \(patients\.csv:2\)",
+    ),
+    "no id": ("p2,", ",", r"patients\.csv:3, column 'id': is '', expected an id"),
+    "label never declared": (
+        ",no pneumonia,0",
+        ",flu,0",
+        r"column 'label': is 'flu', expected one of pneumonia, no pn",
+    ),
+    "finding that is no flag": (
+        ",no pneumonia,0",
+        ",no pneumonia,no",
+        r"'finding:fever': is 'no', expected one of 0, 1",
+    ),
+    "value that is text": (
+        ",84,",
+        ",high,",
+        r"patients\.csv:2, column 'structured\.crp': is 'high', expected a number",
+    ),
+    "NaN value": (",84,", ",nan,", r"'structured\.crp': is 'nan', expected a number"),
+    "infinite value": (",84,", ",inf,", r"'structured\.crp': is 'inf', expected a finite number"),
+    "unknown category": (",84,F", ",84,W", r"'structured\.sex': is 'W', expected one of f, m"),
+    "age": (",61,", ",old,", r"column 'age': is 'old', expected a number from 0 to 150"),
+    "no such image": (
+        "images/p1.npy",
+        "images/px.npy",
+        r"column 'xray': is 'images/px\.npy', expected a file under",
+    ),
+    "missing cell": (",84,F", ",84", r"patients\.csv:2: has 10 cells, expected 11"),
+    "text twice": ("id,group", "id,notes_file", r"columns 'notes' and 'notes_file' are both there"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), TABLE.values(), ids=TABLE.keys())
+def test_a_bad_table_is_refused_by_file_row_and_column(folder, old, new, message):
+    edit(folder / "patients.csv", old, new)
+    with pytest.raises(DataError, match=message):
+        load_folder(folder)
+
+
+TASK = {
+    "misspelt key": (
+        '"shape"',
+        '"shap"',
+        r"task\.json: modalities\[0\]: key 'shap' is unknown \(did you mean 'shape'",
+    ),
+    "unknown kind": (
+        '"kind": "image"',
+        '"kind": "film"',
+        r"modalities\[0\]: Modality 'xray': kind is 'film'",
+    ),
+    "missing key": ('"kind": "text"', '"cost": 1', r"modalities\[1\]: key 'kind' is missing"),
+    "missing classes": ('"classes"', '"findings2"', r"classes is None, expected a list of names"),
+    "a reserved name": ('"notes"', '"age"', r"a modality is named 'age', which is a column of its own"),
+    "broken JSON": ('"classes"', "classes", r"task\.json: cannot be read"),
+    "field": (
+        '"unit"',
+        '"units"',
+        r"modalities\[2\]\.fields\[0\]: key 'units' is unknown \(did you mean 'unit'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), TASK.values(), ids=TASK.keys())
+def test_a_bad_task_is_refused_by_key(folder, old, new, message):
+    edit(folder / "task.json", old, new)
+    with pytest.raises(DataError, match=message):
+        load_folder(folder)
+
+
+IMAGES = {
+    "not an array": (b"hello", r"column 'xray': is 'images/p1\.npy', which is not an array"),
+    "wrong shape": (
+        np.zeros((1, 32, 64), np.float32),
+        r"which has shape \[1, 32, 64\], expected \[1, 64, 64\]",
+    ),
+    "NaN": (np.full((64, 64), np.nan), r"which holds NaN or infinite values"),
+    "objects": (np.array([None]), r"which is not an array"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), IMAGES.values(), ids=IMAGES.keys())
+def test_a_bad_image_is_refused_by_row_and_column(folder, content, message):
+    path = folder / "images" / "p1.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content)
+    with pytest.raises(DataError, match=r"patients\.csv:2, .*" + message):
+        load_folder(folder)
+
+
+def test_a_folder_without_task_table_or_patients_is_refused(folder, tmp_path):
+    with pytest.raises(DataError, match=r"has no task\.json or task\.yaml; write_template shows one"):
+        load_folder(tmp_path)
+    edit(folder / "patients.csv", (folder / "patients.csv").read_text().split("\n", 1)[1], "")
+    with pytest.raises(DataError, match=r"patients\.csv has no row"):
+        load_folder(folder)
+    (folder / "patients.csv").unlink()
+    with pytest.raises(DataError, match=r"has no patients\.csv or patients\.csv\.gz"):
+        load_folder(folder)
