@@ -30,6 +30,8 @@ STYLE: Any = {
     "figure.constrained_layout.use": True,
 }
 HALF = mcar(0.5)
+CEILING_NAME = "ceiling (exact posterior)"
+PROMISED = "promised"
 
 
 def _colour(results: Results, method: str) -> str:
@@ -37,9 +39,13 @@ def _colour(results: Results, method: str) -> str:
 
 
 def _legend(figure: Figure) -> None:
-    """One legend for all panels, above them."""
+    """One legend for all panels, above them, the methods first."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5))
+    order = sorted(range(len(labels)), key=lambda i: labels[i] in (CEILING_NAME, PROMISED))
+    columns = max(1, int(figure.get_figwidth() / 1.75))
+    figure.legend(
+        [handles[i] for i in order], [labels[i] for i in order], loc="outside upper center", ncols=columns
+    )
 
 
 def retention(results: Results) -> Figure:
@@ -52,7 +58,7 @@ def retention(results: Results) -> Figure:
             if curve.shape[1] == 0:
                 continue
             if method == "ceiling":
-                ax.plot(rates, curve[0], label="ceiling (exact posterior)", zorder=3, **CEILING)
+                ax.plot(rates, curve[0], label=CEILING_NAME, zorder=3, **CEILING)
                 continue
             colour = _colour(results, method)
             bounds = [statistics.interval(curve[:, p]) for p in range(len(rates))]
@@ -70,7 +76,7 @@ def retention(results: Results) -> Figure:
 def classes(results: Results) -> Figure:
     """AUROC of every class with half of the modalities missing."""
     named = [c for c in results.task.classes if c not in results.skipped]
-    figure, ax = plt.subplots(figsize=(7, 1.4 + 0.34 * len(named)))
+    figure, ax = plt.subplots(figsize=(8.5, 1.4 + 0.34 * len(named)))
     offsets = np.linspace(-0.28, 0.28, max(len(results.methods), 2))
     for method, offset in zip(results.methods, offsets, strict=False):
         found = [results.interval(method, HALF, f"auroc/{name}") for name in named]
@@ -86,7 +92,7 @@ def classes(results: Results) -> Figure:
         best = [results.interval("ceiling", HALF, f"auroc/{name}") for name in named]
         for i, found_best in enumerate(best):
             if found_best is not None:
-                label = "ceiling (exact posterior)" if i == 0 else None
+                label = CEILING_NAME if i == 0 else None
                 ax.plot([found_best.value] * 2, [i - 0.4, i + 0.4], color="black", linewidth=1.4, label=label)
     ax.set_yticks(range(len(named)))
     ax.set_yticklabels([f"{name} (rare)" if name in results.task.rare else name for name in named])
@@ -99,7 +105,7 @@ def classes(results: Results) -> Figure:
 def subsets(results: Results, count: int = 10) -> Figure:
     """Macro AUROC of the subsets that are hardest for the first method."""
     worst = results.worst_subsets(results.methods[0], count)
-    figure, ax = plt.subplots(figsize=(7, 1.4 + 0.42 * len(worst)))
+    figure, ax = plt.subplots(figsize=(8.5, 1.4 + 0.42 * len(worst)))
     height = 0.8 / len(results.methods)
     for k, method in enumerate(results.methods):
         y = np.arange(len(worst)) - 0.4 + height * (k + 0.5)
@@ -110,7 +116,7 @@ def subsets(results: Results, count: int = 10) -> Figure:
         for i, name in enumerate(worst):
             best = results.interval("ceiling", name, "auroc/macro")
             if best is not None:
-                label = "ceiling (exact posterior)" if i == 0 else None
+                label = CEILING_NAME if i == 0 else None
                 ax.plot([best.value] * 2, [i - 0.45, i + 0.45], color="black", linewidth=1.4, label=label)
     ax.set_yticks(range(len(worst)))
     ax.set_yticklabels([name.removeprefix("subset/").replace("+", ", ") for name in worst])
@@ -123,7 +129,7 @@ def subsets(results: Results, count: int = 10) -> Figure:
 
 def reliability(results: Results, bins: int = 10) -> Figure:
     """How often the most probable class is right, against how probable it was said to be."""
-    figure, axes = plt.subplots(1, 2, figsize=(8, 4.2), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 4.5), sharey=True)
     truth, weight = results.truth, results.weight
     w = np.ones(len(truth.label)) if weight is None else weight
     for ax, condition, title in zip(
@@ -140,7 +146,7 @@ def reliability(results: Results, bins: int = 10) -> Figure:
                 right = truth.label[rows, p[rows].argmax(1)]
             which = np.clip((said * bins).astype(int), 0, bins - 1)
             total = np.bincount(which, v, bins)
-            enough = np.bincount(which, minlength=bins) >= 5
+            enough = np.bincount(which, minlength=bins) >= 10  # a bin of a few patients tells nothing
             x = np.bincount(which, v * said, bins)[enough] / total[enough]
             y = np.bincount(which, v * right, bins)[enough] / total[enough]
             ece = results.interval(method, condition, "ece/classwise" if results.task.multilabel else "ece")
@@ -189,7 +195,7 @@ def coverage(results: Results) -> Figure | None:
                 color=_colour(results, method),
                 label=method,
             )
-    axes[0].axhline(1 - results.alpha, label=f"promised, {1 - results.alpha:.0%}", **CEILING)
+    axes[0].axhline(1 - results.alpha, label=PROMISED, **CEILING)
     axes[0].set(ylabel="share of true classes in the set")
     axes[1].set(ylabel="classes in the set")
     axes[1].set_ylim(bottom=0)

@@ -18,6 +18,8 @@ from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import Interval
 
 HALF = mcar(0.5)
+METRICS_COMPARED = ("auroc/macro", "auroc/rare", "sensitivity95/rare", "accuracy", "brier")
+METRICS_OF_SUBSETS = ("auroc/macro", "auroc/rare", "sensitivity95/rare", "accuracy", "coverage", "set_size")
 CAPTIONS = {
     "retention": "Macro AUROC against the missing rate, with 95 % intervals over patients.",
     "classes": "AUROC of each class with half of the modalities missing.",
@@ -43,11 +45,16 @@ def write_report(
     try:
         drawn = draw(results, unfinished)
         results.masks.save(unfinished / "masks.npz")
-        stored = {f"{m}|{c}": p for m, by in results.probability.items() for c, p in by.items()}
+        stored = {
+            f"{method}|{condition}": p
+            for method, by_condition in results.probability.items()
+            for condition, p in by_condition.items()
+            if condition not in results.masks.subsets
+        }
         ids, (label, known) = np.array(results.masks.ids), results.truth
         with (unfinished / "predictions.npz").open("wb") as file:
             np.savez_compressed(file, ids=ids, label=label, known=known, **stored)  # type: ignore[arg-type]
-        (unfinished / "results.json").write_text(json.dumps(to_json(results), indent=1))
+        (unfinished / "results.json").write_text(json.dumps(to_json(results)))
         (unfinished / "report.md").write_text(to_markdown(results, title, notes, drawn))
         for file_name in sorted(p.name for p in unfinished.iterdir()):
             os.replace(unfinished / file_name, folder / file_name)
@@ -56,33 +63,40 @@ def write_report(
     return folder / "report.md"
 
 
+def _numbers(interval: Interval) -> list[float]:
+    return [round(x, 6) for x in interval]
+
+
 def to_json(results: Results) -> dict[str, Any]:
-    """Every number with its interval, [value, low, high]; what is not defined is left out."""
+    """Numbers with their intervals, [value, low, high]; what is not defined is left out. Subsets have
+    METRICS_OF_SUBSETS only."""
     by_method: dict[str, Any] = {}
     for method, conditions in results.values.items():
         found = {
             condition: {
-                metric: list(interval)
+                metric: _numbers(interval)
                 for metric in values
-                if (interval := results.interval(method, condition, metric)) is not None
+                if (condition not in results.masks.subsets or metric in METRICS_OF_SUBSETS)
+                and (interval := results.interval(method, condition, metric)) is not None
             }
             for condition, values in conditions.items()
         }
         area = {name: results.area(method, one) for name, one in (("mcar", False), ("kept1", True))}
         by_method[method] = {
             "conditions": found,
-            "area_under_retention": {name: list(a) for name, a in area.items() if a is not None},
+            "area_under_retention": {name: _numbers(a) for name, a in area.items() if a is not None},
             "worst_subset": results.worst_subsets(method),
         }
     first, *others = results.methods
     differences = {
         f"{first} - {other}": {
             condition: {
-                metric: list(d)
+                metric: _numbers(d)
                 for metric in METRICS_COMPARED
                 if (d := results.difference(first, other, condition, metric))
             }
             for condition in results.masks.keep
+            if condition not in results.masks.subsets
         }
         for other in others
     }
@@ -96,9 +110,6 @@ def to_json(results: Results) -> dict[str, Any]:
         "methods": by_method,
         "paired_differences": differences,
     }
-
-
-METRICS_COMPARED = ("auroc/macro", "auroc/rare", "sensitivity95/rare", "accuracy", "brier")
 
 
 def to_markdown(results: Results, title: str, notes: Sequence[str] = (), drawn: Sequence[str] = ()) -> str:
