@@ -1,0 +1,88 @@
+"""A transformer over the tokens of everything present, trained with modality dropout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustmdiff.baselines.heads import FindingHeads, class_loss, log_prevalence, probability
+from robustmdiff.data.batch import Batch
+from robustmdiff.data.modality import Task
+from robustmdiff.diagnosis.config import ModelConfig
+from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
+from robustmdiff.diagnosis.encoders import ModalityEncoders
+
+
+class DropoutTransformer(nn.Module):
+    """A class token, the patient's tokens with an embedding of their modality, `config.layers`
+    layers of plain PyTorch attention, a linear head. The dropout is `kept` of the trainer, so its
+    schedule is ours; nothing present leaves the class token alone, which is a learned prior."""
+
+    def __init__(self, task: Task, config: ModelConfig) -> None:
+        super().__init__()
+        self.task = task
+        d, M, C = config.d_h, len(task.modalities), len(task.classes)
+        self.encoders = ModalityEncoders(task, config)
+        self.modality = nn.Parameter(torch.randn(M, d) * 0.02)
+        self.class_token = nn.Parameter(torch.randn(d) * 0.02)
+        layer = nn.TransformerEncoderLayer(
+            d, config.heads, 2 * d, config.dropout, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.transformer = nn.TransformerEncoder(
+            layer, config.layers, norm=nn.LayerNorm(d), enable_nested_tensor=False
+        )
+        self.head = nn.Linear(d, C)
+        nn.init.zeros_(self.head.weight)
+        with torch.no_grad():
+            self.head.bias.copy_(log_prevalence(task))
+        self.findings = FindingHeads(task, d)
+
+    def encode(self, batch: Batch) -> Encoded:
+        return self.encoders(batch)
+
+    def _fuse(self, encoded: Encoded) -> Tensor:
+        """-> the class token after the last layer [B, d]."""
+        row, modality = _padded(encoded.segments)
+        # row 0 of the gathered tokens is the padding; hidden tokens are never gathered
+        tokens = torch.cat([encoded.tokens.new_zeros(1, encoded.tokens.shape[1]), encoded.tokens])
+        x = tokens[row] + self.modality[modality] * (row > 0)[..., None]  # [B, L, d]
+        B = len(x)
+        x = torch.cat([self.class_token.expand(B, 1, -1).to(x.dtype), x], dim=1)
+        padding = torch.cat([row.new_zeros(B, 1, dtype=torch.bool), row == 0], dim=1)
+        return self.transformer(x, src_key_padding_mask=padding)[:, 0]
+
+    def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """L_class and L_find."""
+        student = encoded.keep(kept)
+        fused, present = self._fuse(student), student.presence()
+        losses = {"class": class_loss(self.head(fused), batch, weight, self.task)}
+        if self.task.findings:
+            H = student.H.masked_fill(~present[..., None], 0)
+            losses["find"] = self.findings.loss(fused, H, present, batch)
+        return losses
+
+    @torch.no_grad()
+    def diagnose(self, encoded: Encoded, *, draws: int = 16, seed: int = 0) -> Diagnosis:
+        """Deterministic: draws and seed change nothing."""
+        fused = self._fuse(encoded)
+        logits = self.head(fused)
+        findings = self.findings.together(fused).sigmoid() if self.task.findings else None
+        return Diagnosis(probability(logits, self.task), findings=findings)
+
+    def after_step(self) -> None:
+        """Nothing to do: no teacher."""
+
+
+def _padded(segments: Tensor) -> tuple[Tensor, Tensor]:
+    """segments int32 [B, M, 2] -> for each patient, 1 + the row of each of its tokens, end to end and
+    filled up with 0, int64 [B, L]; and the modality it belongs to, int64 [B, L]."""
+    start, length = segments.long().unbind(-1)  # [B, M]
+    end = length.cumsum(1)  # where a modality's tokens end in the patient's own sequence
+    B, M = length.shape
+    L = int(end[:, -1].max()) if B else 0
+    position = torch.arange(L, device=segments.device).expand(B, L).contiguous()
+    modality = torch.searchsorted(end, position, right=True)  # [B, L]; M past the end
+    there = modality < M
+    modality = modality.clamp(max=M - 1)
+    row = 1 + position - (end - length).gather(1, modality) + start.gather(1, modality)
+    return row * there, modality

@@ -1,0 +1,72 @@
+"""One modality and nothing else, such as text only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustmdiff.baselines.heads import FindingHeads, class_loss, log_prevalence, probability
+from robustmdiff.data.batch import Batch
+from robustmdiff.data.modality import Task
+from robustmdiff.diagnosis.config import ModelConfig
+from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
+from robustmdiff.diagnosis.encoders import build_encoder
+
+
+class SingleModality(nn.Module):
+    """The encoder of the modality `name` and a head; where it is absent, a learned prior. It reads
+    no other modality, present or not."""
+
+    def __init__(self, task: Task, config: ModelConfig, name: str) -> None:
+        super().__init__()
+        self.task = task
+        self.name = name
+        self.index = task.modality_names.index(task.modality(name).name)
+        self.d = config.d_h
+        self.encoder = build_encoder(task.modality(name), config)
+        self.hidden = nn.Sequential(nn.Linear(self.d, self.d), nn.GELU(), nn.Dropout(config.dropout))
+        self.head = nn.Linear(self.d, len(task.classes))
+        nn.init.zeros_(self.head.weight)
+        with torch.no_grad():
+            self.head.bias.copy_(log_prevalence(task))
+        self.prior = nn.Parameter(log_prevalence(task))
+        self.findings = FindingHeads(task, self.d)
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Every other modality is encoded as absent."""
+        (B, M), i = batch.presence.shape, self.index
+        device = self.prior.device
+        segments = torch.zeros(B, M, 2, dtype=torch.int32, device=device)
+        H = torch.zeros(B, M, self.d, device=device)
+        packed = batch.inputs[self.name]
+        if len(packed.rows) == 0:
+            return Encoded(tokens=H.new_zeros(0, self.d), segments=segments, H=H)
+        tokens, lengths = self.encoder(packed)
+        first = lengths.cumsum(0) - lengths
+        segments[packed.rows, i] = torch.stack([first, lengths], dim=-1).to(torch.int32)
+        H = H.index_put((packed.rows, torch.full_like(packed.rows, i)), tokens[first].to(H.dtype))
+        return Encoded(tokens=tokens, segments=segments, H=H)
+
+    def _logits(self, encoded: Encoded) -> tuple[Tensor, Tensor, Tensor]:
+        """-> H with absent rows 0 [B, M, d], its hidden layer [B, d], logits [B, C]."""
+        present = encoded.presence()
+        H = encoded.H.masked_fill(~present[..., None], 0)
+        x = self.hidden(H[:, self.index])
+        return H, x, torch.where(present[:, self.index, None], self.head(x), self.prior)
+
+    def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """L_class and L_find."""
+        student = encoded.keep(kept)
+        H, x, logits = self._logits(student)
+        losses = {"class": class_loss(logits, batch, weight, self.task)}
+        if self.task.findings:
+            losses["find"] = self.findings.loss(x, H, student.presence(), batch)
+        return losses
+
+    @torch.no_grad()
+    def diagnose(self, encoded: Encoded, *, draws: int = 16, seed: int = 0) -> Diagnosis:
+        """Deterministic: draws and seed change nothing."""
+        return Diagnosis(probability(self._logits(encoded)[2], self.task))
+
+    def after_step(self) -> None:
+        """Nothing to do: no teacher."""
