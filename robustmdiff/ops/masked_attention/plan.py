@@ -84,7 +84,7 @@ def _plan(q_bytes: bytes, k_bytes: bytes, shape: tuple[int, ...], exclude_own: b
     order = order[q_total[order] > 0]
     buckets, first = [], 0
     pairs = largest_k = 0
-    for end, b in enumerate(order):
+    for end, b in enumerate(order.tolist()):
         own = int(q_total[b] * k_total[b])
         padded = (end + 1 - first) * int(q_total[b]) * max(largest_k, int(k_total[b]))
         if end > first and padded - pairs - own > max(FREE_PAIRS, WASTE * (pairs + own)):
@@ -104,8 +104,8 @@ def _plan(q_bytes: bytes, k_bytes: bytes, shape: tuple[int, ...], exclude_own: b
         q_end, k_end = q_slots.stop, k_slots.stop
         hidden = torch.from_numpy(np.arange(Lk) >= k_total[patients, None]).view(n, 1, 1, Lk)
         if exclude_own:
-            own = q.modality[q_slots].view(n, 1, Lq, 1) == k.modality[k_slots].view(n, 1, 1, Lk)
-            hidden = own | hidden
+            same = q.modality[q_slots].view(n, 1, Lq, 1) == k.modality[k_slots].view(n, 1, 1, Lk)
+            hidden = same | hidden
         bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf) if bool(hidden.any()) else None
         layout.append(Bucket(n, q_slots, k_slots, bias))
     return Plan(q, k, tuple(layout))
