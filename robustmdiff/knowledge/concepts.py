@@ -104,8 +104,8 @@ class ConceptTable:
         """
         row = {id: i for i, id in enumerate(self.id)}
         ids = list(ids)
-        unknown = [id for id in ids if id not in row]
-        _require(not unknown, f"subset: no concept {unknown[:1]!r}")
+        unknown = next((id for id in ids if id not in row), None)
+        _require(unknown is None, f"subset: no concept {unknown!r}")
         chosen = np.zeros(len(self), bool)
         chosen[[row[id] for id in ids]] = True
         if phenotypes:

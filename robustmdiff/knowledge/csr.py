@@ -6,16 +6,31 @@ from collections.abc import Sequence
 
 import numpy as np
 
+Csr = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-def csr_from_edges(
-    source: np.ndarray, target: np.ndarray, num_nodes: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+
+def csr_from_edges(source: np.ndarray, target: np.ndarray, num_nodes: int) -> Csr:
     """Sort edges by target, those of one target in their given order.
 
     source, target int64 [E], values in [0, num_nodes). Returns rowptr int64 [num_nodes + 1],
     col int64 [E] and order int64 [E]: the edges into node n come from col[rowptr[n]:rowptr[n + 1]],
-    and col is source[order].
+    and col is source[order]. Raises ValueError for an edge out of range. The native module does
+    it where it is built.
     """
+    try:
+        from robustmdiff._host import csr
+    except ImportError:
+        csr = csr_definition
+    return csr(np.ascontiguousarray(source), np.ascontiguousarray(target), num_nodes)
+
+
+def csr_definition(source: np.ndarray, target: np.ndarray, num_nodes: int) -> Csr:
+    """What `csr_from_edges` means, in numpy."""
+    for name, nodes in (("target", target), ("source", source)):
+        outside = np.flatnonzero((nodes < 0) | (nodes >= num_nodes))
+        if len(outside):
+            e = outside[0]
+            raise ValueError(f"{name}[{e}] is {nodes[e]}, expected 0 to {num_nodes - 1}")
     order = np.argsort(target, kind="stable")
     rowptr = np.zeros(num_nodes + 1, np.int64)
     np.cumsum(np.bincount(target, minlength=num_nodes), out=rowptr[1:])

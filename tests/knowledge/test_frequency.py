@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from robustmdiff.knowledge.frequency import BANDS, annotated_fraction, band_frac
 
 
 def test_bands_are_disjoint_and_fall_from_always_to_never():
-    for higher, lower in zip(BANDS, BANDS[1:], strict=False):
+    for higher, lower in itertools.pairwise(BANDS):
         assert lower.low <= lower.high < higher.low <= higher.high
 
 

@@ -130,7 +130,9 @@ TERM = "[Term]\nid: X:1\nname: one\n\n"  # 4 lines
         pytest.param(TERM + '[Term]\nid: X:2\nsynonym: "open\n', 7, "double quotes", id="synonym-unclosed"),
         pytest.param(TERM + "[Term]\nid: X:2\nrelationship: x\n", 7, "broken relationship", id="relation"),
         pytest.param(TERM + "\n" + TERM, 7, "duplicate id X:1, first on line 2", id="duplicate-id"),
-        pytest.param(TERM + "[Term]\nid: X:2\nis_a: X:9 ! nine\n", 7, "unknown term X:9", id="unknown-parent"),
+        pytest.param(
+            TERM + "[Term]\nid: X:2\nis_a: X:9 ! nine\n", 7, "unknown term X:9", id="unknown-parent"
+        ),
         pytest.param(
             "[Term]\nid: X:1\nalt_id: X:9\n\n[Term]\nid: X:2\nis_a: X:9\n",
             7,
