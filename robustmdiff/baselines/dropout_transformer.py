@@ -47,6 +47,8 @@ class DropoutTransformer(nn.Module):
         tokens = torch.cat([encoded.tokens.new_zeros(1, encoded.tokens.shape[1]), encoded.tokens])
         x = tokens[row] + self.modality[modality] * (row > 0)[..., None]  # [B, L, d]
         B = len(x)
+        if B == 0:  # PyTorch's layer cannot take no patients
+            return x.new_zeros(0, x.shape[2])
         x = torch.cat([self.class_token.expand(B, 1, -1).to(x.dtype), x], dim=1)
         padding = torch.cat([row.new_zeros(B, 1, dtype=torch.bool), row == 0], dim=1)
         return self.transformer(x, src_key_padding_mask=padding)[:, 0]
