@@ -45,7 +45,8 @@ def masked_attention(
     scale        default 1 / sqrt(D).
     affinity     [H, Mq, M], a bias between query and key modality; it has a gradient.
     exclude_own  modality i sees the other modalities only (needs Mq = M).
-    dropout_p    drops attention weights, redrawn from `key` (int64 [2]: seed, offset).
+    dropout_p    drops attention weights, drawn by Philox from `key` (int64 [2]: seed, offset), the query
+                 row, the head and the key row; the backward pass draws them again.
     out          [Tq, H, D] to write to; only where no gradient is recorded.
 
     A row that sees no key, or lies in no segment, gives 0 and has gradient 0. Rows outside the
@@ -173,7 +174,14 @@ def _check(
         )
     if key is not None and (key.dtype != torch.int64 or key.shape != (2,)):
         raise ValueError(f"masked_attention: key must be int64 [2] (seed, offset), got {_describe(key)}")
-    others = {"k": k, "v": v, "q_segments": q_segments, "k_segments": k_segments, "affinity": affinity}
+    others = {
+        "k": k,
+        "v": v,
+        "q_segments": q_segments,
+        "k_segments": k_segments,
+        "affinity": affinity,
+        "key": key,
+    }
     for name, tensor in others.items():
         if tensor is not None and tensor.device != q.device:
             raise ValueError(f"masked_attention: {name} is on {tensor.device}, expected {q.device} like q")
@@ -183,15 +191,15 @@ def _describe(x: Tensor | None) -> str:
     return "None" if x is None else f"{x.dtype} {list(x.shape)} on {x.device}"
 
 
-def _dropout(*args: Any) -> list[str]:
-    return ["dropout_p > 0 is not built yet"] if args[9] > 0 else []
+def _no_reasons(*_: Any) -> list[str]:
+    return []
 
 
 OP = Op(
     "masked_attention",
     (
-        Backend("torch", torch_backend.run, _dropout),
-        Backend("definition", definition.masked_attention, _dropout),
+        Backend("torch", torch_backend.run, _no_reasons),
+        Backend("definition", definition.masked_attention, _no_reasons),
     ),
     _prepare,
 )

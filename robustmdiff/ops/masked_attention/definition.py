@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustmdiff.ops.masked_attention.dropout import kept
 from robustmdiff.ops.registration import NOTHING, lse_dtype
 
 
@@ -41,7 +42,15 @@ def masked_attention(
                     bias = [affinity[:, i, j, None].expand(H, rows.stop - rows.start) for j, rows in seen]
                     scores = scores + torch.cat(bias, 1).to(dtype)
                 lse[row] = scores.logsumexp(1)
-                out[row] = torch.einsum("hk,khd->hd", scores.softmax(1), values).to(q.dtype)
+                weights = scores.softmax(1)
+                if key is not None:
+                    columns = torch.cat([torch.arange(rows.start, rows.stop) for _, rows in seen]).to(
+                        q.device
+                    )
+                    heads = torch.arange(H, device=q.device)[:, None]
+                    keep = kept(key, torch.tensor(row, device=q.device), heads, columns, dropout_p)
+                    weights = weights * keep / (1 - dropout_p)
+                out[row] = torch.einsum("hk,khd->hd", weights, values).to(q.dtype)
     if not out:
         return q.new_zeros(q.shape), q.new_zeros(q.shape[:2], dtype=dtype)
     return torch.stack(out), torch.stack(lse)

@@ -31,6 +31,10 @@ class Rows(NamedTuple):
     padding: Tensor | None  # int64, the slots that repeat a row
     modality: Tensor  # int64 [slots]
 
+    def rows(self) -> Tensor:
+        """int64 [slots]: the row in each slot"""
+        return torch.arange(self.slots, device=self.modality.device) if self.flat is None else self.flat
+
     def gather(self, x: Tensor) -> Tensor:
         """[T, ...] -> [slots, ...]"""
         return x if self.flat is None else x.index_select(0, self.flat)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
+from robustmdiff.ops.masked_attention.dropout import kept
 from robustmdiff.ops.masked_attention.plan import Bucket, Plan, plan
 from robustmdiff.ops.masked_attention.schema import TENSORS, WRT, declare
 from robustmdiff.ops.registration import NOTHING, differentiable, implement, lse_dtype
@@ -37,7 +38,8 @@ def forward(
     operands = _operands(layout, q, k, v, affinity, scale)
     outs, lses = [], []
     for bucket in layout.buckets:
-        o, m = _attend(*_in_bucket(bucket, *operands), _bias(bucket, operands), _scale(affinity, scale))
+        keep = _keep(layout, bucket, H, k.shape[1], key, dropout_p, operands[0].dtype)
+        o, m = _attend(*_in_bucket(bucket, *operands), _bias(bucket, operands), _scale(affinity, scale), keep)
         outs.append(_slots(o, H)[..., :D].to(q.dtype))
         lses.append(_slots(m[..., None], H)[..., 0])
     return layout.q.scatter(outs), layout.q.scatter(lses, NOTHING)
@@ -81,6 +83,7 @@ def backward(
             m_b[..., 0],
             _bias(bucket, operands),
             _scale(affinity, scale),
+            _keep(layout, bucket, H, Hkv, key, dropout_p, lse.dtype),
         )
         dq = _slots(dq, H)
         if affinity is not None:
@@ -140,22 +143,49 @@ def _slots(x: Tensor, H: int) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    if q.device.type == "cpu":
+def _keep(
+    layout: Plan, bucket: Bucket, H: int, Hkv: int, key: Tensor | None, dropout_p: float, dtype: torch.dtype
+) -> Tensor | None:
+    """Dropout's factor on the weights, 0 or 1 / (1 - p): [n, Hkv, groups * Lq, Lk]"""
+    if key is None:
+        return None
+    q_row = layout.q.rows()[bucket.q].view(bucket.n, 1, -1, 1)
+    k_row = layout.k.rows()[bucket.k].view(bucket.n, 1, 1, -1)
+    head = torch.arange(H, device=key.device).view(1, H, 1, 1)
+    keep = kept(key, q_row, head, k_row, dropout_p).to(dtype) / (1 - dropout_p)
+    return _heads_together(keep, Hkv)
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, keep: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    if q.device.type == "cpu" and keep is None:
         return _fused(q, k, v, 0.0, False, attn_mask=bias, scale=scale)
     scores = _scores(q, k, bias, scale)
     lse = scores.logsumexp(-1)
-    return (scores - lse[..., None]).exp() @ v, lse
+    p = (scores - lse[..., None]).exp()
+    return (p if keep is None else p * keep) @ v, lse
 
 
 def _attend_backward(
-    g: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, bias: Tensor | None, scale: float
+    g: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    keep: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if q.device.type == "cpu":
+    if q.device.type == "cpu" and keep is None:
         return _fused_backward(g, q, k, v, out, lse, 0.0, False, attn_mask=bias, scale=scale)
     p = (_scores(q, k, bias, scale) - lse[..., None]).exp()
-    dscores = p * (g @ v.mT - (g * out).sum(-1, keepdim=True)) * scale
-    return dscores @ k, dscores.mT @ q, p.mT @ g
+    dp = g @ v.mT
+    if keep is not None:
+        dp *= keep
+    dscores = p * (dp - (g * out).sum(-1, keepdim=True)) * scale
+    return dscores @ k, dscores.mT @ q, (p if keep is None else p * keep).mT @ g
 
 
 def _scores(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> Tensor:
