@@ -16,6 +16,7 @@ from robustmdiff.data.cohort.config import CohortConfig
 from robustmdiff.data.cohort.draw import SITES, draw, states_of, stream
 from robustmdiff.data.cohort.missingness import Mechanism
 from robustmdiff.data.cohort.posterior import posterior, reading_evidence
+from robustmdiff.data.cohort.reader import Reader
 from robustmdiff.data.cohort.render import IMAGES, Rendering, rendering
 from robustmdiff.data.cohort.table import DISEASES, FINDINGS, MODALITIES, RARE, DiseaseTable, disease_table
 from robustmdiff.data.modality import Modality, Task
@@ -57,7 +58,7 @@ class Cohort:
         hidden = stream(config, "cells").random((n, M, F)) < p[:, M, None, None]
         self.cells = self.table.visible & ~(panels & hidden)
         self.degraded = stream(config, "degraded").random((n, M)) < config.degraded
-        self.patients: Sequence[Patient] = Patients(self)
+        self.patients = Patients(self)
 
     def __len__(self) -> int:
         return len(self.drawn.labels)
@@ -140,6 +141,34 @@ class Cohort:
         return reading_evidence(self.table, self.drawn.readings)
 
     @cached_property
+    def reader(self) -> Reader:
+        """A simple reader of every modality, fitted on the first half of the patients."""
+        return Reader.fit(self, np.arange(len(self) // 2))
+
+    def reader_check(self, reader: Reader | None = None) -> dict[str, dict[str, float]]:
+        """AUROC with which each reading is recovered from what was rendered, by modality and
+        finding. By default the cohort's own reader, tested on the second half of the patients."""
+        own = reader is None or reader is self.__dict__.get("reader")
+        held_out = np.arange(len(self) // 2 if own else 0, len(self))
+        return (reader or self.reader).check(self, held_out)
+
+    def reader_ceiling(
+        self,
+        presence: np.ndarray | torch.Tensor | None = None,
+        index: Sequence[int] | np.ndarray | None = None,
+        *,
+        reader: Reader | None = None,
+        mechanism: Mechanism | None = None,
+    ) -> np.ndarray:
+        """The second ceiling: as `posterior`, from the readings as the reader recovers them.
+        For patients that it did not learn from give the `reader` of another cohort, or an index
+        of the second half."""
+        rows = np.arange(len(self)) if index is None else np.asarray(index, dtype=np.int64)
+        evidence = np.zeros_like(self.evidence)
+        evidence[rows] = (reader or self.reader).evidence(self, rows)
+        return self.posterior_from(evidence, presence, rows, mechanism=mechanism)
+
+    @cached_property
     def rendering(self) -> Rendering:
         return rendering(self.config, self.drawn, self.degraded, self._cache)
 
@@ -180,7 +209,7 @@ class Patients(Sequence[Patient]):
         return Patient(
             id=f"RMD-{config.table_seed}-{config.seed}-{i:06d}",
             modalities={
-                name: self._observe(i, name) if cohort.presence[i, m] else None
+                name: self.observe(i, name) if cohort.presence[i, m] else None
                 for m, name in enumerate(MODALITIES)
             },
             labels=dict(zip(cohort.task.classes, drawn.labels[i].tolist(), strict=True)),
@@ -190,7 +219,8 @@ class Patients(Sequence[Patient]):
             age=float(drawn.age[i]),
         )
 
-    def _observe(self, i: int, name: str) -> Observation:
+    def observe(self, i: int, name: str) -> Observation:
+        """What was rendered of patient i in one modality, whether or not the patient has it."""
         cohort, record = self._cohort, self._cohort.rendering.records[i]
         if name in IMAGES:
             return torch.from_numpy(cohort.rendering.images[name][i].astype(np.float32))

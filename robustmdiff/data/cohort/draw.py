@@ -28,7 +28,7 @@ class States(NamedTuple):
     @property
     def rare(self) -> np.ndarray:
         """bool [K]: a rare disease is part of the state."""
-        return self.labels[:, -RARE:].any(axis=1)
+        return np.any(self.labels[:, -RARE:], axis=1)
 
 
 def states_of(table: DiseaseTable, multilabel: bool) -> States:

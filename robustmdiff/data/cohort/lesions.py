@@ -49,32 +49,34 @@ class Brush:
         self.canvas.paint(tissue, alpha, box)
 
 
-def stripes(frequency: Centre, threshold: float = 0.2) -> Texture:
-    """Parallel sheets; `frequency` in cycles per unit along x, y, z."""
+def stripes(frequency: Centre, threshold: float = 0.2, phase: float = 0.0) -> Texture:
+    """Parallel sheets; `frequency` in cycles per unit along x, y, z, `phase` in cycles."""
 
     def texture(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        phase = frequency[0] * x + frequency[1] * y + frequency[2] * z
-        return np.clip(2 * np.cos(2 * np.pi * phase) - 2 * threshold, 0, 1)
+        cycles = frequency[0] * x + frequency[1] * y + frequency[2] * z + phase
+        return np.clip(2 * np.cos(2 * np.pi * cycles) - 2 * threshold, 0, 1)
 
     return texture
 
 
 def mesh(period: float, wall: float = 0.35) -> Texture:
-    """Walls of square tubes that run from front to back: a net in the coronal view."""
+    """Walls of tubes that run from front to back, with a cross-wall now and then: a net."""
 
     def texture(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         cells = np.maximum(np.cos(2 * np.pi * x / period), np.cos(2 * np.pi * z / period))
-        return np.clip(3 * (cells - 1 + 2 * wall), 0, 1) + 0 * y
+        cells = np.maximum(cells, np.cos(2 * np.pi * y / (2.5 * period)) - 0.2)
+        return np.clip(3 * (cells - 1 + 2 * wall), 0, 1)
 
     return texture
 
 
-def dots(period: float) -> Texture:
-    """Small nodules on a regular lattice, columns from front to back."""
+def beads(period: float) -> Texture:
+    """Small nodules in slanting chains; any axial plane cuts some of them."""
 
     def texture(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        lattice = np.cos(2 * np.pi * x / period) * np.cos(2 * np.pi * z / period)
-        return np.clip(3 * (lattice - 0.2), 0, 1) + 0 * y
+        u, w = 2 * np.pi * x / period, 2 * np.pi * z / period
+        chain = np.maximum(np.cos(u) * np.cos(w), np.sin(u) * np.sin(w))
+        return np.clip(3 * (chain - 0.4), 0, 1) + 0 * y
 
     return texture
 
@@ -106,12 +108,12 @@ def _cardiomegaly(b: Brush) -> None:
 
 def _septal_lines(b: Brush) -> None:
     for side in (RIGHT, LEFT):
-        lines = stripes((0.0, 0.0, 12.5), 0.1)
-        b.spot("septum", (side * 0.60, 0.0, -0.08), (0.10, 0.36, 0.14), texture=lines, jitter=0.006)
+        lines = stripes((0.0, 0.0, 12.5), 0.0)
+        b.spot("septum", (side * 0.59, 0.0, -0.05), (0.13, 0.36, 0.15), texture=lines, jitter=0.006)
 
 
 def _tree_in_bud(b: Brush) -> None:
-    b.spot("consolidation", (0.36, 0.0, 0.16), (0.15, 0.28, 0.14), texture=dots(0.10), jitter=0.006)
+    b.spot("consolidation", (0.36, 0.0, 0.18), (0.16, 0.30, 0.14), texture=beads(0.15), jitter=0.006)
 
 
 def _bronchial_walls(b: Brush) -> None:
@@ -128,8 +130,8 @@ def _hyperinflation(b: Brush) -> None:
 
 def _bullae(b: Brush) -> None:
     for side in (RIGHT, LEFT):
-        b.spot("septum", (side * 0.35, 0.0, 0.55), (0.145, 0.25, 0.125), opacity=0.8)
-        b.spot("air", (side * 0.35, 0.0, 0.55), (0.11, 0.22, 0.095), within_lung=False)
+        b.spot("septum", (side * 0.35, 0.0, 0.54), (0.15, 0.26, 0.14), opacity=0.8)
+        b.spot("air", (side * 0.35, 0.0, 0.54), (0.115, 0.23, 0.11), within_lung=False)
 
 
 def _pulmonary_artery(b: Brush) -> None:
@@ -142,8 +144,8 @@ def _infarct(b: Brush) -> None:
 
 
 def _atelectasis(b: Brush) -> None:
-    band = stripes((1.2, 0.0, 4.0), 0.45)
-    b.spot("consolidation", (-0.40, 0.0, -0.02), (0.22, 0.32, 0.10), texture=band, jitter=0.008)
+    band = stripes((1.2, 0.0, 4.0), 0.4, phase=0.56)  # one sheet, through the centre
+    b.spot("consolidation", (-0.40, 0.0, -0.02), (0.22, 0.32, 0.11), texture=band, jitter=0.008)
 
 
 def _cavity(b: Brush) -> None:

@@ -91,7 +91,7 @@ def lab_of(finding: int) -> Lab:
 def structured_fields(visible: np.ndarray) -> tuple[Field, ...]:
     """Demographics, then one value per visible finding (bool [F])."""
     who = (Field("age", "years"), Field("sex", categories=("female", "male")))
-    return who + tuple(lab_of(f).field for f in np.flatnonzero(visible))
+    return who + tuple(lab_of(int(f)).field for f in np.flatnonzero(visible))
 
 
 def genomic_fields() -> tuple[Field, ...]:

@@ -103,8 +103,8 @@ class Canvas:
         self, centre: tuple[float, ...], radii: tuple[float, ...], box: tuple[slice, slice, slice]
     ) -> np.ndarray:
         """Soft indicator of an ellipsoid, falling from 1 to 0 over about one voxel."""
-        q = sum(((a - c) / r) ** 2 for a, c, r in zip(self.local(box), centre, radii, strict=True))
-        return np.clip((1 - q) * (min(radii) / (2 * self.voxel)) + 0.5, 0, 1)
+        x, y, z = ((a - c) / r for a, c, r in zip(self.local(box), centre, radii, strict=True))
+        return _inside(x * x + y * y + z * z, min(radii) / (2 * self.voxel))
 
     def blob(
         self, tissue: str, centre: tuple[float, ...], radii: tuple[float, ...], opacity: float = 1.0
@@ -113,36 +113,33 @@ class Canvas:
         self.paint(tissue, opacity * self.ellipsoid(centre, radii, box), box)
 
     def _anatomy(self) -> None:
-        body, every = self.body, (slice(None), slice(None), slice(None))
-        x, y, z = self.local(every)
-        soft = 1 / (2 * self.voxel)
-
-        def inside(q: np.ndarray, size: float) -> np.ndarray:
-            return np.clip((1 - q) * size * soft + 0.5, 0, 1)
-
+        body, soft = self.body, 1 / (2 * self.voxel)
+        x, y, z = self.local((slice(None), slice(None), slice(None)))
         # Trunk: a cylinder that widens to the shoulders and narrows to the neck.
         shoulders, neck = _rise(z, 0.40, 0.10), _rise(z, 0.86, 0.05)
         wide = (0.82 + 0.16 * shoulders) * (1 - 0.68 * neck)
         deep = 0.56 * (1 - 0.42 * neck)
-        self.paint("fat", inside((x / wide) ** 2 + (y / deep) ** 2, deep.min()))
+        self.paint("fat", _inside((x / wide) ** 2 + (y / deep) ** 2, 0.3 * soft))
         wide, deep = wide - body.fat, deep - 0.8 * body.fat
-        self.paint("muscle", inside((x / wide) ** 2 + (y / deep) ** 2, deep.min()))
+        self.paint("muscle", _inside((x / wide) ** 2 + (y / deep) ** 2, 0.3 * soft))
         # Ribs: a cage around the lungs, cut into bands that slope downwards to the front.
         cage = (x / 0.735) ** 2 + (y / 0.455) ** 2 + (np.maximum(z - 0.1, 0) / 0.72) ** 2
-        shell = inside(cage, 0.4) * (1 - inside(cage * 1.13, 0.4))
-        bands = np.cos(2 * np.pi * (5.2 * (z - 0.42 * y - 0.10 * np.abs(x)) + body.rib_phase))
-        self.paint("bone", 0.75 * shell * np.clip(bands * 2 - 0.6, 0, 1))
+        shell = np.minimum(1 - cage, cage * 1.13 - 1) * (0.4 * soft) + 0.5
+        bands = np.cos(2 * np.pi * (5.2 * (z - 0.42 * y) + body.rib_phase))
+        self.paint("bone", 0.75 * np.clip(shell, 0, 1) * np.clip(bands * 2 - 0.6, 0, 1))
         # Lungs, cut off below by the diaphragm's domes.
         for side in (-1, 1):
             centre = (side * 0.385, 0.0, 0.06)
+            box = self.box(centre, (0.285, 0.40, 0.62 + body.apex))
+            x, y, z = self.local(box)
             q = ((x - centre[0]) / 0.285) ** 2 + (y / 0.40) ** 2
             q = q + (np.abs(z - centre[2]) / (0.62 + body.apex)) ** 3
-            dome = -0.40 - 0.04 * side + body.dome
-            floor = dome - 1.1 * (x - side * 0.33) ** 2 - 0.9 * (y + 0.05) ** 2
-            lung = inside(q, 0.28) * np.clip((z - floor) * 2 * soft + 0.5, 0, 1)
-            np.maximum(self.lung, lung, out=self.lung)
-        self.paint("lung", self.lung)
-        self.paint("liver", inside((x / 0.70) ** 2 + (y / 0.40) ** 2 + ((z + 0.78) / 0.36) ** 2, 0.3))
+            floor = -0.40 - 0.04 * side + body.dome - 1.1 * (x - side * 0.33) ** 2 - 0.9 * (y + 0.05) ** 2
+            lung = _inside(q, 0.28 * soft) * np.clip((z - floor) * (2 * soft) + 0.5, 0, 1)
+            part = self.lung[box]
+            np.maximum(part, lung, out=part)
+            self.paint("lung", lung, box)
+        self.blob("liver", (0.0, 0.0, -0.78), (0.70, 0.40, 0.36))
         # Mediastinum.
         r = 0.24 * body.heart
         self.blob("fat", (0.0, -0.12, 0.22), (0.13, 0.22, 0.34), 0.7)
@@ -155,20 +152,27 @@ class Canvas:
         self.blob("air", (0.0, 0.03, 0.55), (0.042, 0.045, 0.42))  # trachea
         for side in (-1, 1):
             self.blob("air", (side * 0.07, 0.03, 0.09), (0.08, 0.035, 0.035))
-        vessels = self._vessels()
-        self.paint("blood", vessels * self.lung * 0.85)
+        self.paint("blood", self._vessels() * self.lung * np.float32(0.6))
         # Spine: vertebrae with discs between them, and the processes behind.
-        column = inside((x / 0.085) ** 2 + ((y - 0.30) / 0.10) ** 2, 0.09)
+        box = self.box((0.0, 0.30, 0.0), (0.085, 0.10, 2.0))
+        x, y, z = self.local(box)
+        column = _inside((x / 0.085) ** 2 + ((y - 0.30) / 0.10) ** 2, 0.09 * soft)
         discs = np.clip(np.cos(2 * np.pi * 6.5 * (z + 0.02)) * 3 + 2.2, 0.25, 1)
-        self.paint("bone", column * discs * 0.7)
-        self.paint("bone", 0.5 * inside((x / 0.05) ** 2 + ((y - 0.43) / 0.08) ** 2, 0.05))
+        self.paint("bone", 0.7 * column * discs, box)
+        self.blob("bone", (0.0, 0.43, 0.0), (0.05, 0.08, 4.0), 0.5)
         for side in (-1, 1):
             self.blob("bone", (side * 0.36, -0.30, 0.70), (0.30, 0.05, 0.035), 0.7)  # clavicle
 
     def _vessels(self) -> np.ndarray:
         tree = _vessel_tree(self.body.vessels)
-        index = [np.clip(((a + 1) * 32).astype(int), 0, 63) for a in (self.z, self.y, self.x)]
-        return tree[np.ix_(*index)]
+        for axis, a in enumerate((self.z, self.y, self.x)):
+            tree = tree.take(np.clip(((a + 1) * 32).astype(int), 0, 63), axis=axis)
+        return tree
+
+
+def _inside(q: np.ndarray, sharpness: float) -> np.ndarray:
+    """Soft indicator of q < 1."""
+    return np.clip((1 - q) * sharpness + 0.5, 0, 1)
 
 
 def _rise(z: np.ndarray, middle: float, width: float) -> np.ndarray:

@@ -12,9 +12,9 @@ from robustmdiff.data.cohort.table import FINDINGS, IMAGING, LABS
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "right lower lobe consolidation": (
         "right lower lobe consolidation",
-        "airspace disease at the right base",
+        "basal infiltrate on the right",
     ),
-    "left lower lobe consolidation": ("left lower lobe consolidation", "airspace disease at the left base"),
+    "left lower lobe consolidation": ("left lower lobe consolidation", "basal infiltrate on the left"),
     "right upper lobe consolidation": ("right upper lobe consolidation", "right apical infiltrate"),
     "ground-glass opacity": ("ground-glass opacity", "hazy peripheral opacities"),
     "right pleural effusion": ("right pleural effusion", "right-sided pleural fluid"),

@@ -1,0 +1,173 @@
+"""A simple reader: how well are the readings recovered from pixels, words and values?
+
+One ridge regression per modality, on its pixels, on the presence of its words and word pairs and
+triples, or on its values. It shows that what the posterior knows is in the observations, and its
+errors give a second ceiling."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from robustmdiff.data.cohort.table import FINDINGS, MODALITIES, SPECIFICITY
+from robustmdiff.data.modality import Modality
+
+if TYPE_CHECKING:
+    from robustmdiff.data.cohort.cohort import Cohort
+
+LAMBDAS = np.logspace(-4, 1, 11)  # of the ridge, relative to the mean eigenvalue
+LIMIT = 8.0  # of the log likelihood ratio of one reading
+
+
+def auroc(score: np.ndarray, positive: np.ndarray) -> float:
+    """P(a positive scores above a negative), ties count half; NaN where one kind is lacking."""
+    n1 = int(positive.sum())
+    n0 = len(positive) - n1
+    if n0 == 0 or n1 == 0:
+        return float("nan")
+    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return float((rank[positive].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+
+
+@dataclass
+class Reader:
+    """Readers of all modalities, fitted on some patients of a cohort (see `fit`)."""
+
+    modalities: dict[str, _ModalityReader]
+
+    @staticmethod
+    def fit(cohort: Cohort, index: np.ndarray) -> Reader:
+        """Learns from the patients `index` (at least 50 of whom have each modality)."""
+        readers = {}
+        for m, modality in enumerate(cohort.task.modalities):
+            rows = index[cohort.presence[index, m]]
+            if len(rows) < 50:
+                raise ValueError(f"{len(rows)} patients have {modality.name!r}, expected at least 50")
+            shown = np.flatnonzero(cohort.table.visible[m])
+            target = cohort.drawn.readings[rows, m][:, shown] == 1
+            features = _Features(modality, [cohort.patients.observe(i, modality.name) for i in rows])
+            readers[modality.name] = _ModalityReader(features, target, shown)
+        return Reader(readers)
+
+    def scores(self, cohort: Cohort, index: np.ndarray) -> np.ndarray:
+        """Score of every reading, float64 [len(index), M, F]; NaN where there is nothing to read."""
+        out = np.full((len(index), len(MODALITIES), len(FINDINGS)), np.nan)
+        for m, name in enumerate(MODALITIES):
+            rows = np.flatnonzero(cohort.presence[index, m])
+            if len(rows):
+                reader = self.modalities[name]
+                seen = [cohort.patients.observe(i, name) for i in index[rows]]
+                out[rows[:, None], m, reader.shown] = reader.score(seen)
+        return np.where(cohort.cells[index], out, np.nan)
+
+    def check(self, cohort: Cohort, index: np.ndarray) -> dict[str, dict[str, float]]:
+        """AUROC of recovering each reading, by modality and finding."""
+        scores, readings = self.scores(cohort, index), cohort.drawn.readings[index]
+        table: dict[str, dict[str, float]] = {}
+        for m, name in enumerate(MODALITIES):
+            table[name] = {}
+            for f in self.modalities[name].shown:
+                seen = ~np.isnan(scores[:, m, f])
+                table[name][FINDINGS[f]] = auroc(scores[seen, m, f], readings[seen, m, f] == 1)
+        return table
+
+    def evidence(self, cohort: Cohort, index: np.ndarray) -> np.ndarray:
+        """log P(score | finding absent, present), float64 [len(index), M, F, 2], up to a constant:
+        the likelihood ratio of the reading, averaged over what the reading says of the finding."""
+        scores = self.scores(cohort, index)
+        out = np.zeros((*scores.shape, 2))
+        for m, name in enumerate(MODALITIES):
+            reader, sensitivity = self.modalities[name], cohort.table.sensitivity[m]
+            ratio = np.exp(reader.log_ratio(scores[:, m, reader.shown]))
+            for side, p in enumerate((1 - SPECIFICITY, sensitivity[reader.shown])):
+                out[:, m, reader.shown, side] = np.nan_to_num(np.log(p * ratio + 1 - p))
+        return out
+
+
+class _Features:
+    """Observations of one modality as a standardised matrix."""
+
+    def __init__(self, modality: Modality, observations: list):
+        self.modality = modality
+        if modality.kind == "text":
+            grams = Counter(g for text in observations for g in _grams(text))
+            self.grams = {g: k for k, g in enumerate(sorted(g for g, n in grams.items() if n > 1))}
+        raw = self._raw(observations)
+        self.mean = np.nanmean(raw, axis=0)
+        self.sd = np.nanstd(raw, axis=0) + 1e-6
+        if modality.kind == "image":
+            self.sd[:] = self.sd.mean()  # pixels share a unit: noise in dark corners stays small
+        self.fitted = self._standardise(raw)
+
+    def __call__(self, observations: list) -> np.ndarray:
+        return self._standardise(self._raw(observations))
+
+    def _standardise(self, raw: np.ndarray) -> np.ndarray:
+        return np.nan_to_num((raw - self.mean) / self.sd)  # a value not measured says nothing
+
+    def _raw(self, observations: list) -> np.ndarray:
+        if self.modality.kind == "image":
+            return np.stack([image.numpy().ravel() for image in observations])
+        if self.modality.kind == "text":
+            out = np.zeros((len(observations), len(self.grams)), dtype=np.float32)
+            for row, text in enumerate(observations):
+                out[row, [self.grams[g] for g in _grams(text) if g in self.grams]] = 1
+            return out
+        return np.array([self._values(panel) for panel in observations], dtype=np.float32)
+
+    def _values(self, panel: Mapping[str, float | str]) -> list[float]:
+        out: list[float] = []
+        for field in self.modality.fields:
+            value = panel.get(field.name)
+            if field.categories:
+                out += [float("nan") if value is None else value == c for c in field.categories]
+            else:
+                out.append(float("nan") if value is None else float(value))
+        return out
+
+
+def _grams(text: str) -> set[str]:
+    words = text.lower().replace(".", "").replace(",", " ,").split()
+    return {" ".join(words[k : k + n]) for n in (1, 2, 3) for k in range(len(words) - n + 1)}
+
+
+class _ModalityReader:
+    """Ridge regression in its dual form; lambda by leave-one-out error, which also tells how the
+    scores of positive and negative readings lie."""
+
+    def __init__(self, features: _Features, target: np.ndarray, shown: np.ndarray):
+        self.features, self.shown = features, shown
+        self.offset = target.mean(axis=0)
+        y = target - self.offset
+        X = features.fitted
+        value, vector = np.linalg.eigh((X @ X.T).astype(np.float64))
+        value = np.maximum(value, 0)
+        projected = vector.T @ y
+        best = np.inf
+        for ridge in LAMBDAS * value.mean():
+            # Leave-one-out residual: (K + l)^-1 y over the diagonal of (K + l)^-1.
+            alpha = vector @ (projected / (value + ridge)[:, None])
+            diagonal = (vector**2) @ (1 / (value + ridge))
+            residual = alpha / diagonal[:, None]
+            if (error := (residual**2).sum()) < best:
+                best, self.weights, score = error, X.T @ alpha, y - residual + self.offset
+        self.mean = np.stack([_mean(score, ~target), _mean(score, target)])  # [2, shown]
+        deviation = score - np.where(target, self.mean[1], self.mean[0])
+        self.variance = (deviation**2).mean(axis=0) + 1e-4
+
+    def score(self, observations: list) -> np.ndarray:
+        return self.features(observations) @ self.weights + self.offset
+
+    def log_ratio(self, score: np.ndarray) -> np.ndarray:
+        """log P(score | reading positive) / P(score | reading negative), both Gaussian."""
+        middle, distance = self.mean.mean(axis=0), self.mean[1] - self.mean[0]
+        return np.clip((score - middle) * distance / self.variance, -LIMIT, LIMIT)
+
+
+def _mean(score: np.ndarray, which: np.ndarray) -> np.ndarray:
+    return (score * which).sum(axis=0) / np.maximum(which.sum(axis=0), 1)
