@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+
+from robustmdiff.data.files import write_whole
 
 ENOUGH = 100  # calibration patients for a pattern to stand on its own
 
@@ -60,10 +61,7 @@ class _Saved:
         raise NotImplementedError
 
     def save(self, path: str | Path) -> None:
-        path = Path(path)
-        unfinished = path.with_name(path.name + ".unfinished")
-        unfinished.write_text(json.dumps(self.state()))
-        os.replace(unfinished, path)
+        write_whole(Path(path), json.dumps(self.state()).encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

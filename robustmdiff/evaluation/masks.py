@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from robustmdiff.data.files import write_whole
 from robustmdiff.evaluation.metrics import Bools
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -42,18 +43,16 @@ class Masks:
 
     def save(self, path: str | Path) -> None:
         """One npz file, written whole or not at all."""
-        path = Path(path)
-        unfinished = path.with_name(path.name + ".unfinished")
-        with unfinished.open("wb") as file:
-            np.savez_compressed(
-                file,
-                ids=np.array(self.ids),
-                modalities=np.array(self.modalities),
-                rates=np.array(self.rates),
-                names=np.array(list(self.keep)),
-                keep=np.packbits(np.stack(list(self.keep.values())), axis=-1),
-            )
-        os.replace(unfinished, path)
+        content = io.BytesIO()
+        np.savez_compressed(
+            content,
+            ids=np.array(self.ids),
+            modalities=np.array(self.modalities),
+            rates=np.array(self.rates),
+            names=np.array(list(self.keep)),
+            keep=np.packbits(np.stack(list(self.keep.values())), axis=-1),
+        )
+        write_whole(Path(path), content.getvalue())
 
     @staticmethod
     def load(path: str | Path) -> Masks:

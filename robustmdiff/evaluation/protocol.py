@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ def evaluate(
     posterior    the exact posterior, p(class | what is kept), called "ceiling".
     references   other answers that need no encoders (`baselines.SourceOnly`).
     weight       float [n] importance weights of `patients`, where rare classes are enriched.
-    groups       whose rows belong together in the bootstrap; patient ids unless given.
+    groups       whose rows belong together in the bootstrap; `Patient.group`, else its id, unless given.
     masks        those of an earlier run; drawn from `seed` unless given.
 
     Batches are encoded once. A patient's answer depends on what is kept only, so it is made once
@@ -58,8 +59,7 @@ def evaluate(
     """
     if not patients:
         raise ValueError("evaluate: patients is empty, expected at least one")
-    truth, presence = _describe(patients, collator)
-    ids = [patient.id for patient in patients]
+    ids, persons, truth, presence = _describe(patients, collator, task)
     if masks is None:
         masks = draw_masks(ids, presence, task.modality_names, rates=rates, seed=seed)
     elif masks.ids != tuple(ids) or masks.modalities != task.modality_names:
@@ -74,16 +74,16 @@ def evaluate(
         answers = _answers(models, patients, collator, asked, **options, bar=(bar, "test patients"))
         conformal = {}
         if calibration:
-            known, there = _describe(calibration, collator)
-            every = _every_subset(there)  # [2^M, n, M]
+            described = _describe(calibration, collator, task)
+            every = _every_subset(described.presence)  # [2^M, n, M]
             said = _answers(models, calibration, collator, every, **options, bar=(bar, "calibration"))
             for name, probability in said.items():
-                conformal[name] = _calibrate(probability, known, every, alpha, task.multilabel)
+                conformal[name] = _calibrate(probability, described.truth, every, alpha, task.multilabel)
 
         stated = {"ceiling": posterior} if posterior else {}
         for name, answer in {**stated, **(references or {})}.items():
             answers[name] = np.stack([np.asarray(answer(k), dtype=np.float64) for k in kept.values()])
-        w = resamples(ids if groups is None else groups, replicates, seed)
+        w = resamples(persons if groups is None else groups, replicates, seed)
         if weight is not None:
             weight = _checked_weight(weight, len(patients))
             w = w * weight
@@ -101,15 +101,25 @@ def evaluate(
     return results
 
 
+class _Described(NamedTuple):
+    ids: list[str]
+    groups: list[str]
+    truth: Truth
+    presence: Bools  # [n, M]
+
+
 def _describe(
-    patients: Sequence[Patient], collator: Callable[[Sequence[Patient]], Batch]
-) -> tuple[Truth, Bools]:
-    """Labels and presence; modalities are collated again, batch by batch, when they are needed."""
-    batches = [collator(patients[i : i + 64]) for i in range(0, len(patients), 64)]
-    label = torch.cat([batch.label for batch in batches]) > 0.5
-    known = torch.cat([batch.label_known for batch in batches]).bool()
-    presence = torch.cat([batch.presence for batch in batches])
-    return Truth(label.numpy(), known.numpy()), presence.numpy()
+    patients: Sequence[Patient], collator: Callable[[Sequence[Patient]], Batch], task: Task
+) -> _Described:
+    """Everything but the observations, in one pass: patients may be read from disk each time."""
+    bare, groups, presence = [], [], []
+    for patient in patients:
+        bare.append(replace(patient, modalities={}))
+        groups.append(patient.group or patient.id)
+        presence.append([patient.has(name) for name in task.modality_names])
+    batch = collator(bare)
+    truth = Truth((batch.label > 0.5).numpy(), batch.label_known.bool().numpy())
+    return _Described(list(batch.ids), groups, truth, np.array(presence, dtype=bool))
 
 
 def _every_subset(presence: Bools) -> Bools:

@@ -63,6 +63,25 @@ def write_report(
     return folder / "report.md"
 
 
+def headline(results: Results) -> list[dict[str, float | str | None]]:
+    """The few numbers to look at first, a row for each method, the ceiling included."""
+    half = HALF if HALF in results.masks.keep else COMPLETE
+    columns = {
+        "AUROC": (COMPLETE, "auroc/macro"),
+        "AUROC, half missing": (half, "auroc/macro"),
+        "rare sensitivity, half missing": (half, "sensitivity95/rare"),
+        "accuracy": (COMPLETE, "accuracy"),
+        "ECE, half missing": (half, "ece/classwise" if results.task.multilabel else "ece"),
+        "coverage, half missing": (half, "coverage"),
+    }
+    rows: list[dict[str, float | str | None]] = []
+    for method in results.values:
+        found = {name: results.interval(method, *cell) for name, cell in columns.items()}
+        found["area under retention"] = results.area(method)
+        rows.append({"method": method, **{name: v and round(v.value, 3) for name, v in found.items()}})
+    return rows
+
+
 def _numbers(interval: Interval) -> list[float]:
     return [round(x, 6) for x in interval]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +15,7 @@ from robustmdiff.data.patient import Patient
 from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
 from robustmdiff.evaluation.masks import COMPLETE, RATES, Masks, draw_masks, mcar
 from robustmdiff.evaluation.protocol import evaluate
-from robustmdiff.evaluation.report import to_json, write_report
+from robustmdiff.evaluation.report import headline, to_json, write_report
 from robustmdiff.evaluation.results import over_seeds
 
 CLASSES = ("well", "ill", "gravely ill", "rarely seen")
@@ -259,6 +260,46 @@ def test_report_is_whole_and_readable(results, tmp_path):
     value, low, high = stored["methods"]["stub"]["conditions"][mcar(0.5)]["auroc/macro"]
     assert low <= value <= high
     assert "stub - sure" in stored["paired_differences"]
+
+
+def test_headline_has_a_row_for_each_method(results):
+    rows = headline(results)
+    assert [row["method"] for row in rows] == ["stub", "sure", "ceiling"]
+    assert rows[0]["AUROC"] == round(float(results.values["stub"][COMPLETE]["auroc/macro"][0]), 3)
+    assert rows[2]["coverage, half missing"] is None
+    json.dumps(rows, allow_nan=False)
+
+
+def test_several_labels_at_once():
+    """Multilabel: cells may be unknown, sets are per class, the report is written all the same."""
+    task = replace(TASK, multilabel=True)
+    rng = np.random.default_rng(5)
+
+    class Yes(Stub):
+        def diagnose(self, encoded, *, draws=16, seed=0):
+            x = encoded.H[..., 0].masked_fill(~encoded.presence(), 0).sum(1, keepdim=True)
+            return Diagnosis((x - torch.arange(C)).sigmoid().detach())
+
+    patients, calibration = (
+        [
+            replace(
+                p,
+                labels={
+                    name: p.labels[name] or bool(rng.random() < 0.2) for name in CLASSES if rng.random() < 0.9
+                },
+            )
+            for p in ward(150, seed=seed)[0]
+        ]
+        for seed in (0, 1)
+    )
+    found = evaluate(
+        {"yes": Yes()}, patients, Collator(task), task, calibration=calibration, replicates=5, progress=False
+    )
+    assert not found.truth.known.all()
+    values = found.values["yes"][COMPLETE]
+    assert "accuracy" not in values
+    assert values["coverage"][0] >= 0.9 - 3 * np.sqrt(0.09 * (1 / 150 + 1 / 150))
+    assert headline(found)[0]["accuracy"] is None
 
 
 def test_an_interrupted_report_leaves_the_old_one(results, tmp_path, monkeypatch):
