@@ -19,6 +19,8 @@ from robustmdiff.data.tokenizer import tokenize
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+KEPT_TEXTS = 16_384
+
 
 class Collator:
     """Packs patients of `task` into a `Batch`; the order of patients is kept.
@@ -38,6 +40,7 @@ class Collator:
         self.task = task
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
+        self._ids: dict[str, list[int]] = {}  # token ids by text: every epoch asks for the same ones
         self._columns = {
             modality.name: {field.name: j for j, field in enumerate(modality.fields)}
             for modality in task.modalities
@@ -72,8 +75,7 @@ class Collator:
 
     def _pack(self, modality: Modality, rows: Tensor, patients: list[Patient]) -> Input:
         if modality.kind == "image":
-            images = [_image(patient, modality) for patient in patients]
-            return Images(rows, torch.stack(images) if images else torch.empty(0, *_shape(modality)))
+            return Images(rows, _images(patients, modality))
         if modality.kind == "text":
             ids = [self._text(patient, modality) for patient in patients]
             return Texts(
@@ -81,13 +83,19 @@ class Collator:
                 torch.tensor([id for text in ids for id in text], dtype=torch.int64),
                 torch.tensor([len(text) for text in ids], dtype=torch.int64),
             )
-        value = torch.zeros(len(patients), len(modality.fields))
-        present = torch.zeros(len(patients), len(modality.fields), dtype=torch.bool)
+        # Cells go through lists: writing a tensor cell by cell takes ten times as long.
+        value = [[0.0] * len(modality.fields) for _ in patients]
+        present = [[False] * len(modality.fields) for _ in patients]
         for i, patient in enumerate(patients):
             for j, cell in self._cells(patient, modality):
-                value[i, j] = cell
-                present[i, j] = True
-        return Panels(rows, value, present)
+                value[i][j] = cell
+                present[i][j] = True
+        size = (len(patients), len(modality.fields))
+        return Panels(
+            rows,
+            torch.tensor(value, dtype=torch.float32).reshape(size),
+            torch.tensor(present, dtype=torch.bool).reshape(size),
+        )
 
     def _text(self, patient: Patient, modality: Modality) -> list[int]:
         text: Any = patient.modalities[modality.name]
@@ -98,7 +106,11 @@ class Collator:
             )
         if self.tokenizer is None:
             raise DataError(f"{where}: Collator has tokenizer None, expected one (train_tokenizer makes it)")
-        ids, _ = tokenize(self.tokenizer, text, self.max_tokens)
+        ids = self._ids.get(text)
+        if ids is None:
+            ids, _ = tokenize(self.tokenizer, text, self.max_tokens)
+            if len(self._ids) < KEPT_TEXTS:
+                self._ids[text] = ids
         if not ids:
             raise DataError(
                 f"{where}: {text[:40]!r} gave no token, expected a tokenizer that adds [CLS] and [SEP]"
@@ -136,23 +148,30 @@ class Collator:
         return label, known
 
 
-def _image(patient: Patient, modality: Modality) -> Tensor:
-    image: Any = patient.modalities[modality.name]
-    where = f"{_who(patient)}, modality {modality.name!r}"
+def _images(patients: list[Patient], modality: Modality) -> Tensor:
     expected = f"expected float32 {list(_shape(modality))}"
-    if not isinstance(image, Tensor):
-        raise DataError(f"{where}: is {_brief(image)}, {expected} torch.Tensor")
-    if image.dtype != torch.float32 or image.shape != _shape(modality):
-        dtype = str(image.dtype).removeprefix("torch.")
-        raise DataError(f"{where}: is {dtype} {list(image.shape)}, {expected}")
-    finite = image.isfinite()
-    if not finite.all():
-        at = tuple((~finite).nonzero()[0].tolist())
-        raise DataError(
-            f"{where}: {int((~finite).sum())} values are NaN or infinite, the first {image[at].item()} "
-            f"at {list(at)}, expected finite numbers"
-        )
-    return image
+    images: list[Tensor] = []
+    for patient in patients:
+        image: Any = patient.modalities[modality.name]
+        where = f"{_who(patient)}, modality {modality.name!r}"
+        if not isinstance(image, Tensor):
+            raise DataError(f"{where}: is {_brief(image)}, {expected} torch.Tensor")
+        if image.dtype != torch.float32 or image.shape != _shape(modality):
+            dtype = str(image.dtype).removeprefix("torch.")
+            raise DataError(f"{where}: is {dtype} {list(image.shape)}, {expected}")
+        images.append(image)
+    if not images:
+        return torch.empty(0, *_shape(modality))
+    pixels = torch.stack(images)
+    if not pixels.sum().isfinite():  # one NaN or infinity spoils the sum; so may an overflow
+        for patient, image in zip(patients, images, strict=True):
+            bad = (~image.isfinite()).nonzero().tolist()
+            if bad:
+                raise DataError(
+                    f"{_who(patient)}, modality {modality.name!r}: {len(bad)} values are NaN or infinite, "
+                    f"the first {image[tuple(bad[0])].item()} at {bad[0]}, expected finite numbers"
+                )
+    return pixels
 
 
 def _cell(value: Any, field: Field, where: str) -> float:
@@ -177,17 +196,18 @@ def _cell(value: Any, field: Field, where: str) -> float:
 def _flags(patients: Sequence[Patient], what: str, names: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Whether each of `names` holds, float32 [B, len(names)], and whether that is known, bool."""
     columns = {name: c for c, name in enumerate(names)}
-    holds = torch.zeros(len(patients), len(names))
-    known = torch.zeros(len(patients), len(names), dtype=torch.bool)
+    holds = [[0.0] * len(names) for _ in patients]
+    known = [[False] * len(names) for _ in patients]
     for b, patient in enumerate(patients):
         for name, value in (patient.labels if what == "label" else patient.findings).items():
             if name not in columns:
                 raise DataError(f"{_who(patient)}: {_unknown(what, name, columns)}")
             if value not in (True, False):
                 raise DataError(f"{_who(patient)}, {what} {name!r}: is {value!r}, expected True or False")
-            holds[b, columns[name]] = float(value)
-            known[b, columns[name]] = True
-    return holds, known
+            holds[b][columns[name]] = float(value)
+            known[b][columns[name]] = True
+    size = (len(patients), len(names))
+    return torch.tensor(holds, dtype=torch.float32).reshape(size), torch.tensor(known).bool().reshape(size)
 
 
 def _shape(modality: Modality) -> tuple[int, int, int]:

@@ -92,6 +92,17 @@ def test_nothing_gives_empty_tensors_of_the_right_shape(patients):
     )
 
 
+def test_finite_values_whose_sum_overflows_are_fine():
+    batch = Collator(TASK)([patient(xray=torch.full((1, 2, 3), 3e38))])
+    assert batch.inputs["xray"].pixels.isfinite().all()
+
+
+def test_the_same_text_gives_the_same_tokens_again():
+    collate = Collator(TASK, TOKENIZER)
+    first, again = (collate([patient(report="no cough")]).inputs["report"] for _ in range(2))
+    assert first.input_ids.tolist() == again.input_ids.tolist() == TOKENIZER.encode("no cough").ids
+
+
 def test_empty_text_and_absent_text_differ():
     absent, empty = (Collator(TASK, TOKENIZER)([patient(report=text)]) for text in (None, ""))
     assert absent.presence.tolist() == [[False, False, False]]
