@@ -61,7 +61,8 @@ class Log:
         self.accelerator.log({f"valid/{k}": v for k, v in metrics.items()}, step=row["step"])
 
     def close(self) -> None:
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:  # end_training would end the process group as well
+            tracker.finish()
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         if self.main:

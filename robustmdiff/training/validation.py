@@ -62,14 +62,14 @@ def validate(
 def macro_auroc(probability: Tensor, label: Tensor, known: Tensor) -> float:
     """One-vs-rest AUROC, the mean over the classes that have known patients of both kinds; all
     arguments [n, C]. NaN if there is no such class."""
-    from scipy.stats import rankdata
-
     values = []
     for c in range(label.shape[1]):
         p, y = probability[known[:, c], c].double().numpy(), label[known[:, c], c].numpy() > 0.5
         n1, n0 = int(y.sum()), int((~y).sum())
-        if n1 and n0:  # Mann-Whitney: ties count one half
-            values.append((rankdata(p)[y].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+        if n1 and n0:  # Mann-Whitney, ties sharing their mean rank
+            _, value, count = np.unique(p, return_inverse=True, return_counts=True)
+            rank = (count.cumsum() - (count - 1) / 2)[value]
+            values.append((rank[y].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
     return float(np.mean(values)) if values else float("nan")
 
 

@@ -5,44 +5,44 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+import toy
 
 from robustmdiff.training.checkpoint import load_checkpoint
 
-TOY = Path(__file__).with_name("toy.py")
 STEPS = 72
 
 
-def start(out_dir: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(TOY), str(out_dir), *arguments]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+def start(out_dir: Path, resume: bool = False):
+    return toy.start(toy.long_run, out_dir, resume, stderr=out_dir.with_suffix(".err"))
 
 
-def lines(out_dir: Path) -> int:
-    path = out_dir / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+def told(out_dir: Path) -> str:
+    return out_dir.with_suffix(".err").read_text()
 
 
-def wait_for(condition, process: subprocess.Popen[str], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
+def finish(out_dir: Path, resume: bool = False) -> None:
+    process = start(out_dir, resume)
+    process.join(120)
+    assert process.exitcode == 0, told(out_dir)
+
+
+def wait_for_lines(out_dir: Path, enough: int, process) -> None:
+    path, end = out_dir / "metrics.jsonl", time.monotonic() + 60
+    while not path.exists() or path.read_bytes().count(b"\n") < enough:
+        assert process.is_alive(), told(out_dir)
         assert time.monotonic() < end
-        time.sleep(0.01)
+        time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     out_dir = tmp_path_factory.mktemp("uninterrupted")
-    process = start(out_dir)
-    assert process.wait(120) == 0, process.stderr.read()
+    finish(out_dir)
     return out_dir
 
 
@@ -59,33 +59,33 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 def test_killed_at_any_moment_and_resumed(uninterrupted, tmp_path):
     """kill -9 before the first checkpoint, between two, and wherever it hits."""
+    out_dir = tmp_path / "run"
     for number, enough in enumerate([1, 20, 41]):
-        process = start(tmp_path, *["--resume"] * (number > 0))
-        wait_for(lambda: lines(tmp_path) >= enough, process)  # noqa: B023
+        process = start(out_dir, resume=number > 0)
+        wait_for_lines(out_dir, enough, process)
         time.sleep(0.017 * number)
         process.kill()
-        process.wait()
-    assert lines(tmp_path) < lines(uninterrupted)
-    with (tmp_path / "metrics.jsonl").open("a") as file:
+        process.join()
+    with (out_dir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 60, "lo')  # a line cut off, as a crash may leave it
-    process = start(tmp_path, "--resume")
-    assert process.wait(120) == 0, process.stderr.read()
-    assert_same_run(uninterrupted, tmp_path)
+    assert load_checkpoint(out_dir / "last.safetensors").step < STEPS
+    finish(out_dir, resume=True)
+    assert_same_run(uninterrupted, out_dir)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_and_resumed(uninterrupted, tmp_path, number, code):
-    process = start(tmp_path)
-    wait_for(lambda: lines(tmp_path) >= 10, process)
-    process.send_signal(number)
-    assert process.wait(60) == code
-    told = process.stderr.read()
-    step = load_checkpoint(tmp_path / "last.safetensors").step
-    assert f"stopped after step {step} of {STEPS}, saved in" in told
-    assert "--resume" in told
-    assert "Traceback" not in told
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert max(row["step"] for row in rows) == step  # nothing that was computed is lost
-    process = start(tmp_path, "--resume")
-    assert process.wait(120) == 0, process.stderr.read()
-    assert_same_run(uninterrupted, tmp_path)
+def test_interrupted_and_resumed(uninterrupted, tmp_path):
+    out_dir = tmp_path / "run"
+    for number, enough, code in [(signal.SIGINT, 10, 130), (signal.SIGTERM, 30, 143)]:
+        process = start(out_dir, resume=enough > 10)
+        wait_for_lines(out_dir, enough, process)
+        os.kill(process.pid, number)
+        process.join(60)
+        assert process.exitcode == code
+        step = load_checkpoint(out_dir / "last.safetensors").step
+        assert f"stopped after step {step} of {STEPS}, saved in {out_dir}" in told(out_dir)
+        assert "--resume" in told(out_dir)
+        assert "Traceback" not in told(out_dir)
+        rows = [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
+        assert max(row["step"] for row in rows) == step < STEPS  # nothing that was computed is lost
+    finish(out_dir, resume=True)
+    assert_same_run(uninterrupted, out_dir)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+import multiprocessing
+import os
 import time
 import zlib
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,8 +140,24 @@ def run(out_dir: Path | str, config: TrainConfig = CONFIG, resume: bool = False,
     )
 
 
-if __name__ == "__main__":  # python toy.py OUT_DIR [--resume]
+def long_run(out_dir: Path, resume: bool = False) -> None:
     torch.manual_seed(5)
+    config = CONFIG.model_copy(update={"epochs": 12, "save_every": 7})
+    run(out_dir, config, resume, model=SlowToy(dropout=0.1))
+
+
+def start(target: Callable[..., None], *arguments: Any, stderr: Path, **environment: str) -> BaseProcess:
+    """Calls target(*arguments) in a process of its own, forked from one that has done the imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["robustmdiff.training.trainer", "torch.utils.tensorboard"])
+    process = context.Process(target=_quiet, args=(target, arguments, stderr, environment))
+    process.start()
+    return process
+
+
+def _quiet(target: Callable[..., None], arguments: Any, stderr: Path, environment: dict[str, str]) -> None:
+    with stderr.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    os.environ.update(environment)
     torch.set_num_threads(1)
-    slow = CONFIG.model_copy(update={"epochs": 12, "save_every": 7})
-    run(sys.argv[1], slow, resume="--resume" in sys.argv, model=SlowToy(dropout=0.1))
+    target(*arguments)
