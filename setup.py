@@ -68,7 +68,10 @@ class CMakeBuild(build_ext):
             return  # built together with the first
         import pybind11
 
-        build, output = Path(self.build_temp).absolute(), Path(self.get_ext_fullpath(ext.name)).absolute().parent
+        build, output = (
+            Path(self.build_temp).absolute(),
+            Path(self.get_ext_fullpath(ext.name)).absolute().parent,
+        )
         build.mkdir(parents=True, exist_ok=True)
         nvcc = shutil.which("nvcc")
         options = {
@@ -93,9 +96,11 @@ class CMakeBuild(build_ext):
         return os.path.join(*fullname.split(".")) + ".so"  # the stable ABI: no Python version in the name
 
 
-modules = ["robustmdiff._C", "robustmdiff._host"] + (["robustmdiff._C_cuda"] if shutil.which("nvcc") else [])
+modules = ["robustmdiff._C", "robustmdiff._host"]
+if shutil.which("nvcc"):
+    modules.append("robustmdiff._C_cuda")
 setup(
-    packages=find_packages(include=["robustmdiff", "robustmdiff.*"]) + ["robustmdiff.kernels"],
+    packages=[*find_packages(include=["robustmdiff", "robustmdiff.*"]), "robustmdiff.kernels"],
     package_dir={"robustmdiff.kernels": "kernels"},
     package_data={"": ["*.html", "*.json", "*.csv", "*.yaml"]},
     ext_modules=[Extension(name, sources=[], optional=False) for name in modules],

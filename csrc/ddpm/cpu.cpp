@@ -47,10 +47,10 @@ void sweep(const Work& work, const Tensor& sample, int64_t steps) {
 }
 
 void step_out(Tensor out, const Tensor& sample, const Tensor& model_output, const Tensor& step, const Tensor& table,
-              Maybe uncond, Maybe guidances, double guidance, Maybe variance_output, double clip, int64_t prediction,
-              Maybe key, Maybe row_ids, Maybe noise) {
-  sweep(step_of(out, sample, model_output, step, table, uncond, guidances, guidance, variance_output, clip, prediction,
-                key, row_ids, noise),
+              Maybe uncond, Maybe guidances, Maybe variance_output, Maybe key, Maybe row_ids, Maybe noise,
+              double guidance, double clip, int64_t prediction) {
+  sweep(step_of(out, sample, model_output, step, table, uncond, guidances, variance_output, key, row_ids, noise,
+                guidance, clip, prediction),
         sample, table.size(0));
 }
 

@@ -144,7 +144,7 @@ template <class T>
 void run_as(const Noise& a, int64_t row, int64_t begin, int64_t end) {
   const float* c = a.table + a.step[row] * COLUMNS;
   NoiseRow r{set(c[SQRT_ALPHA_BAR]), set(c[SQRT_BETA_BAR]), a.key.seed_offset != nullptr, {}};
-  if (r.draws) r.stream = stream_of(a.key, a.step[row], row);
+  if (r.draws) r.stream = stream_of(a.key, a.step[row] + NOISING, row);
   const int64_t first = row * a.row_size;
   sweep(r,
         Streams<T>{nullptr, offset<T>(a.sample, first), nullptr, nullptr, offset<T>(a.noise, first),

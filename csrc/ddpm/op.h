@@ -34,8 +34,8 @@ inline Key key_of(Maybe key, Maybe row_ids, Maybe noise, const Tensor& sample) {
 }
 
 inline Step step_of(Tensor& out, const Tensor& sample, const Tensor& model_output, const Tensor& step,
-                    const Tensor& table, Maybe uncond, Maybe guidances, double guidance, Maybe variance_output,
-                    double clip, int64_t prediction, Maybe key, Maybe row_ids, Maybe noise) {
+                    const Tensor& table, Maybe uncond, Maybe guidances, Maybe variance_output, Maybe key,
+                    Maybe row_ids, Maybe noise, double guidance, double clip, int64_t prediction) {
   STD_TORCH_CHECK(prediction >= EPSILON && prediction <= V_PREDICTION, "prediction is ", prediction, ", expected 0 to 2");
   return {.model_output = checked_like(model_output, "model_output", sample),
           .sample = checked_like(sample, "sample", sample),

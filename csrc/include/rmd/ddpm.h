@@ -19,6 +19,10 @@ enum Column {
 
 enum Prediction : int64_t { EPSILON, SAMPLE, V_PREDICTION };
 
+// Noising to step t draws at the counter step t + 2^31, so that it never shares a draw with the
+// sampling step t of the same key.
+constexpr int64_t NOISING = int64_t(1) << 31;
+
 struct Key {
   const int64_t* seed_offset;  // [2], null when the noise is given
   const int64_t* row_ids;      // [B], or null for 0, 1, ...

@@ -1,0 +1,131 @@
+"""What the DDPM ops refuse, each with the argument, its value and what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustmdiff.ops.ddpm.definition import DynamicThreshold
+from robustmdiff.ops.ddpm.table import Column
+from robustmdiff.ops.registration import FLOATS
+
+_INTEGERS = {"step": torch.int64, "key": torch.int64, "row_ids": torch.int64, "table": torch.float32}
+
+
+def _describe(x: Any) -> str:
+    return f"{x.dtype} {list(x.shape)} on {x.device}" if isinstance(x, Tensor) else repr(x)
+
+
+def one_of(op: str, name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{op}: {name} is {value!r}, expected one of {', '.join(map(repr, allowed))}")
+
+
+def check_like_sample(op: str, sample: Tensor, others: Mapping[str, Tensor | None]) -> None:
+    """Floating tensors [B, ...] of the sample's shape, on its device."""
+    if not isinstance(sample, Tensor) or sample.dtype not in FLOATS:
+        expected = "a tensor of float32, bfloat16, float16 or float64"
+        raise TypeError(f"{op}: sample is {_describe(sample)}, expected {expected}")
+    if sample.dim() == 0:
+        raise ValueError(f"{op}: sample has no dimension, expected [B, ...]")
+    for name, x in others.items():
+        if x is None:
+            continue
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"{op}: {name} is {_describe(x)}, expected a floating-point tensor")
+        if x.shape != sample.shape:
+            shapes = f"{list(x.shape)}, expected {list(sample.shape)} like sample"
+            raise ValueError(f"{op}: {name} has shape {shapes}")
+        if x.device != sample.device:
+            raise ValueError(f"{op}: {name} is on {x.device}, expected {sample.device} like sample")
+
+
+def check_schedule(
+    op: str,
+    sample: Tensor,
+    step: Tensor,
+    table: Tensor,
+    key: Tensor | None,
+    row_ids: Tensor | None,
+    noise: Tensor | None,
+) -> None:
+    """Step, table and where the noise comes from."""
+    B = sample.shape[0]
+    given: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
+        "step": (step, (B,)),
+        "table": (table, (table.shape[0] if isinstance(table, Tensor) and table.dim() else 0, len(Column))),
+        "key": (key, (2,)),
+        "row_ids": (row_ids, (B,)),
+    }
+    for name, (x, shape) in given.items():
+        if x is None and name in ("key", "row_ids"):
+            continue
+        if not isinstance(x, Tensor) or x.dtype != _INTEGERS[name] or x.shape != shape:
+            expected = f"{_INTEGERS[name]} {list(shape)}"
+            raise ValueError(f"{op}: {name} is {_describe(x)}, expected {expected}")
+        if x.device != sample.device:
+            raise ValueError(f"{op}: {name} is on {x.device}, expected {sample.device} like sample")
+    if (key is None) == (noise is None):
+        both = "neither is" if key is None else "both are"
+        raise ValueError(f"{op}: expected exactly one of key and noise, {both} given")
+    if row_ids is not None and noise is not None:
+        raise ValueError(f"{op}: row_ids is given with noise, expected with key only (it numbers drawn rows)")
+    if readable(step):
+        _check_range(op, "step", step, table.shape[0])
+        if row_ids is not None:
+            _check_range(op, "row_ids", row_ids, 2**32)
+
+
+def readable(x: Tensor) -> bool:
+    """Whether the values of x can be looked at: eager, on the CPU, outside torch.func."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and x.device.type == "cpu"
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _check_range(op: str, name: str, x: Tensor, end: int) -> None:
+    if x.numel() == 0:
+        return
+    low, high = (int(bound) for bound in torch.aminmax(x))
+    if low < 0 or high >= end:
+        at = int(torch.nonzero((x < 0) | (x >= end))[0])
+        raise ValueError(f"{op}: {name}[{at}] is {int(x[at])}, expected 0 to {end - 1}")
+
+
+def check_clip(op: str, clip: float | DynamicThreshold | None) -> None:
+    if clip is None:
+        return
+    if isinstance(clip, DynamicThreshold):
+        if not (0 < clip.ratio <= 1 and clip.limit >= 1):
+            raise ValueError(f"{op}: clip is {clip}, expected 0 < ratio <= 1 and limit >= 1")
+    elif isinstance(clip, bool) or not isinstance(clip, (int, float)) or not 0 < clip < math.inf:
+        raise ValueError(f"{op}: clip is {clip!r}, expected a positive number, a DynamicThreshold or None")
+
+
+def check_guidance(op: str, guidance: float | Tensor, uncond: Tensor | None, sample: Tensor) -> None:
+    if isinstance(guidance, Tensor):
+        if guidance.shape != sample.shape[:1] or not guidance.is_floating_point():
+            expected = f"a number or a floating-point tensor [{sample.shape[0]}]"
+            raise ValueError(f"{op}: guidance is {_describe(guidance)}, expected {expected}")
+        if guidance.device != sample.device:
+            raise ValueError(f"{op}: guidance is on {guidance.device}, expected {sample.device} like sample")
+    elif not math.isfinite(guidance):
+        raise ValueError(f"{op}: guidance is {guidance}, expected a finite number or a tensor")
+    if uncond is None and (isinstance(guidance, Tensor) or guidance != 1.0):
+        raise ValueError(f"{op}: guidance is {_describe(guidance)} without uncond, expected both or neither")
+
+
+def check_out(op: str, out: Tensor, sample: Tensor, inputs: tuple[Any, ...]) -> None:
+    if out.shape != sample.shape or out.dtype != sample.dtype or out.device != sample.device:
+        raise ValueError(f"{op}: out is {_describe(out)}, expected {_describe(sample)} like sample")
+    if not out.is_contiguous():
+        raise ValueError(f"{op}: out has strides {out.stride()}, expected a contiguous tensor")
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (out, *inputs)):
+        raise ValueError(f"{op}: out is given while a gradient is recorded, use torch.no_grad")

@@ -1,0 +1,105 @@
+"""What the DDPM ops mean: plain torch in the dtype of its arguments, float64 included.
+
+The equations are those of Ho, Jain and Abbeel, "Denoising diffusion probabilistic models" (2020),
+and of Nichol and Dhariwal, "Improved DDPM" (2021) for the learned variance.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustmdiff.ops.ddpm.table import Column
+
+
+class DynamicThreshold(NamedTuple):
+    """Clip x_0 of each row to its own quantile of |x_0|, and divide by it (Saharia et al. 2022, Imagen)."""
+
+    ratio: float = 0.995
+    limit: float = 1.0  # the quantile counts up to here
+
+
+def coefficients(table: Tensor, step: Tensor, sample: Tensor) -> tuple[Tensor, ...]:
+    """The table's rows for these steps: one [B, 1, ...] per column, in the dtype of the sample."""
+    ones = [1] * (sample.dim() - 1)
+    rows = table.index_select(0, step.clamp(0, table.shape[0] - 1)).to(sample.dtype)
+    return tuple(column.reshape(-1, *ones) for column in rows.unbind(1))
+
+
+def clipped(x0: Tensor, clip: float | DynamicThreshold | None) -> Tensor:
+    if clip is None or x0.numel() == 0:
+        return x0
+    if isinstance(clip, DynamicThreshold):
+        magnitude = x0.abs().reshape(x0.shape[0], -1)
+        s = torch.quantile(magnitude, clip.ratio, dim=1).clamp(1, clip.limit)
+        s = s.reshape(-1, *[1] * (x0.dim() - 1))
+        return torch.clamp(x0, -s, s) / s
+    return x0.clamp(-clip, clip)
+
+
+def predicted_x0(output: Tensor, sample: Tensor, a: Tensor, b: Tensor, prediction: str) -> Tensor:
+    """x_0 from what the model predicts; a = sqrt(alpha bar), b = sqrt(1 - alpha bar)."""
+    if prediction == "epsilon":
+        return (sample - b * output) / a
+    if prediction == "sample":
+        return output
+    return a * sample - b * output
+
+
+def learned_deviation(variance_output: Tensor, log_min: Tensor, log_max: Tensor) -> Tensor:
+    share = (variance_output + 1) / 2
+    return torch.exp(0.5 * (share * log_max + (1 - share) * log_min))
+
+
+def ddpm_step(
+    model_output: Tensor,
+    sample: Tensor,
+    step: Tensor,
+    table: Tensor,
+    *,
+    uncond: Tensor | None = None,
+    guidance: float | Tensor = 1.0,
+    variance_output: Tensor | None = None,
+    clip: float | DynamicThreshold | None = None,
+    prediction: str = "epsilon",
+    noise: Tensor,
+) -> Tensor:
+    c = coefficients(table, step, sample)
+    if uncond is not None:
+        if isinstance(guidance, Tensor):
+            guidance = guidance.to(sample.dtype).reshape(-1, *[1] * (sample.dim() - 1))
+        model_output = uncond + guidance * (model_output - uncond)
+    a, b = c[Column.SQRT_ALPHA_BAR], c[Column.SQRT_BETA_BAR]
+    x0 = clipped(predicted_x0(model_output, sample, a, b, prediction), clip)
+    mean = c[Column.WEIGHT_X0] * x0 + c[Column.WEIGHT_XT] * sample
+    sigma = c[Column.SIGMA]
+    deviation = sigma
+    if variance_output is not None:
+        deviation = learned_deviation(variance_output, c[Column.LOG_VARIANCE_MIN], c[Column.LOG_VARIANCE_MAX])
+    return mean + deviation * torch.where(sigma > 0, noise, 0)  # the last step reads no noise
+
+
+def ddpm_noise(sample: Tensor, step: Tensor, table: Tensor, *, noise: Tensor) -> Tensor:
+    """x_t = sqrt(alpha bar) x_0 + sqrt(1 - alpha bar) noise (Ho et al. 2020, eq. 4)."""
+    c = coefficients(table, step, sample)
+    return c[Column.SQRT_ALPHA_BAR] * sample + c[Column.SQRT_BETA_BAR] * noise
+
+
+def noise_target(sample: Tensor, step: Tensor, table: Tensor, target: str, noise: Tensor) -> Tensor:
+    """What a model of this prediction type should say at x_t (Salimans & Ho 2022 for v)."""
+    if target == "epsilon":
+        return noise
+    if target == "sample":
+        return sample
+    c = coefficients(table, step, sample)
+    return c[Column.SQRT_ALPHA_BAR] * noise - c[Column.SQRT_BETA_BAR] * sample
+
+
+def ddpm_noise_loss(
+    prediction: Tensor, sample: Tensor, step: Tensor, table: Tensor, *, target: str = "epsilon", noise: Tensor
+) -> Tensor:
+    """[B]: the mean over each row of (prediction - target)^2."""
+    error = prediction - noise_target(sample, step, table, target, noise)
+    return error.square().reshape(error.shape[0], -1).mean(1)

@@ -1,0 +1,74 @@
+"""The coefficients of every sampling step, computed once on the host."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Column(IntEnum):
+    """Columns of the coefficient table; the same order in csrc/include/rmd/ddpm.h."""
+
+    SQRT_ALPHA_BAR = 0
+    SQRT_BETA_BAR = 1  # sqrt(1 - alpha bar)
+    WEIGHT_X0 = 2  # of the posterior mean (Ho et al. 2020, eq. 7)
+    WEIGHT_XT = 3
+    SIGMA = 4  # 0: the step takes no noise
+    LOG_VARIANCE_MIN = 5  # ends of the learned range (Nichol & Dhariwal 2021, eq. 15)
+    LOG_VARIANCE_MAX = 6
+    SUCCESSOR = 7  # the row that comes next; the number of rows after the last
+
+
+def ddpm_table(scheduler: Any) -> Tensor:
+    """float32 [S, 8] on the CPU: the coefficients of a `DDPMScheduler`'s timesteps, in sampling order.
+
+    `scheduler` needs `alphas_cumprod`, `timesteps` and `config.variance_type` (fixed_small,
+    fixed_small_log, fixed_large or learned_range); diffusers itself is not imported. Row 0 is the
+    first, noisiest step. A scheduler fresh from its constructor gives all its training steps, so
+    there the row of timestep t is S - 1 - t.
+
+    Everything is computed in float32 in the order of diffusers' `step`, because another order gives
+    other last bits, which 1 / sqrt(alpha bar) of the first steps magnifies.
+    Raises ValueError for a variance type whose step has no such coefficients.
+    """
+    variance_type = scheduler.config.variance_type
+    known = ("fixed_small", "fixed_small_log", "fixed_large", "learned_range")
+    if variance_type not in known:
+        raise ValueError(f"variance_type is {variance_type!r}, expected one of {', '.join(map(repr, known))}")
+    timesteps = scheduler.timesteps.cpu().tolist()
+    alpha_bars = scheduler.alphas_cumprod.cpu().float()
+    # Zero-dimensional tensors, as diffusers has them: the vector forms of log and exp round differently.
+    one = torch.tensor(1.0)
+    rows = []
+    for i, t in enumerate(timesteps):
+        following = alpha_bars[timesteps[i + 1]] if i + 1 < len(timesteps) else one
+        rows.append(_row(alpha_bars[t], following, t, i, variance_type))
+    return torch.stack(rows) if rows else torch.empty(0, len(Column))
+
+
+def _row(alpha_bar: Tensor, next_alpha_bar: Tensor, t: int, index: int, variance_type: str) -> Tensor:
+    beta_bar, next_beta_bar = 1 - alpha_bar, 1 - next_alpha_bar
+    alpha = alpha_bar / next_alpha_bar
+    beta = 1 - alpha
+    variance = torch.clamp((1 - next_alpha_bar) / (1 - alpha_bar) * beta, min=1e-20)
+    if variance_type == "fixed_large":
+        sigma = beta**0.5
+    elif variance_type == "fixed_small_log":
+        sigma = torch.exp(0.5 * torch.log(variance))
+    else:
+        sigma = variance**0.5
+    return torch.stack(
+        (
+            alpha_bar**0.5,
+            beta_bar**0.5,
+            (next_alpha_bar**0.5 * beta) / beta_bar,
+            alpha**0.5 * next_beta_bar / beta_bar,
+            sigma if t > 0 else torch.tensor(0.0),
+            torch.log(variance),
+            torch.log(beta),
+            torch.tensor(float(index + 1)),
+        )
+    )
