@@ -153,7 +153,8 @@ class Trainer:
         self._epoch_order: tuple[int, list[np.ndarray]] = (-1, [])
         checkpoint = load_checkpoint(out_dir / LAST) if (out_dir / LAST).exists() else None
         if checkpoint is None:
-            model.encoders.fit(self.train_set.sample())
+            if hasattr(model, "encoders"):  # a model that reads no value has none
+                model.encoders.fit(self.train_set.sample())
         else:
             check_same_run(checkpoint, config, model.task, self.patients)
             load_weights(model, _under("model.", checkpoint.tensors), checkpoint.path)
