@@ -12,6 +12,8 @@ from robustmdiff.diagnosis.config import ModelConfig
 from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
 from robustmdiff.diagnosis.encoders import ModalityEncoders
 
+PATIENTS_AT_ONCE = 16  # sorted by length first, so that little is padded
+
 
 class DropoutTransformer(nn.Module):
     """A class token, the patient's tokens with an embedding of their modality, `config.layers`
@@ -45,13 +47,20 @@ class DropoutTransformer(nn.Module):
         row, modality = _padded(encoded.segments)
         # row 0 of the gathered tokens is the padding; hidden tokens are never gathered
         tokens = torch.cat([encoded.tokens.new_zeros(1, encoded.tokens.shape[1]), encoded.tokens])
-        x = tokens[row] + self.modality[modality] * (row > 0)[..., None]  # [B, L, d]
-        B = len(x)
-        if B == 0:  # PyTorch's layer cannot take no patients
-            return x.new_zeros(0, x.shape[2])
-        x = torch.cat([self.class_token.expand(B, 1, -1).to(x.dtype), x], dim=1)
-        padding = torch.cat([row.new_zeros(B, 1, dtype=torch.bool), row == 0], dim=1)
-        return self.transformer(x, src_key_padding_mask=padding)[:, 0]
+        order = (row > 0).sum(1).argsort()
+        fused = [self._read(tokens, row[b], modality[b]) for b in order.split(PATIENTS_AT_ONCE)]
+        if not fused:
+            return tokens.new_zeros(0, tokens.shape[1])
+        return torch.cat(fused)[order.argsort()]
+
+    def _read(self, tokens: Tensor, row: Tensor, modality: Tensor) -> Tensor:
+        """A few patients of similar length, row and modality [b, L] -> [b, d]."""
+        L = int((row > 0).sum(1).max())
+        row, modality = row[:, :L], modality[:, :L]
+        x = tokens[row] + self.modality[modality] * (row > 0)[..., None]  # [b, L, d]
+        first = self.class_token.to(x.dtype).expand(len(x), 1, -1)
+        padding = torch.cat([row.new_zeros(len(x), 1, dtype=torch.bool), row == 0], dim=1)
+        return self.transformer(torch.cat([first, x], dim=1), src_key_padding_mask=padding)[:, 0]
 
     def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """L_class and L_find."""
