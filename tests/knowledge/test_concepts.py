@@ -172,6 +172,15 @@ def test_a_merge_unites_rows_edges_and_frequencies_and_the_first_word_stands():
     expected = [[NAN, NAN, NAN], [0.895, NAN, NAN], [NAN, 0.17, 0.3], [NAN, NAN, 0.7]]
     np.testing.assert_array_equal(both.frequency, np.array(expected, np.float32))
 
+    swapped = other.merge(table())
+    assert swapped.prevalence[swapped.id.index("d2")] == np.float32(0.9)
+    louder = table(
+        definition=("x",) * 5, frequency=np.array([[NAN, NAN], [0.1, 0.2], [NAN, NAN]], np.float32)
+    )
+    expected = [[NAN, NAN], [0.895, 0.2], [NAN, 0.17]]
+    assert table().merge(louder).definition == ("x", "x", "of the lung", "x", "x")
+    np.testing.assert_array_equal(table().merge(louder).frequency, np.array(expected, np.float32))
+
     nameless = dataclasses.replace(other, name=("f2", "d2", "d3"), source=none, target=none, relation=none)
     assert nameless.merge(table()).name[1] == "viral pneumonia", "a name that repeats the id says nothing"
 

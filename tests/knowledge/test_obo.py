@@ -108,6 +108,11 @@ def test_gzipped_windows_and_marked_files_read_the_same(tmp_path, name):
     assert read_obo(write(tmp_path, gzip.compress(windows), name)) == plain
 
 
+def test_a_byte_order_mark_before_the_first_stanza_is_no_error(tmp_path):
+    text = "[Term]\nid: X:1\nname: one\n"
+    assert list(read_obo(write(tmp_path, b"\xef\xbb\xbf" + text.encode())).terms) == ["X:1"]
+
+
 def test_kind_can_be_said_for_the_whole_file(tmp_path):
     assert {t.kind for t in read_obo(write(tmp_path, WHOLE), kind="finding").terms.values()} == {"finding"}
 

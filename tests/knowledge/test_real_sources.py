@@ -13,6 +13,7 @@ import pytest
 
 from robustmdiff.knowledge import (
     ConceptTable,
+    Ontology,
     link,
     load_concepts,
     read_concepts,
@@ -101,8 +102,13 @@ def test_disease_ontology_tables_hold_their_rows():
     assert all(xref in ontology.terms[id].xrefs for id, xref in by_id)
 
 
-def test_orphanet_tables_hold_their_rows():
-    ontology = read_orphanet(FOLDER)
+@pytest.fixture(scope="module")
+def orphanet() -> Ontology:
+    return read_orphanet(FOLDER)
+
+
+def test_orphanet_tables_hold_their_rows(orphanet):
+    ontology = orphanet
     disorders, parents = set(column("orpha_disorders.tsv.gz", 0)), set(column("orpha_parents.tsv.gz", 1))
     findings = set(column("orpha_hpo.tsv.gz", 1))
     assert (len(disorders), len(parents - disorders), len(findings)) == (9_960, 38, 8_701)
@@ -128,8 +134,8 @@ def test_orphanet_tables_hold_their_rows():
     assert ontology.prevalence["ORPHA:558"] == pytest.approx(3e-4)
 
 
-def test_orphanet_concepts_have_one_frequency_for_each_pair_and_make_a_round_trip(tmp_path):
-    concepts = load_concepts(FOLDER / "orpha_disorders.tsv.gz")
+def test_orphanet_concepts_have_one_frequency_for_each_pair_and_make_a_round_trip(orphanet, tmp_path):
+    concepts = orphanet.concepts()
     assert concepts.frequency.shape == (9_998, 8_701)
     assert int((~np.isnan(concepts.frequency)).sum()) == 115_839
     excluded = int((concepts.frequency == 0).sum())

@@ -269,9 +269,10 @@ def test_annotations_are_averaged_resolved_and_negated(annotations):
     ontology = annotations(
         old_row(frequency="3/4", synonyms="SEVEN SYNDROME|http://address")
         + old_row(finding="HP:11", frequency="25%")
+        + old_row(finding="HP:11", frequency="variable")
         + old_row(finding="HP:3")
         + old_row(id="8", qualifier="NOT", finding="HP:2", frequency="hallmark")
-        + old_row(finding="HP:2", aspect="I")
+        + old_row(finding="HP:2", frequency="1/2", aspect="I")
     )
     frequency = dict(ontology.frequency)
     assert math.isnan(frequency.pop(("OMIM:7", "HP:2"))), "stated, with no number"
