@@ -47,10 +47,10 @@ class DropoutTransformer(nn.Module):
         row, modality = _padded(encoded.segments)
         # row 0 of the gathered tokens is the padding; hidden tokens are never gathered
         tokens = torch.cat([encoded.tokens.new_zeros(1, encoded.tokens.shape[1]), encoded.tokens])
+        if len(row) == 0:
+            return tokens[:0]
         order = (row > 0).sum(1).argsort()
         fused = [self._read(tokens, row[b], modality[b]) for b in order.split(PATIENTS_AT_ONCE)]
-        if not fused:
-            return tokens.new_zeros(0, tokens.shape[1])
         return torch.cat(fused)[order.argsort()]
 
     def _read(self, tokens: Tensor, row: Tensor, modality: Tensor) -> Tensor:
