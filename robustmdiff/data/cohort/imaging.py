@@ -10,7 +10,7 @@ from robustmdiff.data.cohort.phantom import CM, Body, Canvas
 MU_WATER = 0.20  # 1/cm at about 60 keV
 PHOTONS = 4e4  # per pixel of the unattenuated beam
 LOG_RANGE = 6.0  # the line integral that is white in an X-ray
-CT_LEVELS = (0.46, 0.20, -0.03, -0.28)  # of the axial slices, from above to below
+CT_LEVELS = (0.49, 0.20, -0.03, -0.28)  # of the axial slices, from above to below
 CT_THICKNESS = 0.04  # between the two planes that one slice averages
 CT_NOISE = 18.0  # HU
 MRI_DEPTHS = (-0.09, -0.03, 0.03, 0.09)  # of the planes that one thick coronal slice averages

@@ -86,7 +86,7 @@ def _lower_consolidation(side: int) -> Callable[[Brush], None]:
 
 
 def _upper_consolidation(b: Brush) -> None:
-    b.spot("consolidation", (-0.37, 0.0, 0.43), (0.15, 0.26, 0.11), opacity=0.9)
+    b.spot("consolidation", (-0.37, 0.0, 0.45), (0.15, 0.26, 0.12), opacity=0.9)
 
 
 def _ground_glass(b: Brush) -> None:
@@ -108,7 +108,7 @@ def _cardiomegaly(b: Brush) -> None:
 
 def _septal_lines(b: Brush) -> None:
     for side in (RIGHT, LEFT):
-        lines = stripes((0.0, 0.0, 12.5), 0.0)
+        lines = stripes((0.0, 0.0, 12.5), -0.2)
         b.spot("septum", (side * 0.59, 0.0, -0.05), (0.13, 0.36, 0.15), texture=lines, jitter=0.006)
 
 
@@ -130,8 +130,8 @@ def _hyperinflation(b: Brush) -> None:
 
 def _bullae(b: Brush) -> None:
     for side in (RIGHT, LEFT):
-        b.spot("septum", (side * 0.35, 0.0, 0.54), (0.15, 0.26, 0.14), opacity=0.8)
-        b.spot("air", (side * 0.35, 0.0, 0.54), (0.115, 0.23, 0.11), within_lung=False)
+        b.spot("septum", (side * 0.35, -0.06, 0.54), (0.15, 0.24, 0.14), opacity=0.8)
+        b.spot("air", (side * 0.35, -0.06, 0.54), (0.115, 0.21, 0.11), within_lung=False)
 
 
 def _pulmonary_artery(b: Brush) -> None:
@@ -149,8 +149,8 @@ def _atelectasis(b: Brush) -> None:
 
 
 def _cavity(b: Brush) -> None:
-    b.spot("mass", (0.38, 0.0, 0.44), (0.12, 0.15, 0.12), jitter=0.005)
-    b.spot("air", (0.38, 0.0, 0.44), (0.07, 0.10, 0.07), jitter=0.005)
+    b.spot("mass", (0.38, 0.08, 0.47), (0.12, 0.18, 0.12), jitter=0.005)
+    b.spot("air", (0.38, 0.08, 0.47), (0.07, 0.13, 0.07), jitter=0.005)
 
 
 def _mass(b: Brush) -> None:
