@@ -37,7 +37,7 @@ class DropoutTransformer(nn.Module):
         nn.init.zeros_(self.head.weight)
         with torch.no_grad():
             self.head.bias.copy_(log_prevalence(task))
-        self.findings = FindingHeads(task, d)
+        self.findings = FindingHeads(task, d) if task.findings else None
 
     def encode(self, batch: Batch) -> Encoded:
         return self.encoders(batch)
@@ -67,7 +67,7 @@ class DropoutTransformer(nn.Module):
         student = encoded.keep(kept)
         fused, present = self._fuse(student), student.presence()
         losses = {"class": class_loss(self.head(fused), batch, weight, self.task)}
-        if self.task.findings:
+        if self.findings is not None:
             H = student.H.masked_fill(~present[..., None], 0)
             losses["find"] = self.findings.loss(fused, H, present, batch)
         return losses
@@ -77,7 +77,7 @@ class DropoutTransformer(nn.Module):
         """Deterministic: draws and seed change nothing."""
         fused = self._fuse(encoded)
         logits = self.head(fused)
-        findings = self.findings.together(fused).sigmoid() if self.task.findings else None
+        findings = None if self.findings is None else self.findings.together(fused).sigmoid()
         return Diagnosis(probability(logits, self.task), findings=findings)
 
     def after_step(self) -> None:

@@ -28,7 +28,7 @@ class LateFusion(nn.Module):
         self.b = nn.Parameter(log_prevalence(task).repeat(M, 1))
         self.log_tau = nn.Parameter(torch.zeros(M + 1))
         self.prior = nn.Parameter(log_prevalence(task))
-        self.findings = FindingHeads(task, d)
+        self.findings = FindingHeads(task, d) if task.findings else None
 
     def encode(self, batch: Batch) -> Encoded:
         return self.encoders(batch)
@@ -55,7 +55,7 @@ class LateFusion(nn.Module):
         alone = [class_loss(each[:, i], batch, weight * present[:, i], self.task) for i in range(M)]
         own = torch.stack(alone).sum() * B / present.sum().clamp(min=1)
         losses = {"class": (class_loss(fused, batch, weight, self.task) + own) / 2}
-        if self.task.findings:
+        if self.findings is not None:
             mean = H.sum(1) / present.sum(1, keepdim=True).clamp(min=1)
             losses["find"] = self.findings.loss(mean, H, present, batch)
         return losses

@@ -30,7 +30,7 @@ class MaskOnly(nn.Module):
         nn.init.zeros_(self.head.weight)
         with torch.no_grad():
             self.head.bias.copy_(log_prevalence(task))
-        self.findings = FindingHeads(task, d)
+        self.findings = FindingHeads(task, d) if task.findings else None
 
     def encode(self, batch: Batch) -> Encoded:
         B, M = batch.presence.shape
@@ -54,7 +54,7 @@ class MaskOnly(nn.Module):
         student = encoded.keep(kept)
         H, fused = self._fuse(student)
         losses = {"class": class_loss(self.head(fused), batch, weight, self.task)}
-        if self.task.findings:
+        if self.findings is not None:
             losses["find"] = self.findings.loss(fused, H, student.presence(), batch)
         return losses
 

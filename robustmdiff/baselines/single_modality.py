@@ -30,7 +30,7 @@ class SingleModality(nn.Module):
         with torch.no_grad():
             self.head.bias.copy_(log_prevalence(task))
         self.prior = nn.Parameter(log_prevalence(task))
-        self.findings = FindingHeads(task, self.d)
+        self.findings = FindingHeads(task, self.d) if task.findings else None
 
     def encode(self, batch: Batch) -> Encoded:
         """Every other modality is encoded as absent."""
@@ -59,7 +59,7 @@ class SingleModality(nn.Module):
         student = encoded.keep(kept)
         H, x, logits = self._logits(student)
         losses = {"class": class_loss(logits, batch, weight, self.task)}
-        if self.task.findings:
+        if self.findings is not None:
             losses["find"] = self.findings.loss(x, H, student.presence(), batch)
         return losses
 

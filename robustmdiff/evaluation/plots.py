@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from robustmdiff.evaluation import statistics
-from robustmdiff.evaluation.masks import COMPLETE, mcar
+from robustmdiff.evaluation.masks import COMPLETE
 from robustmdiff.evaluation.results import Results
 
 # Okabe and Ito (2008): told apart by colour-blind readers and in grey
@@ -29,7 +29,6 @@ STYLE: Any = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
-HALF = mcar(0.5)
 CEILING_NAME = "ceiling (exact posterior)"
 PROMISED = "promised"
 
@@ -79,7 +78,7 @@ def classes(results: Results) -> Figure:
     figure, ax = plt.subplots(figsize=(8.5, 1.4 + 0.34 * len(named)))
     offsets = np.linspace(-0.28, 0.28, max(len(results.methods), 2))
     for method, offset in zip(results.methods, offsets, strict=False):
-        found = [results.interval(method, HALF, f"auroc/{name}") for name in named]
+        found = [results.interval(method, results.half, f"auroc/{name}") for name in named]
         drawn = [(i, f) for i, f in enumerate(found) if f is not None]
         value = np.array([f.value for _, f in drawn])
         span = np.array([[f.value - f.low, f.high - f.value] for _, f in drawn]).reshape(-1, 2).T
@@ -89,7 +88,7 @@ def classes(results: Results) -> Figure:
             value, y, xerr=span.clip(0), fmt="o", markersize=3.5, elinewidth=1, color=colour, label=method
         )
     if "ceiling" in results.values:
-        best = [results.interval("ceiling", HALF, f"auroc/{name}") for name in named]
+        best = [results.interval("ceiling", results.half, f"auroc/{name}") for name in named]
         for i, found_best in enumerate(best):
             if found_best is not None:
                 label = CEILING_NAME if i == 0 else None
@@ -97,7 +96,7 @@ def classes(results: Results) -> Figure:
     ax.set_yticks(range(len(named)))
     ax.set_yticklabels([f"{name} (rare)" if name in results.task.rare else name for name in named])
     ax.set_ylim(len(named) - 0.5, -0.5)
-    ax.set_xlabel("AUROC, half of the modalities missing")
+    ax.set_xlabel(f"AUROC, modalities missing with probability {results.half.partition('/')[2]}")
     _legend(figure)
     return figure
 
@@ -133,7 +132,10 @@ def reliability(results: Results, bins: int = 10) -> Figure:
     truth, weight = results.truth, results.weight
     w = np.ones(len(truth.label)) if weight is None else weight
     for ax, condition, title in zip(
-        axes, (COMPLETE, HALF), ("all that was observed", "half missing"), strict=True
+        axes,
+        (COMPLETE, results.half),
+        ("all that was observed", f"missing {results.half.partition('/')[2]}"),
+        strict=True,
     ):
         ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
         for method in results.methods:

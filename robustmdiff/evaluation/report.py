@@ -17,12 +17,11 @@ from robustmdiff.evaluation.masks import COMPLETE, mcar
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import Interval
 
-HALF = mcar(0.5)
 METRICS_COMPARED = ("auroc/macro", "auroc/rare", "sensitivity95/rare", "accuracy", "brier")
 METRICS_OF_SUBSETS = ("auroc/macro", "auroc/rare", "sensitivity95/rare", "accuracy", "coverage", "set_size")
 CAPTIONS = {
     "retention": "Macro AUROC against the missing rate, with 95 % intervals over patients.",
-    "classes": "AUROC of each class with half of the modalities missing.",
+    "classes": "AUROC of each class with about half of the modalities missing.",
     "subsets": "The subsets of modalities that are hardest for the first method.",
     "reliability": "Stated probability against how often it was right.",
     "coverage": "Prediction sets: coverage and size for each subset of modalities.",
@@ -65,7 +64,7 @@ def write_report(
 
 def headline(results: Results) -> list[dict[str, float | str | None]]:
     """The few numbers to look at first, a row for each method, the ceiling included."""
-    half = HALF if HALF in results.masks.keep else COMPLETE
+    half = results.half
     columns = {
         "AUROC": (COMPLETE, "auroc/macro"),
         "AUROC, half missing": (half, "auroc/macro"),
@@ -161,22 +160,23 @@ def _tables(results: Results) -> list[tuple[str, dict[str, Column]]]:
         return lambda method: results.interval(method, condition, metric)
 
     def retained(method: str) -> Interval | None:
-        curve, rates = results.retention(method), results.masks.rates
-        return statistics.interval(curve[:, rates.index(0.5)]) if curve.shape[1] and 0.5 in rates else None
+        curve = results.retention(method)
+        at_half = [mcar(rate) for rate in results.masks.rates].index(half)
+        return statistics.interval(curve[:, at_half]) if curve.shape[1] else None
 
     def worst(method: str) -> Interval | None:
         names = results.worst_subsets(method)
         return results.interval(method, names[0], "auroc/macro") if names else None
 
-    half = HALF if HALF in results.masks.keep else COMPLETE
+    half = results.half
     return [
         (
-            "Robustness (macro AUROC; half = each modality missing with probability .5)",
+            f"Robustness (macro AUROC; half = missing with probability {half.partition('/')[2]})",
             {
                 "complete": at(COMPLETE, "auroc/macro"),
                 "half": at(half, "auroc/macro"),
                 "retention at half": retained,
-                "area 0 to .9": lambda method: results.area(method),
+                f"area 0 to {results.masks.rates[-1]:g}": lambda method: results.area(method),
                 "area, one kept": lambda method: results.area(method, at_least_one=True),
                 "share of ceiling at half": lambda method: results.share_of_ceiling(method, half),
                 "worst subset": worst,

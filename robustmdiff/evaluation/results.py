@@ -40,6 +40,11 @@ class Results:
         """All methods; the ceiling is none of them."""
         return [name for name in self.values if name != "ceiling"]
 
+    @property
+    def half(self) -> str:
+        """The condition of the sweep in which nearest to half of the modalities are missing."""
+        return mcar(min(self.masks.rates, key=lambda rate: abs(rate - 0.5)))
+
     def interval(self, method: str, condition: str, metric: str) -> Interval | None:
         """None where the metric is not defined there."""
         values = self.values[method][condition].get(metric)

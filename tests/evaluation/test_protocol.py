@@ -319,3 +319,14 @@ def test_a_class_nobody_has_is_said():
     )
     assert found.skipped == ("rarely seen",)
     assert to_json(found)["skipped_classes"] == ["rarely seen"]
+
+
+def test_few_rates_are_reported_too(tmp_path):
+    found = run(60, rates=(0.0, 0.4), replicates=5)
+    assert found.half == mcar(0.4)
+    text = write_report(found, tmp_path).read_text()
+    assert "area 0 to 0.4" in text
+    assert (tmp_path / "classes.png").exists()
+    only = run(60, rates=(0.0,), replicates=5)
+    assert only.area("stub") is None
+    write_report(only, tmp_path)
