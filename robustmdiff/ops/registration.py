@@ -131,16 +131,25 @@ def differentiable(
         if torch._C._are_functorch_transforms_active():
             return _Functorch.apply(*inputs)
         if torch.is_grad_enabled() and any(inputs[i] is not None and inputs[i].requires_grad for i in wrt):
-            return _Classic.apply(*inputs)
+            return _Classic.apply(*(_distinct(inputs) if torch.compiler.is_compiling() else inputs))
         return forward(*inputs)
 
     return run
 
 
+def _distinct(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Dynamo wants every tensor once; self-attention gives its segments twice."""
+    found: list[Any] = []
+    for x in inputs:
+        twice = isinstance(x, Tensor) and any(x is y for y in found)
+        found.append(x.view_as(x) if twice else x)
+    return tuple(found)
+
+
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in autocast's dtype where autocast is on for their device, else unchanged."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if device == "meta" or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(tensor.to(dtype) if tensor.dtype != torch.float64 else tensor for tensor in tensors)

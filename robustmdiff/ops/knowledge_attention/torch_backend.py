@@ -51,6 +51,8 @@ def backward(
     absent = _absent(log_prior)
     dtype = lse.dtype
     queries, grads = q.to(dtype).flatten(0, 1), grad_out.to(dtype).flatten(0, 1)
+    if absent is not None:  # a row that saw nothing does not look at its gradient
+        grads = grads.masked_fill(lse.flatten()[:, None] <= NOTHING, 0)
     delta = (grads * out.to(dtype).flatten(0, 1)).sum(-1, keepdim=True)
     lse = lse.flatten()[:, None]
     dq = torch.zeros_like(queries)

@@ -150,6 +150,8 @@ def _check(
                 f"masked_attention: {name} must be [patients, modalities, 2], got {list(segments.shape)}"
             )
     (B, Mq), M = q_segments.shape[:2], k_segments.shape[1]
+    if B == 0:
+        raise ValueError("masked_attention: q_segments has no patients, expected at least one")
     if k_segments.shape[0] != B:
         raise ValueError(
             f"masked_attention: k_segments has {k_segments.shape[0]} patients, expected {B} like q_segments"
@@ -167,7 +169,7 @@ def _check(
         raise TypeError(f"masked_attention: affinity must be floating point, got {affinity.dtype}")
     if not 0 <= dropout_p < 1:
         raise ValueError(f"masked_attention: dropout_p is {dropout_p}, expected 0 <= dropout_p < 1")
-    if (key is None) != (dropout_p == 0):
+    if (key is None and dropout_p > 0) or (key is not None and dropout_p == 0):
         raise ValueError(
             f"masked_attention: dropout_p is {dropout_p} and key is {_describe(key)}, expected a key (int64 "
             "[2]: seed, offset) exactly where dropout_p > 0"

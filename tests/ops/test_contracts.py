@@ -1,0 +1,185 @@
+"""The contracts that every backend of every attention op keeps. A new backend adds itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from robustmdiff import use_backend
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+def gradients(run, tensors: dict[str, Tensor], grad_out: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    out = run(**tensors)
+    if not out.requires_grad:  # a definition that found nothing to read
+        return out, {name: torch.zeros_like(x) for name, x in tensors.items()}
+    found = torch.autograd.grad(out, list(tensors.values()), grad_out, allow_unused=True)
+    zero = (torch.zeros_like(x) if g is None else g for x, g in zip(tensors.values(), found, strict=True))
+    return out.detach(), dict(zip(tensors, zero, strict=True))
+
+
+def grad_like(case, dtype: torch.dtype) -> Tensor:
+    shape = case.tensors["q"].shape
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def largest(*tensors: Tensor) -> float:
+    return max((float(x.detach().abs().max()) for x in tensors if x.numel()), default=0.0)
+
+
+def error(x: Tensor, exact: Tensor) -> float:
+    return largest(x.double() - exact)
+
+
+def within(name: str, ours: Tensor, plain: Tensor, exact: Tensor, factor: int, terms: float) -> None:
+    """As exact as plain torch, to a factor; plus one rounding of the largest term that was summed, as
+    plain torch may be exact by luck."""
+    budget = factor * (error(plain, exact) + torch.finfo(plain.dtype).eps * terms)
+    assert ours.dtype == plain.dtype, name
+    assert torch.isfinite(ours).all(), name
+    assert error(ours, exact) <= budget, f"{name}: {error(ours, exact):.1e} > {budget:.1e}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_output_and_gradients_are_as_exact_as_plain_torch(case, backend, dtype):
+    tensors, g = case.at(dtype), grad_like(case, dtype)
+    rounded = {name: x.detach().double().requires_grad_() for name, x in tensors.items()}
+    exact, exact_grads = gradients(case.plain, rounded, g.double())
+    plain, plain_grads = gradients(case.plain, tensors, g)
+    with use_backend(**{case.op: backend}):
+        ours, our_grads = gradients(case.run, tensors, g)
+    within("out", ours, plain, exact, 2, largest(*tensors.values()))
+    terms = largest(*tensors.values()) * largest(g)
+    for name in tensors:
+        within(f"d{name}", our_grads[name], plain_grads[name], exact_grads[name], 3, terms)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_sums_are_float32_whatever_the_input(case, backend, dtype):
+    tensors = case.at(dtype)
+    exact = case.plain(**{name: x.detach().double() for name, x in tensors.items()})
+    with use_backend(**{case.op: backend}):
+        ours = case.run(**tensors).detach()
+    # one rounding of the result, and nothing else of that size
+    budget = 0.51 * torch.finfo(dtype).eps * exact.abs() + 1e-5
+    assert ((ours.double() - exact).abs() <= budget).all()
+
+
+def test_rows_with_nothing_to_read_give_zero_and_no_gradient(case, backend):
+    tensors = case.at(torch.float32)
+    with use_backend(**{case.op: backend}):
+        out, grads = gradients(case.run, tensors, grad_like(case, torch.float32))
+    assert (out[case.silent] == 0).all()
+    for name, rows in case.absent.items():
+        if name in grads:
+            assert (grads[name][rows] == 0).all(), name
+    if case.silent.all():
+        assert all((g == 0).all() for g in grads.values())
+
+
+def test_absent_memory_is_never_read(case, backend):
+    """Bit for bit: what is absent may be NaN, in the inputs and in the gradient that comes in."""
+    g = grad_like(case, torch.float32)
+    clean = case.at(torch.float32)
+    poisoned = {name: x.detach().clone() for name, x in clean.items()}
+    for name, rows in case.absent.items():
+        if name in poisoned and name != "log_prior":  # -inf there is what says that a concept is absent
+            poisoned[name][rows] = torch.nan
+    poisoned = {name: x.requires_grad_() for name, x in poisoned.items()}
+    bad_g = g.clone()
+    bad_g[case.silent] = torch.nan
+    with use_backend(**{case.op: backend}):
+        out, grads = gradients(case.run, clean, g)
+        bad_out, bad_grads = gradients(case.run, poisoned, bad_g)
+    assert torch.equal(out, bad_out)
+    for name in grads:
+        assert torch.equal(grads[name], bad_grads[name]), name
+
+
+def test_the_same_call_gives_the_same_bits_on_any_number_of_threads(case, backend):
+    tensors, g = case.at(torch.float32), grad_like(case, torch.float32)
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for n in (1, 2, 1):
+            torch.set_num_threads(n)
+            with use_backend(**{case.op: backend}):
+                found.append(gradients(case.run, tensors, g))
+    finally:
+        torch.set_num_threads(threads)
+    (first, first_grads), *others = found
+    for out, grads in others:
+        assert torch.equal(out, first)
+        assert all(torch.equal(grads[name], first_grads[name]) for name in grads)
+
+
+def test_differentiating_twice_raises(case):
+    tensors = case.at(torch.float64)
+    if not tensors["q"].numel():
+        return
+    for incoming in (False, True):
+        with use_backend(**{case.op: "torch"}):
+            g = grad_like(case, torch.float64).requires_grad_(incoming)
+            once = torch.autograd.grad(case.run(**tensors), list(tensors.values()), g, create_graph=True)
+            with pytest.raises(RuntimeError, match="differentiated twice"):
+                sum(x.square().sum() for x in once).backward()
+
+
+def test_torch_func_gives_the_same_gradient(case):
+    tensors, g = case.at(torch.float64), grad_like(case, torch.float64)
+
+    def loss(tensors):
+        return (case.run(**tensors) * g).sum()
+
+    with use_backend(**{case.op: "torch"}):
+        _, expected = gradients(case.run, tensors, g)
+        found = torch.func.grad(loss)({name: x.detach() for name, x in tensors.items()})
+        for name in tensors:
+            assert torch.equal(found[name], expected[name]), name
+        if tensors["q"].numel():
+            with pytest.raises(RuntimeError, match="differentiated twice"):
+                torch.func.grad(lambda t: torch.func.grad(loss)(t)["q"].sum())(
+                    tree_map(torch.Tensor.detach, tensors)
+                )
+
+
+def test_compiles_whole_with_dynamic_shapes(case):
+    """Dimensions of 0 and 1 among them; the cases left out differ in values only."""
+    if case.name in ("everything-present", "packed-out-of-order", "left-padded", "exclude-own", "prior"):
+        return
+    torch.compiler.reset()
+    compiled = torch.compile(case.run, fullgraph=True, dynamic=True, backend="aot_eager")
+    tensors, g = case.at(torch.float32), grad_like(case, torch.float32)
+    with use_backend(**{case.op: "torch"}):
+        out, grads = gradients(case.run, tensors, g)
+        same, same_grads = gradients(compiled, tensors, g)
+    assert torch.equal(out, same)
+    for name in tensors:
+        assert torch.equal(grads[name], same_grads[name]), name
+
+
+def test_exports(case):
+    class Module(torch.nn.Module):
+        def forward(self, tensors: dict[str, Tensor]) -> Tensor:
+            return case.run(**tensors)
+
+    tensors = {name: x.detach() for name, x in case.at(torch.float32).items()}
+    program = torch.export.export(Module(), (tensors,))
+    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert any(name.startswith(f"robustmdiff.{case.op}_fwd") for name in names)
+    assert torch.equal(program.module()(tensors), case.run(**tensors))
+
+
+def test_autocast_casts_the_inputs_and_nothing_inside(case):
+    tensors = {name: x.detach() for name, x in case.at(torch.float32).items()}
+    low = {
+        name: x if name in ("affinity", "log_prior", "relation_bias") else x.bfloat16()
+        for name, x in tensors.items()
+    }
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = case.run(**tensors)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, case.run(**low))
