@@ -161,6 +161,7 @@ class Trainer:
         self.objective, self.optimizer = self.accelerator.prepare(
             Objective(model, config), adamw(model, config.learning_rate, config.weight_decay)
         )
+        self.trained = [p for p in model.parameters() if p.requires_grad]
         self.average = WeightAverage(model, config.ema_decay)
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -181,7 +182,8 @@ class Trainer:
                 at_end = self.step % self.epoch_steps == 0
                 if at_end and (self.epoch % c.valid_every == 0 or self.step == self.steps):
                     self._validate(bar)
-                if at_end or stop or (c.save_every and self.step % c.save_every == 0):
+                due = self.step % (c.save_every or self.epoch_steps) == 0
+                if due or stop or self.step == self.steps:
                     self._save()
                 if stop and self.step < self.steps:
                     self._leave(stop)
@@ -224,7 +226,7 @@ class Trainer:
                 loss, terms = self.objective(batch, kept[part].to(device), weight)
                 self.accelerator.backward(loss * share * self.world)  # DDP divides by the processes
             logged[:-1] += share * terms
-        norm = self.accelerator.clip_grad_norm_(self.objective.parameters(), c.clip)
+        norm = self.accelerator.clip_grad_norm_(self.trained, c.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.model.after_step()
@@ -254,7 +256,10 @@ class Trainer:
         """Dropout and the like within a step depend on (seed, step, process), a model's own noise on
         its buffer `step` and the patient, so that it is the same on any number of processes."""
         own = _key(self.config.seed, NOISE, self.step, self.accelerator.process_index)
-        torch.manual_seed(own)
+        if self.accelerator.device.type == "cpu":
+            torch.default_generator.manual_seed(own)
+        else:
+            torch.manual_seed(own)  # of every device, which takes longer
         np.random.seed(own)
         random.seed(own)
         if hasattr(self.model, "step"):

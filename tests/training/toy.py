@@ -149,7 +149,9 @@ def long_run(out_dir: Path, resume: bool = False) -> None:
 def start(target: Callable[..., None], *arguments: Any, stderr: Path, **environment: str) -> BaseProcess:
     """Calls target(*arguments) in a process of its own, forked from one that has done the imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["robustmdiff.training.trainer", "torch._dynamo", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(
+        ["robustmdiff.training.trainer", "torch._dynamo", "torch.utils.tensorboard"]
+    )
     process = context.Process(target=_quiet, args=(target, arguments, stderr, environment))
     process.start()
     return process
