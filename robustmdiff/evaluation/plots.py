@@ -93,14 +93,9 @@ def classes(results: Results) -> Figure:
             if found_best is not None:
                 label = CEILING_NAME if i == 0 else None
                 ax.plot([found_best.value] * 2, [i - 0.4, i + 0.4], color="black", linewidth=1.4, label=label)
-    ax.set_yticks(range(len(named)))
-    count = (results.truth.label & results.truth.known).sum(0)
-    ax.set_yticklabels(
-        [
-            f"{name} ({'rare, ' if name in results.task.rare else ''}n = {count[results.task.classes.index(name)]})"
-            for name in named
-        ]
-    )
+    count = dict(zip(results.task.classes, (results.truth.label & results.truth.known).sum(0), strict=True))
+    rare = {name: "rare, " if name in results.task.rare else "" for name in named}
+    ax.set_yticks(range(len(named)), [f"{name} ({rare[name]}n = {count[name]})" for name in named])
     ax.set_ylim(len(named) - 0.5, -0.5)
     ax.set_xlabel(f"AUROC, modalities missing with probability {results.half.partition('/')[2]}")
     _legend(figure)

@@ -59,6 +59,8 @@ def evaluate(
     """
     if not patients:
         raise ValueError("evaluate: patients is empty, expected at least one")
+    if not models and not references:
+        raise ValueError("evaluate: models is empty, expected at least one model or reference")
     ids, persons, truth, presence = _describe(patients, collator, task)
     if masks is None:
         masks = draw_masks(ids, presence, task.modality_names, rates=rates, seed=seed)

@@ -85,6 +85,18 @@ def _numbers(interval: Interval) -> list[float]:
     return [round(x, 6) for x in interval]
 
 
+def _retention(results: Results, method: str) -> dict[str, list[float]]:
+    """Chance-corrected retention by condition, both sweeps."""
+    found = {}
+    for one in (False, True):
+        curve = results.retention(method, at_least_one=one)  # [R + 1, P], or [R + 1, 0]
+        for p, rate in enumerate(results.masks.rates[: curve.shape[1]]):
+            retained = statistics.interval(curve[:, p])
+            if retained is not None:
+                found[mcar(rate, at_least_one=one)] = _numbers(retained)
+    return found
+
+
 def to_json(results: Results) -> dict[str, Any]:
     """Numbers with their intervals, [value, low, high]; what is not defined is left out. Subsets have
     METRICS_OF_SUBSETS only."""
@@ -102,6 +114,12 @@ def to_json(results: Results) -> dict[str, Any]:
         area = {name: results.area(method, one) for name, one in (("mcar", False), ("kept1", True))}
         by_method[method] = {
             "conditions": found,
+            "retention": _retention(results, method),
+            "share_of_ceiling": {
+                condition: _numbers(share)
+                for condition in conditions
+                if (share := results.share_of_ceiling(method, condition)) is not None
+            },
             "area_under_retention": {name: _numbers(a) for name, a in area.items() if a is not None},
             "worst_subset": results.worst_subsets(method),
         }

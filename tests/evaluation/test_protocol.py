@@ -227,9 +227,11 @@ def test_a_model_that_answers_nan_is_named():
         evaluate({"broken": Stub(float("nan"))}, patients, collate, TASK, progress=False)
 
 
-def test_no_patients():
+def test_nobody_to_ask_or_nothing_to_answer():
     with pytest.raises(ValueError, match="patients is empty"):
-        evaluate({}, [], collate, TASK)
+        evaluate({"stub": Stub()}, [], collate, TASK)
+    with pytest.raises(ValueError, match="models is empty"):
+        evaluate({}, ward(3)[0], collate, TASK)
 
 
 def test_seven_modalities_are_not_enumerated():
@@ -259,6 +261,9 @@ def test_report_is_whole_and_readable(results, tmp_path):
     stored = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)  # no NaN
     value, low, high = stored["methods"]["stub"]["conditions"][mcar(0.5)]["auroc/macro"]
     assert low <= value <= high
+    assert stored["methods"]["stub"]["retention"][COMPLETE] == [1, 1, 1]
+    assert len(stored["methods"]["stub"]["retention"]) == 2 * len(RATES) - 1
+    assert stored["methods"]["sure"]["share_of_ceiling"][mcar(0.5)][0] <= 1.05
     assert "stub - sure" in stored["paired_differences"]
 
 
