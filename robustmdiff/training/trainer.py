@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.patient import Patient
-from robustmdiff.training.batches import PackedPatients, check_patients, epoch_batches, steps_per_epoch
+from robustmdiff.training.batches import PackedPatients, check_patients
 from robustmdiff.training.checkpoint import (
     BEST,
     LAST,
@@ -43,14 +43,12 @@ from robustmdiff.training.config import TrainConfig, dump_config, plain_config
 from robustmdiff.training.ema import WeightAverage
 from robustmdiff.training.interrupt import Interrupt, Interrupted
 from robustmdiff.training.log import Log
-from robustmdiff.training.masking import MaskingCurriculum
 from robustmdiff.training.objective import LOSSES, Objective
 from robustmdiff.training.optimizer import adamw, load_optimizer_tensors, optimizer_tensors, warmup_cosine
-from robustmdiff.training.rare import rare_weights, warn_unseen
+from robustmdiff.training.plan import NOISE, VALIDATION, Plan, random_key
 from robustmdiff.training.validation import validate
 
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-MASKS, NOISE, VALIDATION = 2, 3, 4  # streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -124,33 +122,9 @@ class Trainer:
                 "train: patients_valid has no class with both kinds of patients, so there is no macro_auroc; "
                 "expected more patients, or monitor: log_loss"
             )
-        label, known = self.train_set.label, self.train_set.label_known
-        warn_unseen(model.task.classes, label, known)
-        weight = rare_weights(label, known, config.gamma)
-        self.sampling = weight if config.rare == "sample" else None
-        self.weight = torch.ones_like(weight) if config.rare == "sample" else weight
-        self.curriculum = MaskingCurriculum(
-            model.task,
-            p_min=config.p_min,
-            p_max=config.p_max,
-            r=config.r,
-            p_structured=config.p_structured,
-            p_nothing=config.p_nothing,
-            spread=config.p_spread,
-            scale=config.p_scale,
-        )
-        n = len(self.train_set)
-        self.epoch_steps = steps_per_epoch(n, config.batch_size)
-        self.steps = config.epochs * self.epoch_steps
-        if n // self.epoch_steps < self.world * config.accumulate:
-            raise ValueError(
-                f"train: a batch has {n // self.epoch_steps} patients, expected at least one for each of "
-                f"{self.world} processes x accumulate = {config.accumulate}"
-            )
-
+        self.plan = Plan(self.train_set, model.task, config, self.world)
         self.step, self.best_step = 0, 0
         self.metrics: dict[str, float] = {}
-        self._epoch_order: tuple[int, list[np.ndarray]] = (-1, [])
         checkpoint = load_checkpoint(out_dir / LAST) if (out_dir / LAST).exists() else None
         if checkpoint is None:
             if hasattr(model, "encoders"):  # a model that reads no value has none
@@ -171,21 +145,21 @@ class Trainer:
 
     def run(self) -> TrainResult:
         c, started = self.config, self.step
-        bar = tqdm(total=self.steps, initial=started, unit="step", disable=None if self.main else True)
+        bar = tqdm(total=self.plan.steps, initial=started, unit="step", disable=None if self.main else True)
         self.model.train()
         with Interrupt() as interrupt, bar:
-            while self.step < self.steps:
-                stop = self._step(interrupt.signal)
+            while self.step < self.plan.steps:
+                stop = self._step(interrupt)
                 bar.update()
                 if self.step % c.log_every == 0:
                     bar.set_postfix({k: f"{v:.3g}" for k, v in self.log.flush().items()}, refresh=False)
-                at_end = self.step % self.epoch_steps == 0
-                if at_end and (self.epoch % c.valid_every == 0 or self.step == self.steps):
+                at_end = self.step % self.plan.epoch_steps == 0
+                if at_end and (self.epoch % c.valid_every == 0 or self.step == self.plan.steps):
                     self._validate(bar)
-                due = self.step % (c.save_every or self.epoch_steps) == 0
-                if due or stop or self.step == self.steps:
+                due = self.step % (c.save_every or self.plan.epoch_steps) == 0
+                if due or stop or self.step == self.plan.steps:
                     self._save()
-                if stop and self.step < self.steps:
+                if stop and self.step < self.plan.steps:
                     self._leave(stop)
         if self.best_step == 0 and self.main:  # nothing was validated
             self._save_best()
@@ -194,38 +168,31 @@ class Trainer:
         best = load_checkpoint(self.out_dir / BEST)
         load_weights(self.model, best.weights, best.path)
         self.model.eval()
-        return TrainResult(self.model, self.out_dir, self.steps, best.step, best.metrics)
+        return TrainResult(self.model, self.out_dir, self.plan.steps, best.step, best.metrics)
 
     @property
     def epoch(self) -> int:
         """Epochs done."""
-        return self.step // self.epoch_steps
+        return self.step // self.plan.epoch_steps
 
-    def _step(self, stop: int) -> int:
+    def _step(self, interrupt: Interrupt) -> int:
         """One optimiser step; returns the signal that any process was sent, 0 if none."""
         c, device = self.config, self.accelerator.device
-        index = self._batches()[self.step % self.epoch_steps]
-        kept = self.curriculum.draw(
-            self.train_set.presence[torch.from_numpy(index)],
-            self.step / self.steps,
-            torch.Generator().manual_seed(_key(c.seed, MASKS, self.step)),
-        )
         self._seed()
-        lr = c.learning_rate * warmup_cosine(self.step, self.steps, c.warmup)
+        lr = c.learning_rate * warmup_cosine(self.step, self.plan.steps, c.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
-        parts = np.array_split(np.arange(len(index)), c.accumulate * self.world)
-        mine = parts[self.accelerator.process_index :: self.world]
         logged = torch.zeros(len(LOSSES) + 2, device=device)  # terms, sum, signal
-        for i, part in enumerate(mine):
-            batch = self.train_set.take(index[part]).to(device)
-            weight = self.weight[torch.from_numpy(index[part])].to(device)
-            share = len(part) / len(index)  # each loss is a mean over the batch's patients
-            with self.accelerator.no_sync(self.objective) if i + 1 < len(mine) else nullcontext():
-                loss, terms = self.objective(batch, kept[part].to(device), weight)
-                self.accelerator.backward(loss * share * self.world)  # DDP divides by the processes
-            logged[:-1] += share * terms
+        for i, part in enumerate(self.plan.parts(self.step, self.accelerator.process_index)):
+            last = i + 1 == c.accumulate
+            with nullcontext() if last else self.accelerator.no_sync(self.objective):
+                loss, terms = self.objective(
+                    part.batch.to(device), part.kept.to(device), part.weight.to(device)
+                )
+                # Each loss is a mean over the patients of a part; DDP divides by the processes.
+                self.accelerator.backward(loss * part.share * self.world)
+            logged[:-1] += part.share * terms
         norm = self.accelerator.clip_grad_norm_(self.trained, c.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -233,29 +200,21 @@ class Trainer:
         self.average.update(self.step)
         self.step += 1
 
-        if self.world > 1:
+        stop = interrupt.signal
+        if self.world > 1:  # all stop at the same step
             logged[-1] = stop
             logged = self.accelerator.reduce(logged, "sum")
             if logged[-1] > 0:
                 stop = stop or signal.SIGTERM
-        row = {"step": self.step, "epoch": (self.step - 1) // self.epoch_steps, "lr": lr}
+        row = {"step": self.step, "epoch": (self.step - 1) // self.plan.epoch_steps, "lr": lr}
         values = torch.cat([logged[:-1], norm.detach().reshape(1).to(logged)])
         self.log.step(row, [*LOSSES, "loss", "grad_norm"], values)
         return stop
 
-    def _batches(self) -> list[np.ndarray]:
-        """The global batches of this epoch."""
-        if self._epoch_order[0] != self.epoch:
-            order = epoch_batches(
-                len(self.train_set), self.epoch_steps, self.epoch, self.config.seed, self.sampling
-            )
-            self._epoch_order = (self.epoch, order)
-        return self._epoch_order[1]
-
     def _seed(self) -> None:
         """Dropout and the like within a step depend on (seed, step, process), a model's own noise on
         its buffer `step` and the patient, so that it is the same on any number of processes."""
-        own = _key(self.config.seed, NOISE, self.step, self.accelerator.process_index)
+        own = random_key(self.config.seed, NOISE, self.step, self.accelerator.process_index)
         if self.accelerator.device.type == "cpu":
             torch.default_generator.manual_seed(own)
         else:
@@ -263,12 +222,13 @@ class Trainer:
         np.random.seed(own)
         random.seed(own)
         if hasattr(self.model, "step"):
-            self.model.step.fill_(_key(self.config.seed, NOISE, self.step))
+            self.model.step.fill_(random_key(self.config.seed, NOISE, self.step))
 
     def _validate(self, bar: tqdm) -> None:
         if len(self.valid_set) == 0:
             return
         c = self.config
+        self.log.flush()  # which stops at a loss that is not finite
         with self.average.applied():
             metrics = validate(
                 self.model,
@@ -277,9 +237,8 @@ class Trainer:
                 c.valid_missing,
                 batch_size=c.batch_size,
                 draws=c.model.draws,
-                seed=_key(c.seed, VALIDATION),
+                seed=random_key(c.seed, VALIDATION),
             )
-        self.log.flush()
         self.log.valid({"step": self.step, "epoch": self.epoch - 1}, metrics)
         if self.main and not bar.disable:
             told = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if "@" not in name)
@@ -294,7 +253,7 @@ class Trainer:
         save_checkpoint(self.out_dir / BEST, {f"model.{k}": v for k, v in tensors.items()}, self._state())
 
     def _save(self) -> None:
-        self.log.flush()  # which also refuses to go on, and to save, after a loss that is not finite
+        self.log.flush()  # likewise: what is saved is sound
         if self.main:
             tensors = (
                 {f"model.{k}": v for k, v in self.model.state_dict().items()}
@@ -328,16 +287,11 @@ class Trainer:
         self.log.close()
         if self.main:
             print(
-                f"stopped after step {self.step} of {self.steps}, saved in {self.out_dir / LAST}; "
+                f"stopped after step {self.step} of {self.plan.steps}, saved in {self.out_dir / LAST}; "
                 "to go on, run the same command with --resume (in Python: train(..., resume=True))",
                 file=sys.stderr,
             )
         raise Interrupted(128 + number)
-
-
-def _key(*numbers: int) -> int:
-    """A number of 31 bits that is as good as random for each tuple of numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -166,6 +166,7 @@ def test_a_class_no_training_patient_has_is_named(tmp_path):
     ],
     ids=["nobody", "on-both-sides", "one-valid", "more-parts-than-patients", "unknown-modality"],
 )
+@pytest.mark.filterwarnings("ignore:no training patient has the class")
 def test_bad_input_is_refused_before_training(tmp_path, patients, valid, config, message):
     with pytest.raises(ValueError, match=message):
         train(seeded(), patients, valid, toy.collator(), config, tmp_path)

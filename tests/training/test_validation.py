@@ -16,8 +16,8 @@ from robustmdiff.training.validation import log_loss, macro_auroc, validate
 
 def test_metrics_equal_sklearns():
     rng = np.random.default_rng(0)
-    p = torch.from_numpy(rng.dirichlet([1, 1, 1, 1], 57).round(1)).float() + 0.01  # ties
-    p = (p / p.sum(1, keepdim=True)).double()
+    p = torch.from_numpy(rng.dirichlet([1, 1, 1, 1], 57).round(1)) + 0.01  # ties
+    p = p / p.sum(1, keepdim=True)
     y = rng.integers(0, 3, 57)  # nobody has class 3: it does not count
     label, known = torch.eye(4)[y], torch.ones(57, 4, dtype=torch.bool)
     known[:5] = False  # unknown patients do not count
