@@ -186,8 +186,8 @@ def _cysts(b: Brush) -> None:
 
 
 def _pneumothorax(b: Brush) -> None:
-    b.spot("septum", (-0.63, -0.02, 0.36), (0.085, 0.30, 0.27), opacity=0.8, jitter=0.006)
-    b.spot("air", (-0.66, -0.02, 0.36), (0.085, 0.30, 0.26), within_lung=False, jitter=0.006)
+    b.spot("septum", (-0.565, -0.02, 0.34), (0.095, 0.29, 0.28), opacity=0.8, jitter=0.006)
+    b.spot("air", (-0.59, -0.02, 0.34), (0.08, 0.27, 0.26), within_lung=False, jitter=0.006)
 
 
 def _nodules(b: Brush) -> None:

@@ -28,7 +28,7 @@ TISSUES = {
     "muscle": (50.0, 0.75, 900.0, 42.0),
     "liver": (60.0, 0.72, 580.0, 45.0),
     "fat": (-95.0, 0.90, 260.0, 75.0),
-    "bone": (420.0, 0.40, 400.0, 55.0),
+    "bone": (600.0, 0.40, 400.0, 55.0),
 }
 
 
@@ -122,23 +122,23 @@ class Canvas:
         self.paint("fat", _inside((x / wide) ** 2 + (y / deep) ** 2, 0.3 * soft))
         wide, deep = wide - body.fat, deep - 0.8 * body.fat
         self.paint("muscle", _inside((x / wide) ** 2 + (y / deep) ** 2, 0.3 * soft))
-        # Ribs: a cage around the lungs, cut into bands that slope downwards to the front.
-        cage = (x / 0.735) ** 2 + (y / 0.455) ** 2 + (np.maximum(z - 0.1, 0) / 0.72) ** 2
-        shell = np.minimum(1 - cage, cage * 1.13 - 1) * (0.4 * soft) + 0.5
-        bands = np.cos(2 * np.pi * (5.2 * (z - 0.42 * y) + body.rib_phase))
-        self.paint("bone", 0.75 * np.clip(shell, 0, 1) * np.clip(bands * 2 - 0.6, 0, 1))
         # Lungs, cut off below by the diaphragm's domes.
         for side in (-1, 1):
             centre = (side * 0.385, 0.0, 0.06)
-            box = self.box(centre, (0.285, 0.40, 0.62 + body.apex))
-            x, y, z = self.local(box)
-            q = ((x - centre[0]) / 0.285) ** 2 + (y / 0.40) ** 2
-            q = q + (np.abs(z - centre[2]) / (0.62 + body.apex)) ** 3
-            floor = -0.40 - 0.04 * side + body.dome - 1.1 * (x - side * 0.33) ** 2 - 0.9 * (y + 0.05) ** 2
-            lung = _inside(q, 0.28 * soft) * np.clip((z - floor) * (2 * soft) + 0.5, 0, 1)
+            box = self.box(centre, (0.285, 0.36, 0.62 + body.apex))
+            u, v, w = self.local(box)
+            q = ((u - centre[0]) / 0.285) ** 2 + (v / 0.36) ** 2
+            q = q + (np.abs(w - centre[2]) / (0.62 + body.apex)) ** 3
+            floor = -0.40 - 0.04 * side + body.dome - 1.1 * (u - side * 0.33) ** 2 - 0.9 * (v + 0.05) ** 2
+            lung = _inside(q, 0.28 * soft) * np.clip((w - floor) * (2 * soft) + 0.5, 0, 1)
             part = self.lung[box]
             np.maximum(part, lung, out=part)
             self.paint("lung", lung, box)
+        # Ribs: a cage around the lungs, cut into bands that slope downwards to the front.
+        cage = (x / 0.735) ** 2 + (y / 0.455) ** 2 + (np.maximum(z - 0.1, 0) / 0.72) ** 2
+        shell = np.minimum(1 - cage, cage * 1.19 - 1) * (0.4 * soft) + 0.5
+        bands = np.cos(2 * np.pi * (5.2 * (z - 0.42 * y) + body.rib_phase))
+        self.paint("bone", 0.9 * np.clip(shell, 0, 1) * np.clip(bands * 2 - 0.4, 0, 1))
         self.blob("liver", (0.0, 0.0, -0.78), (0.70, 0.40, 0.36))
         # Mediastinum.
         r = 0.24 * body.heart
@@ -158,10 +158,10 @@ class Canvas:
         x, y, z = self.local(box)
         column = _inside((x / 0.085) ** 2 + ((y - 0.30) / 0.10) ** 2, 0.09 * soft)
         discs = np.clip(np.cos(2 * np.pi * 6.5 * (z + 0.02)) * 3 + 2.2, 0.25, 1)
-        self.paint("bone", 0.7 * column * discs, box)
+        self.paint("bone", 0.55 * column * discs, box)
         self.blob("bone", (0.0, 0.43, 0.0), (0.05, 0.08, 4.0), 0.5)
         for side in (-1, 1):
-            self.blob("bone", (side * 0.36, -0.30, 0.70), (0.30, 0.05, 0.035), 0.7)  # clavicle
+            self.blob("bone", (side * 0.36, -0.30, 0.70), (0.30, 0.05, 0.035), 0.6)  # clavicle
 
     def _vessels(self) -> np.ndarray:
         tree = _vessel_tree(self.body.vessels)
