@@ -49,7 +49,7 @@ def philox_row_words(key: Tensor, step: Tensor, row_ids: Tensor | None, row_size
     seed, offset = key[0], key[1]
     counter = groups & _LOW, row_ids[:, None] & _LOW, step[:, None] & _LOW, offset & _LOW
     words = philox_words(counter, (seed & _LOW, (seed >> 32) & _LOW))
-    return torch.stack(words, dim=-1).reshape(rows, -1)[:, :row_size]
+    return torch.stack(words, dim=-1).reshape(rows, 4 * groups.shape[0])[:, :row_size]
 
 
 def philox_normal(key: Tensor, step: Tensor, row_ids: Tensor | None, row_size: int) -> Tensor:

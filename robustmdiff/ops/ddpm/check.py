@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustmdiff.ops.ddpm.definition import DynamicThreshold
-from robustmdiff.ops.ddpm.table import Column
+from robustmdiff.ops.ddpm.table import Coefficients
 from robustmdiff.ops.registration import FLOATS
 
 _INTEGERS = {"step": torch.int64, "key": torch.int64, "row_ids": torch.int64, "table": torch.float32}
@@ -57,7 +57,10 @@ def check_schedule(
     B = sample.shape[0]
     given: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
         "step": (step, (B,)),
-        "table": (table, (table.shape[0] if isinstance(table, Tensor) and table.dim() else 0, len(Column))),
+        "table": (
+            table,
+            (table.shape[0] if isinstance(table, Tensor) and table.dim() else 0, len(Coefficients._fields)),
+        ),
         "key": (key, (2,)),
         "row_ids": (row_ids, (B,)),
     }

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustmdiff.ops.ddpm.table import Column
+from robustmdiff.ops.ddpm.table import Coefficients
 
 
 class DynamicThreshold(NamedTuple):
@@ -21,11 +21,11 @@ class DynamicThreshold(NamedTuple):
     limit: float = 1.0  # the quantile counts up to here
 
 
-def coefficients(table: Tensor, step: Tensor, sample: Tensor) -> tuple[Tensor, ...]:
+def coefficients(table: Tensor, step: Tensor, sample: Tensor) -> Coefficients:
     """The table's rows for these steps: one [B, 1, ...] per column, in the dtype of the sample."""
     ones = [1] * (sample.dim() - 1)
     rows = table.index_select(0, step.clamp(0, table.shape[0] - 1)).to(sample.dtype)
-    return tuple(column.reshape(-1, *ones) for column in rows.unbind(1))
+    return Coefficients(*(column.reshape(-1, *ones) for column in rows.unbind(1)))
 
 
 def clipped(x0: Tensor, clip: float | DynamicThreshold | None) -> Tensor:
@@ -71,20 +71,20 @@ def ddpm_step(
         if isinstance(guidance, Tensor):
             guidance = guidance.to(sample.dtype).reshape(-1, *[1] * (sample.dim() - 1))
         model_output = uncond + guidance * (model_output - uncond)
-    a, b = c[Column.SQRT_ALPHA_BAR], c[Column.SQRT_BETA_BAR]
+    a, b = c.sqrt_alpha_bar, c.sqrt_beta_bar
     x0 = clipped(predicted_x0(model_output, sample, a, b, prediction), clip)
-    mean = c[Column.WEIGHT_X0] * x0 + c[Column.WEIGHT_XT] * sample
-    sigma = c[Column.SIGMA]
+    mean = c.weight_x0 * x0 + c.weight_xt * sample
+    sigma = c.sigma
     deviation = sigma
     if variance_output is not None:
-        deviation = learned_deviation(variance_output, c[Column.LOG_VARIANCE_MIN], c[Column.LOG_VARIANCE_MAX])
+        deviation = learned_deviation(variance_output, c.log_variance_min, c.log_variance_max)
     return mean + deviation * torch.where(sigma > 0, noise, 0)  # the last step reads no noise
 
 
 def ddpm_noise(sample: Tensor, step: Tensor, table: Tensor, *, noise: Tensor) -> Tensor:
     """x_t = sqrt(alpha bar) x_0 + sqrt(1 - alpha bar) noise (Ho et al. 2020, eq. 4)."""
     c = coefficients(table, step, sample)
-    return c[Column.SQRT_ALPHA_BAR] * sample + c[Column.SQRT_BETA_BAR] * noise
+    return c.sqrt_alpha_bar * sample + c.sqrt_beta_bar * noise
 
 
 def noise_target(sample: Tensor, step: Tensor, table: Tensor, target: str, noise: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def noise_target(sample: Tensor, step: Tensor, table: Tensor, target: str, noise
     if target == "sample":
         return sample
     c = coefficients(table, step, sample)
-    return c[Column.SQRT_ALPHA_BAR] * noise - c[Column.SQRT_BETA_BAR] * sample
+    return c.sqrt_alpha_bar * noise - c.sqrt_beta_bar * sample
 
 
 def ddpm_noise_loss(
@@ -102,4 +102,4 @@ def ddpm_noise_loss(
 ) -> Tensor:
     """[B]: the mean over each row of (prediction - target)^2."""
     error = prediction - noise_target(sample, step, table, target, noise)
-    return error.square().reshape(error.shape[0], -1).mean(1)
+    return error.square().reshape(error.shape[0], error.shape[1:].numel()).mean(1)

@@ -18,7 +18,6 @@ from robustmdiff.ops.ddpm.definition import (
     noise_target,
     predicted_x0,
 )
-from robustmdiff.ops.ddpm.table import Column
 from robustmdiff.ops.philox import NOISING
 
 
@@ -160,30 +159,30 @@ def _step_gradients(
     """Of sample, model_output, uncond and variance_output, in float32."""
     dtype, grad, x_t = grad.dtype, grad.float(), sample.float()
     c = coefficients(table, step, x_t)
-    a, b = c[Column.SQRT_ALPHA_BAR], c[Column.SQRT_BETA_BAR]
+    a, b = c.sqrt_alpha_bar, c.sqrt_beta_bar
     g: float | Tensor = guidance if guidances is None else guidances.reshape(a.shape)
-    through_x0 = c[Column.WEIGHT_X0] * grad
+    through_x0 = c.weight_x0 * grad
     if clip < math.inf:
         guided = output.float() if uncond is None else uncond + g * (output.float() - uncond)
         x0 = predicted_x0(guided, x_t, a, b, schema.PREDICTIONS[prediction])
         through_x0 = torch.where(x0.abs() <= clip, through_x0, 0)
     by_sample, by_output = ((1 / a, -b / a), (0.0, 1.0), (a, -b))[prediction]
-    to_sample = c[Column.WEIGHT_XT] * grad + by_sample * through_x0
+    to_sample = c.weight_xt * grad + by_sample * through_x0
     to_guided = by_output * through_x0
     to_output, to_uncond, to_variance = to_guided, None, None
     if uncond is not None:
         to_output, to_uncond = (g * to_guided).to(dtype), ((1 - g) * to_guided).to(dtype)
     if variance_output is not None:
         z = schema.normal(x_t, step, key, row_ids) if noise is None else noise.float()
-        z = torch.where(c[Column.SIGMA] > 0, z, 0)
-        low, high = c[Column.LOG_VARIANCE_MIN], c[Column.LOG_VARIANCE_MAX]
+        z = torch.where(c.sigma > 0, z, 0)
+        low, high = c.log_variance_min, c.log_variance_max
         deviation = learned_deviation(variance_output.float(), low, high)
         to_variance = (grad * z * deviation * (high - low) / 4).to(dtype)
     return to_sample.to(dtype), to_output.to(dtype), to_uncond, to_variance
 
 
 def _noise_gradients(grad: Tensor, sample: Tensor, step: Tensor, table: Tensor, *_: Any) -> tuple[Tensor]:
-    a = coefficients(table, step, sample.float())[Column.SQRT_ALPHA_BAR]
+    a = coefficients(table, step, sample.float()).sqrt_alpha_bar
     return ((a * grad.float()).to(sample.dtype),)
 
 
@@ -203,12 +202,13 @@ def _error(
 
 
 def _loss_forward(prediction: Tensor, *inputs: Any) -> Tensor:
-    return _error(prediction, *inputs).square().reshape(prediction.shape[0], -1).mean(1)
+    error = _error(prediction, *inputs)
+    return error.square().reshape(error.shape[0], error.shape[1:].numel()).mean(1)
 
 
 def _loss_gradients(grad: Tensor, prediction: Tensor, *inputs: Any) -> tuple[Tensor]:
     error = _error(prediction, *inputs)
-    each = 2 * grad / max(prediction[:1].numel(), 1)
+    each = 2 * grad / max(prediction.shape[1:].numel(), 1)
     return ((error * each.reshape(-1, *[1] * (error.dim() - 1))).to(prediction.dtype),)
 
 

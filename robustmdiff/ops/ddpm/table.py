@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class Column(IntEnum):
-    """Columns of the coefficient table; the same order in csrc/include/rmd/ddpm.h."""
+class Coefficients(NamedTuple):
+    """The columns of the table; the same order in csrc/include/rmd/ddpm.h."""
 
-    SQRT_ALPHA_BAR = 0
-    SQRT_BETA_BAR = 1  # sqrt(1 - alpha bar)
-    WEIGHT_X0 = 2  # of the posterior mean (Ho et al. 2020, eq. 7)
-    WEIGHT_XT = 3
-    SIGMA = 4  # 0: the step takes no noise
-    LOG_VARIANCE_MIN = 5  # ends of the learned range (Nichol & Dhariwal 2021, eq. 15)
-    LOG_VARIANCE_MAX = 6
-    SUCCESSOR = 7  # the row that comes next; the number of rows after the last
+    sqrt_alpha_bar: Tensor
+    sqrt_beta_bar: Tensor  # sqrt(1 - alpha bar)
+    weight_x0: Tensor  # of the posterior mean (Ho et al. 2020, eq. 7)
+    weight_xt: Tensor
+    sigma: Tensor  # 0: the step takes no noise
+    log_variance_min: Tensor  # ends of the learned range (Nichol & Dhariwal 2021, eq. 15)
+    log_variance_max: Tensor
+    successor: Tensor  # the row that comes next; the number of rows after the last
 
 
 def ddpm_table(scheduler: Any) -> Tensor:
@@ -46,7 +45,7 @@ def ddpm_table(scheduler: Any) -> Tensor:
     for i, t in enumerate(timesteps):
         following = alpha_bars[timesteps[i + 1]] if i + 1 < len(timesteps) else one
         rows.append(_row(alpha_bars[t], following, t, i, variance_type))
-    return torch.stack(rows) if rows else torch.empty(0, len(Column))
+    return torch.stack(rows) if rows else torch.empty(0, len(Coefficients._fields))
 
 
 def _row(alpha_bar: Tensor, next_alpha_bar: Tensor, t: int, index: int, variance_type: str) -> Tensor:
@@ -61,14 +60,14 @@ def _row(alpha_bar: Tensor, next_alpha_bar: Tensor, t: int, index: int, variance
     else:
         sigma = variance**0.5
     return torch.stack(
-        (
-            alpha_bar**0.5,
-            beta_bar**0.5,
-            (next_alpha_bar**0.5 * beta) / beta_bar,
-            alpha**0.5 * next_beta_bar / beta_bar,
-            sigma if t > 0 else torch.tensor(0.0),
-            torch.log(variance),
-            torch.log(beta),
-            torch.tensor(float(index + 1)),
+        Coefficients(
+            sqrt_alpha_bar=alpha_bar**0.5,
+            sqrt_beta_bar=beta_bar**0.5,
+            weight_x0=(next_alpha_bar**0.5 * beta) / beta_bar,
+            weight_xt=alpha**0.5 * next_beta_bar / beta_bar,
+            sigma=sigma if t > 0 else torch.tensor(0.0),
+            log_variance_min=torch.log(variance),
+            log_variance_max=torch.log(beta),
+            successor=torch.tensor(float(index + 1)),
         )
     )
