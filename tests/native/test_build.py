@@ -1,0 +1,89 @@
+"""The native code is there wherever it can be built, and the package says why where it is not."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustmdiff import _native
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_compiler_means_native_code():
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler on this machine, so there is nothing to build")
+    assert _native.reason is None, f"{compiler} is there, but {_native.reason}"
+    import robustmdiff._host
+
+    assert robustmdiff._host.cpu_isa() in ("scalar", "avx2", "avx512")
+
+
+def test_the_library_needs_only_the_stable_part_of_torch():
+    """What makes one binary serve torch 2.11 to 2.13: no C++ symbol of torch, c10 or at."""
+    if shutil.which("nm") is None:
+        pytest.skip("no nm on this machine")
+    listing = subprocess.run(
+        ["nm", "-D", "--undefined-only", str(ROOT / "robustmdiff" / "_C.so")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = [line.split()[-1].split("@")[0] for line in listing.stdout.splitlines()]
+    assert any(name.startswith("aoti_torch_") for name in names)
+    mangled = [name for name in names if name.startswith("_Z") and ("c102" in name or "5torch" in name)]
+    assert mangled == []
+
+
+def test_cuda_says_why_it_is_not_there():
+    if torch.version.cuda is None:
+        assert "without CUDA" in str(_native.cuda_reason)
+    elif shutil.which("nvcc"):
+        assert _native.cuda_reason is None, _native.cuda_reason
+
+
+def test_a_missing_library_is_a_reason_not_an_error():
+    assert "_nothing.so is not built (it needs a C++ compiler" in str(_native._load("_nothing.so"))
+
+
+def test_import_is_quick_and_light():
+    code = (
+        "import torch, numpy, time, sys; start = time.perf_counter(); import robustmdiff;"
+        "print(time.perf_counter() - start);"
+        "print([m for m in ('transformers', 'diffusers', 'matplotlib', 'triton') if m in sys.modules])"
+    )
+    for _ in range(3):  # a busy machine gets another chance
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds, heavy = run.stdout.split("\n")[:2]
+        assert heavy == "[]"
+        if float(seconds) < 0.3:
+            return
+    pytest.fail(f"import robustmdiff takes {seconds} s over torch, expected at most 0.3 s")
+
+
+@pytest.mark.parametrize("why", ["compiler", "torch"])
+def test_setup_builds_pure_python_and_says_so(tmp_path, why):
+    """The decision alone: nothing is compiled."""
+    code = (
+        "import runpy, shutil, setuptools\n"
+        "setuptools.setup = lambda **kwargs: None\n"
+        "module = runpy.run_path('setup.py')\n"
+        "scope = module['why_not_native'].__globals__\n"
+        + (
+            "shutil.which = lambda *a, **k: None\n"
+            if why == "compiler"
+            else "scope['torch_folder'] = lambda: None\n"
+        )
+        + "print(module['why_not_native']())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    expected = (
+        "no C++ compiler (looked for" if why == "compiler" else "no torch is installed to build against"
+    )
+    assert expected in run.stdout
