@@ -26,7 +26,7 @@ class Rows(NamedTuple):
 
     slots: int
     flat: Tensor | None  # int64 [slots], the row in each slot; None: slot s holds row s, all T of them
-    back: Tensor | None  # int64 [T], the slot of each row, `slots` for a row in none; None: as above
+    to: Tensor | None  # int64 [slots], the row that each slot is written to, T for padding; None: as above
     everywhere: bool  # every row has a slot
     padding: Tensor | None  # int64, the slots that repeat a row
     modality: Tensor  # int64 [slots]
@@ -39,12 +39,17 @@ class Rows(NamedTuple):
         """[T, ...] -> [slots, ...]"""
         return x if self.flat is None else x.index_select(0, self.flat)
 
-    def scatter(self, buckets: list[Tensor], empty: float = 0.0) -> Tensor:
+    def scatter(self, buckets: list[Tensor], T: int, empty: float = 0.0) -> Tensor:
         """Buckets of slots -> [T, ...]; rows without a slot hold `empty`."""
-        if not self.everywhere:
-            buckets = [*buckets, buckets[0].new_full((1, *buckets[0].shape[1:]), empty)]
-        slots = torch.cat(buckets) if len(buckets) > 1 else buckets[0]
-        return slots.contiguous() if self.back is None else slots.index_select(0, self.back)
+        if self.to is None:
+            return torch.cat(buckets) if len(buckets) > 1 else buckets[0].contiguous()
+        shape = (T + 1, *buckets[0].shape[1:])  # padding goes to the last row
+        x = buckets[0].new_empty(shape) if self.everywhere else buckets[0].new_full(shape, empty)
+        done = 0
+        for slots in buckets:
+            x.index_copy_(0, self.to[done : done + len(slots)], slots)
+            done += len(slots)
+        return x[:T]
 
 
 class Bucket(NamedTuple):
@@ -52,16 +57,19 @@ class Bucket(NamedTuple):
     no row of it all -inf."""
 
     n: int
+    Lq: int
+    Lk: int
     q: slice
     k: slice
     bias: Tensor | None
 
     def of_q(self, x: Tensor) -> Tensor:
-        """[slots, H, ...] -> [n, H, Lq, ...]"""
-        return x[self.q].unflatten(0, (self.n, -1)).transpose(1, 2)
+        """[slots, H, D] -> [n, H, Lq, D]"""
+        return x[self.q].view(self.n, self.Lq, *x.shape[1:]).transpose(1, 2)
 
     def of_k(self, x: Tensor) -> Tensor:
-        return x[self.k].unflatten(0, (self.n, -1)).transpose(1, 2)
+        """[slots, H, D] -> [n, H, Lk, D]"""
+        return x[self.k].view(self.n, self.Lk, *x.shape[1:]).transpose(1, 2)
 
 
 class Plan(NamedTuple):
@@ -111,7 +119,7 @@ def _plan(q_bytes: bytes, k_bytes: bytes, shape: tuple[int, ...], exclude_own: b
             same = q.modality[q_slots].view(n, 1, Lq, 1) == k.modality[k_slots].view(n, 1, 1, Lk)
             hidden = same | hidden
         bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf) if bool(hidden.any()) else None
-        layout.append(Bucket(n, q_slots, k_slots, bias))
+        layout.append(Bucket(n, Lq, Lk, q_slots, k_slots, bias))
     return Plan(q, k, tuple(layout))
 
 
@@ -135,14 +143,12 @@ def _rows(start: np.ndarray, length: np.ndarray, buckets: list[np.ndarray], T: i
         real.append(is_real.reshape(-1))
     row, is_real = np.concatenate(flat), np.concatenate(real)
     slots = len(row)
-    back = np.full(T, slots, np.int64)
-    back[row[is_real]] = np.flatnonzero(is_real)
     same = slots == T and bool((row == np.arange(T)).all())
     return Rows(
         slots,
         None if same else torch.from_numpy(row),
-        None if same else torch.from_numpy(back),
-        bool((back < slots).all()),
+        None if same else torch.from_numpy(np.where(is_real, row, T)),
+        int(is_real.sum()) == T,
         None if is_real.all() else torch.from_numpy(np.flatnonzero(~is_real)),
         torch.from_numpy(np.concatenate(modality)),
     )

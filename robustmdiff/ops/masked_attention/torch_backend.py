@@ -40,9 +40,11 @@ def forward(
     for bucket in layout.buckets:
         keep = _keep(layout, bucket, H, k.shape[1], key, dropout_p, operands[0].dtype)
         o, m = _attend(*_in_bucket(bucket, *operands), _bias(bucket, operands), _scale(affinity, scale), keep)
-        outs.append(_slots(o, H)[..., :D].to(q.dtype))
+        o = _slots(o, H)
+        outs.append((o if affinity is None else o[..., :D]).to(q.dtype))
         lses.append(_slots(m[..., None], H)[..., 0])
-    return layout.q.scatter(outs), layout.q.scatter(lses, NOTHING)
+    Tq = q.shape[0]
+    return layout.q.scatter(outs, Tq), layout.q.scatter(lses, Tq, NOTHING)
 
 
 def backward(
@@ -90,10 +92,12 @@ def backward(
             of_modality = one_hot(layout.q.modality[bucket.q], affinity.shape[1]).to(dq.dtype)  # [slots, Mq]
             daffinity += torch.einsum("si,shj->hij", of_modality, dq[..., D:]).to(affinity.dtype)
             dq = dq[..., :D] * scale
+            dk, dv = dk[..., :D], dv[..., :D]
         dqs.append(dq.to(q.dtype))
-        dks.append(_slots(dk, Hkv)[..., :D].to(k.dtype))
-        dvs.append(_slots(dv, Hkv)[..., :D].to(v.dtype))
-    return layout.q.scatter(dqs), layout.k.scatter(dks), layout.k.scatter(dvs), daffinity
+        dks.append(_slots(dk, Hkv).to(k.dtype))
+        dvs.append(_slots(dv, Hkv).to(v.dtype))
+    Tq, Tk = q.shape[0], k.shape[0]
+    return layout.q.scatter(dqs, Tq), layout.k.scatter(dks, Tk), layout.k.scatter(dvs, Tk), daffinity
 
 
 def _operands(
@@ -125,11 +129,11 @@ def _bias(bucket: Bucket, operands: tuple[Tensor, Tensor, Tensor]) -> Tensor | N
     if bucket.bias is None:
         return None
     q, k, _ = operands
-    groups, Lq = q.shape[1] // k.shape[1], (bucket.q.stop - bucket.q.start) // bucket.n
+    groups = q.shape[1] // k.shape[1]
     bias = bucket.bias.to(q.dtype)
     if bias.shape[2] > 1 and groups > 1:
         bias = bias.repeat(1, 1, groups, 1)
-    return bias.expand(-1, -1, groups * Lq, -1)
+    return bias.expand(-1, -1, groups * bucket.Lq, -1)
 
 
 def _heads_together(x: Tensor, Hkv: int) -> Tensor:
@@ -140,7 +144,8 @@ def _heads_together(x: Tensor, Hkv: int) -> Tensor:
 def _slots(x: Tensor, H: int) -> Tensor:
     """[n, Hkv, groups * L, D] -> [n * L, H, D]"""
     x = x if x.shape[1] == H else x.unflatten(2, (H // x.shape[1], -1)).flatten(1, 2)
-    return x.transpose(1, 2).flatten(0, 1)
+    n, _, L, D = x.shape
+    return x.transpose(1, 2).reshape(n * L, H, D)
 
 
 def _keep(
