@@ -21,13 +21,17 @@ class NextTest:
                        lead to and their mean, 0 to 1; multilabel: averaged over the classes.
     entropy_reduction  nats by which the posterior is expected to get surer (multilabel: summed
                        over the classes), the mutual information of the outcome and the class.
+    floor              expected_change where nothing is added: how far the draws scatter by
+                       themselves. A perfect diffusion has 0; a change that does not exceed it
+                       says nothing about the modality. The same for all of a patient's tests.
     cost               of the modality, as the task states it.
-    value              expected_change / cost, what the ranking goes by.
+    value              (expected_change - floor) / cost, at least 0; what the ranking goes by.
     """
 
     modality: str
     expected_change: float
     entropy_reduction: float
+    floor: float
     cost: float
     value: float
 
@@ -48,16 +52,18 @@ def rank_next_tests(
     absent = (~present).nonzero()[:, 0]
     if not len(absent):
         return ()
-    view = present | torch.nn.functional.one_hot(absent, len(present)).bool()  # [absent, M]
-    x = model.imagine(encoded.repeat(patient, len(absent)), view=view, draws=draws, seed=seed)
+    more = present | torch.nn.functional.one_hot(absent, len(present)).bool()
+    view = torch.cat([more, present[None]])  # [absent + 1, M]; the last asks for nothing more
+    x = model.imagine(encoded.repeat(patient, len(view)), view=view, draws=draws, seed=seed)
     with torch.no_grad():
-        p = model.probability(x).double()  # [absent, S, C]
-    change, surer = spread(p, multilabel=model.task.multilabel)
+        p = model.probability(x).double()  # [absent + 1, S, C]
+    change, surer = (each.tolist() for each in spread(p, multilabel=model.task.multilabel))
+    floor = change[-1]
     tests = []
-    for j, c, h in zip(absent.tolist(), change.tolist(), surer.tolist(), strict=True):
-        modality = model.task.modalities[j]
-        tests.append(NextTest(modality.name, c, h, modality.cost, c / modality.cost))
-    return tuple(sorted(tests, key=lambda test: -test.value))
+    for j, c, h in zip(absent.tolist(), change, surer, strict=False):
+        name, cost = model.task.modality_names[j], model.task.modalities[j].cost
+        tests.append(NextTest(name, c, h, floor, cost, max(c - floor, 0) / cost))
+    return tuple(sorted(tests, key=lambda test: (-test.value, -test.expected_change / test.cost)))
 
 
 def spread(p: Tensor, *, multilabel: bool) -> tuple[Tensor, Tensor]:

@@ -17,17 +17,17 @@ COST = (1.0, 8.0, 0.5, 2.0)
 class Stub:
     """Draws whose logit is the patient's own H plus noise as wide as `width` of what the view adds."""
 
-    def __init__(self, width, multilabel=False):
+    def __init__(self, width, multilabel=False, floor=0.0):
         modalities = tuple(
             Modality(n, "values", fields=(Field("f"),), cost=c) for n, c in zip(NAMES, COST, strict=True)
         )
         self.task = Task(modalities, ("no", "yes"), (0.7, 0.3), multilabel=multilabel)
-        self.width = torch.tensor(width)
+        self.width, self.floor = torch.tensor(width), floor
 
     def imagine(self, encoded, *, view, draws, seed):
         g = torch.Generator().manual_seed(seed)
         noise = torch.randn(draws, generator=g)  # the same for every row
-        added = ((view & ~encoded.presence()) * self.width).sum(1)  # [B]
+        added = self.floor + ((view & ~encoded.presence()) * self.width).sum(1)  # [B]
         own = encoded.H.masked_fill(~encoded.presence()[..., None], 0).sum((1, 2))
         return (own[:, None] + added[:, None] * noise)[..., None]
 
@@ -55,6 +55,15 @@ def test_the_most_informative_per_cost_comes_first():
     assert labs.value == labs.expected_change / 0.5
     assert genes.expected_change == pytest.approx(0, abs=1e-12)
     assert genes.entropy_reduction == pytest.approx(0, abs=1e-12)
+
+
+def test_what_the_draws_scatter_by_themselves_does_not_count():
+    """Against change / cost alone: cheap genes that add nothing would come before the CT."""
+    tests = rank_next_tests(Stub([1.0, 3.0, 0.0, 0.0], floor=1.0), encoded([[1, 0, 0, 0]]), draws=500)
+    assert [t.modality for t in tests] == ["ct", "labs", "genes"]
+    assert tests[1].floor == tests[1].expected_change == tests[0].floor > 0.1
+    assert tests[0].value == (tests[0].expected_change - tests[0].floor) / 8
+    assert tests[1].value == tests[2].value == 0
 
 
 def test_same_seed_same_answer_whoever_else_is_there():
