@@ -1,0 +1,18 @@
+"""The examples of docs/ops run as printed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+PAGES = Path(__file__).parents[2] / "docs" / "ops"
+
+
+@pytest.mark.parametrize("op", ["masked_attention", "knowledge_attention", "graph_attention"])
+def test_the_example_runs(op):
+    blocks = re.findall(r"```python\n(.*?)```", (PAGES / f"{op}.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(block, {})
