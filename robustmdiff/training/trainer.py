@@ -80,7 +80,8 @@ def train(
     from `out_dir`/last.safetensors, or starts if there is none yet; without, a folder that holds
     one is refused. Raises DataError, CheckpointError, TrainingError, ValueError; Interrupted
     (exit code 130) after Ctrl-C, once the checkpoint is written. Seeds the global generators of
-    torch, numpy and random.
+    torch, numpy and random. Under `torchrun --nproc-per-node 2` (or `accelerate launch` on GPUs) the
+    processes share each batch and give the loss curve of one.
     """
     return Trainer(model, patients_train, patients_valid, collator, config, Path(out_dir), resume).run()
 
@@ -106,6 +107,7 @@ class Trainer:
         self.model, self.config, self.out_dir = model, config, out_dir
         AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
         self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # else torchrun's processes would not find each other
             mixed_precision=PRECISION[config.precision],
             log_with="tensorboard",
             project_dir=out_dir,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -17,6 +18,8 @@ def one_of_many(out_dir: Path, accumulate: int) -> None:
     torch.manual_seed(5)
     config = toy.CONFIG.model_copy(update={"accumulate": accumulate})
     toy.run(out_dir, config, model=toy.Toy())
+    if "WORLD_SIZE" in os.environ:
+        assert torch.distributed.get_world_size() == int(os.environ["WORLD_SIZE"])
 
 
 def together(out_dir: Path, world: int, accumulate: int) -> None:
@@ -24,7 +27,7 @@ def together(out_dir: Path, world: int, accumulate: int) -> None:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared |= {"ACCELERATE_USE_CPU": "true", "LOCAL_WORLD_SIZE": str(world)}  # as `accelerate launch` does
+    shared |= {"LOCAL_WORLD_SIZE": str(world)}  # as torchrun and accelerate launch do
     errors = [out_dir.with_suffix(f".err{rank}") for rank in range(world)]
     processes = [
         toy.start(
@@ -50,13 +53,13 @@ def rows(out_dir: Path) -> list[dict]:
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_equal_one(tmp_path, accumulate):
     """93 patients in batches of 15 and 16, so the processes' shares differ in size too. The order of
-    float32 sums differs; 18 steps of AdamW amplify one ulp to at most about 1e-5."""
+    float32 sums differs, which moved 18 steps' losses by 2e-7 of their value when measured."""
     one_of_many(tmp_path / "one", 1)
     together(tmp_path / "two", 2, accumulate)
     a, b = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert len(a) == len(b) == 21
     for x, y in zip(a, b, strict=True):
-        assert y == pytest.approx(x, rel=1e-4), x["step"]
+        assert y == pytest.approx(x, rel=2e-6), x["step"]
     a, b = (load_checkpoint(tmp_path / name / "last.safetensors") for name in ("one", "two"))
     for name, value in a.tensors.items():
-        torch.testing.assert_close(b.tensors[name], value, rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(b.tensors[name], value, rtol=1e-4, atol=1e-6, msg=name)

@@ -91,10 +91,10 @@ def test_accumulated_parts_give_the_same_curve(tmp_path):
 
 
 def assert_same_curve(a: list[dict], b: list[dict]) -> None:
-    """Equal but for the order of float32 sums: 18 steps of AdamW amplify one ulp to about 1e-5."""
+    """Equal but for the order of float32 sums, which moved 18 steps' losses by 2e-7 when measured."""
     assert len(a) == len(b)
     for x, y in zip(a, b, strict=True):
-        assert y == pytest.approx(x, rel=1e-4), x["step"]
+        assert y == pytest.approx(x, rel=2e-6), x["step"]
 
 
 def seeded(**arguments) -> Toy:
