@@ -62,7 +62,8 @@ def _log_readings(
     for f in range(F):
         without = absent[:, f, None] * (1 - frequency[:, f])
         with_it = present[:, f, None] * frequency[:, f]
-        count[..., 1:] = count[..., 1:] * without[..., None] + count[..., :-1] * with_it[..., None]
-        count[..., 0] *= without
+        one_more = count[..., : f + 1] * with_it[..., None]
+        count[..., : f + 1] *= without[..., None]
+        count[..., 1 : f + 2] += one_more
     peak = log_mask.max(axis=1, keepdims=True)
     return np.log(np.einsum("nkf,nf->nk", count, np.exp(log_mask - peak)))
