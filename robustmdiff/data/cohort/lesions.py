@@ -198,13 +198,13 @@ def _nodules(b: Brush) -> None:
 # In painting order: what fills space before what lies in it.
 PAINT: dict[str, Callable[[Brush], None]] = {
     "hyperinflation": _hyperinflation,
+    "cardiomegaly": _cardiomegaly,
     "ground-glass opacity": _ground_glass,
     "right lower lobe consolidation": _lower_consolidation(RIGHT),
     "left lower lobe consolidation": _lower_consolidation(LEFT),
     "right upper lobe consolidation": _upper_consolidation,
     "right pleural effusion": _effusion(RIGHT),
     "left pleural effusion": _effusion(LEFT),
-    "cardiomegaly": _cardiomegaly,
     "pulmonary artery dilatation": _pulmonary_artery,
     "mediastinal lymphadenopathy": _mediastinal_nodes,
     "crazy paving": _crazy_paving,
