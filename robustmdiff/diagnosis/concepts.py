@@ -28,8 +28,16 @@ class ConceptEmbedding(nn.Module):
     vector of its own.
     """
 
+    name_ids: Tensor
+    name_offsets: Tensor
+
     def __init__(
-        self, concepts: ConceptTable, d_h: int, heads: int, read: Callable[[str], Sequence[int]] | None, vocabulary: int
+        self,
+        concepts: ConceptTable,
+        d_h: int,
+        heads: int,
+        read: Callable[[str], Sequence[int]] | None,
+        vocabulary: int,
     ) -> None:
         super().__init__()
         k = len(concepts)
@@ -85,7 +93,9 @@ class FindingEvidence(nn.Module):
         a = self.Q(x) @ KR.T * KR.shape[-1] ** -0.5  # [T, F]
         value = self.V(x) @ KR.T
         lengths = segments[..., 1].T.reshape(-1).long()
-        owner = torch.repeat_interleave(torch.arange(M * B, device=x.device), lengths, output_size=len(tokens))
+        owner = torch.repeat_interleave(
+            torch.arange(M * B, device=x.device), lengths, output_size=len(tokens)
+        )
         top = torch.full((M * B, F), -torch.inf, device=x.device, dtype=a.dtype)
         top = top.scatter_reduce(0, owner[:, None].expand_as(a), a.detach(), "amax")
         weight = (a - top[owner]).exp()
@@ -103,6 +113,8 @@ class DiseaseTable(nn.Module):
     the exact likelihood of findings independent given the disease, known only through their
     log-likelihood ratios lambda_f. T starts from the stated frequencies and may be corrected.
     """
+
+    prior: Tensor
 
     def __init__(self, frequency: Tensor) -> None:
         super().__init__()

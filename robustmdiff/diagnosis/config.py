@@ -51,7 +51,9 @@ class ModelConfig:
         if self.d_h % self.heads:
             raise ValueError(f"ModelConfig: d_h is {self.d_h}, expected a multiple of heads = {self.heads}")
         if self.draws < 2:
-            raise ValueError(f"ModelConfig: draws is {self.draws}, expected at least 2 (16 or more to report)")
+            raise ValueError(
+                f"ModelConfig: draws is {self.draws}, expected at least 2 (16 or more to report)"
+            )
         if self.steps > self.T:
             raise ValueError(f"ModelConfig: steps is {self.steps}, expected at most T = {self.T}")
         if self.beta_schedule not in ("cosine", "linear"):

@@ -57,7 +57,9 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Images) -> tuple[Tensor, Tensor]:
         pixels = 2 * (images.pixels - self.low) / (self.high - self.low) - 1
-        tokens = self.project(self.vit(pixel_values=pixels.clamp(-1, 1)).last_hidden_state)  # [n, 1 + patches, d]
+        tokens = self.project(
+            self.vit(pixel_values=pixels.clamp(-1, 1)).last_hidden_state
+        )  # [n, 1 + patches, d]
         n, length, d = tokens.shape
         return tokens.reshape(n * length, d), torch.full((n,), length, device=tokens.device)
 
@@ -111,12 +113,19 @@ class PanelEncoder(nn.Module):
     gives 0 in its values and 0 in its presence.
     """
 
+    numeric: Tensor
+    referenced: Tensor
+    centre: Tensor
+    scale: Tensor
+
     def __init__(self, modality: Modality, config: ModelConfig) -> None:
         super().__init__()
         numeric = [i for i, field in enumerate(modality.fields) if not field.categories]
         references = [modality.fields[i].reference for i in numeric]
         self.register_buffer("numeric", torch.tensor(numeric, dtype=torch.long), persistent=False)
-        self.register_buffer("referenced", torch.tensor([r is not None for r in references], dtype=torch.bool))
+        self.register_buffer(
+            "referenced", torch.tensor([r is not None for r in references], dtype=torch.bool)
+        )
         self.register_buffer("centre", torch.tensor([(r[0] + r[1]) / 2 if r else 0.0 for r in references]))
         self.register_buffer("scale", torch.tensor([(r[1] - r[0]) / 2 if r else 1.0 for r in references]))
         self.categorical = [(i, len(f.categories)) for i, f in enumerate(modality.fields) if f.categories]
@@ -179,7 +188,7 @@ class ModalityEncoders(nn.Module):
     def fit(self, batch: Batch) -> None:
         """Take from the training patients what encoders need to know about scales."""
         for name, encoder in self.encoders.items():
-            if hasattr(encoder, "fit"):
+            if isinstance(encoder, PanelEncoder):
                 encoder.fit(batch.inputs[name])
 
     def forward(self, batch: Batch) -> Encoded:

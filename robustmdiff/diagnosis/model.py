@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ from robustmdiff.diffusion.denoiser import LatentDenoiser
 from robustmdiff.diffusion.sampler import sample_latent
 from robustmdiff.diffusion.schedule import Schedule
 from robustmdiff.knowledge.concepts import ConceptTable
-from robustmdiff.ops.philox import philox_normal
+from robustmdiff.ops import ddpm_noise, ddpm_noise_loss
+from robustmdiff.ops.philox import philox_row_words
 
 EVIDENCE_LIMIT = 8.0  # nats; beyond it a finding is as good as seen, and the head's answer no longer moves
 EVIDENCE_UNIT = 4.0  # nats per unit of the latent, so that both of its parts have a similar scale
@@ -38,6 +40,10 @@ class RobustMDiff(nn.Module):
     are tied to them; further concepts only inform. read: name -> token ids (see ConceptEmbedding).
     """
 
+    finding_rows: Tensor
+    log_prior: Tensor
+    step: Tensor
+
     def __init__(
         self,
         task: Task,
@@ -48,11 +54,17 @@ class RobustMDiff(nn.Module):
         super().__init__()
         self.task, self.config, self.concept_table = task, config, concepts
         d, M, F = config.d_h, len(task.modalities), len(task.findings)
-        row = {(kind, name): i for i, (kind, name) in enumerate(zip(concepts.kind, concepts.name, strict=True))}
+        row = {
+            (kind, name): i for i, (kind, name) in enumerate(zip(concepts.kind, concepts.name, strict=True))
+        }
         missing = [name for name in task.findings if ("finding", name) not in row]
         if missing:
-            raise ValueError(f"RobustMDiff: concepts lack the findings {missing}, expected one for each of the task's")
-        self.register_buffer("finding_rows", torch.tensor([row["finding", f] for f in task.findings], dtype=torch.long))
+            raise ValueError(
+                f"RobustMDiff: concepts lack the findings {missing}, expected one for each of the task's"
+            )
+        self.register_buffer(
+            "finding_rows", torch.tensor([row["finding", f] for f in task.findings], dtype=torch.long)
+        )
 
         self.encoders = ModalityEncoders(task, config)
         self.concepts = ConceptEmbedding(concepts, d, config.heads, read, config.vocabulary)
@@ -63,6 +75,7 @@ class RobustMDiff(nn.Module):
 
         self.latent = d + F
         self.schedule = Schedule(config.T, config.beta_schedule, config.steps)
+        self.every_step = replace(self.schedule, steps=config.T)  # for training
         self.denoiser = LatentDenoiser(self.latent, d, M, config.width, config.depth, config.heads)
 
         frequency = class_frequencies(task, concepts)
@@ -152,15 +165,18 @@ class RobustMDiff(nn.Module):
             self.finding_prior + self.total_evidence(student), batch.findings, reduction="none"
         )
         known = batch.findings_known
-        return ((alone * counts).sum() / counts.sum().clamp(min=1)) + (together * known).sum() / known.sum().clamp(min=1)
+        return ((alone * counts).sum() / counts.sum().clamp(min=1)) + (
+            together * known
+        ).sum() / known.sum().clamp(min=1)
 
     @torch.no_grad()
-    def _targets(self, encoded: Encoded, present: Tensor, kept: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def _targets(
+        self, encoded: Encoded, present: Tensor, kept: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The teacher's x_0 under a view m' that holds at least what is kept: half the time all that
         was observed, else something in between (so that one modality more can be asked for).
         Returns x_0 [B, D], view [B, M], and Z of all that was observed [B, d_h]."""
-        B, M = present.shape
-        uniform = self._uniform(batch, 1 + M, stream=1)
+        uniform = self._uniform(batch, 1 + present.shape[1], stream=1)
         more = (uniform[:, :1] < 0.5) | (uniform[:, 1:] < 0.5)
         view = present & (kept | more)
         x_0 = self.observe(encoded.keep(view), self.teacher)
@@ -169,27 +185,31 @@ class RobustMDiff(nn.Module):
     def _denoise(
         self, x_0: Tensor, x_m: Tensor, view: Tensor, student: Encoded, batch: Batch
     ) -> tuple[Tensor, Tensor]:
-        """x_t at NOISINGS levels, and the loss of v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0
-        (Salimans and Ho 2022); returns the one-step estimates of x_0 [B, R, D] and the loss."""
+        """L_diff at NOISINGS noise levels per patient, for v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0
+        (Salimans and Ho 2022); also the one-step estimates of x_0 [B, R, D]."""
         (B, D), R = x_0.shape, NOISINGS
         t = (self._uniform(batch, R, stream=2) * self.config.T).long().clamp(max=self.config.T - 1)
-        noise = self._normal(batch, R * D, stream=3).view(B, R, D)
+        key, _, patient = self._stream(batch, stream=3)
+        rows = (patient[:, None] * R + torch.arange(R, device=t.device)) % 2**32
+        noise = {"key": key, "row_ids": rows.view(-1)}
+        row = self.config.T - 1 - t.view(-1)  # of the table that has every timestep
+        table = self.every_step.table.to(x_0.device)
+        target = x_0.repeat_interleave(R, 0)
+        x_t = ddpm_noise(target, row, table, **noise).view(B, R, D)
         alpha_bar = self.schedule.alphas_cumprod.to(x_0.device)[t]  # [B, R]
-        a, s = alpha_bar.sqrt()[..., None], (1 - alpha_bar).sqrt()[..., None]
-        x_t = a * x_0[:, None] + s * noise
         v = self.denoiser(x_t, t, alpha_bar, x_m, student.presence(), view, student.tokens, student.segments)
-        loss = (v - (a * noise - s * x_0[:, None])).square().mean()
-        return a * x_t - s * v, loss
+        loss = ddpm_noise_loss(v.view(B * R, D), target, row, table, target="v_prediction", **noise)
+        return alpha_bar.sqrt()[..., None] * x_t - (1 - alpha_bar).sqrt()[..., None] * v, loss.mean()
 
-    def _normal(self, batch: Batch, n: int, stream: int) -> Tensor:
-        """Standard normals [B, n] that depend on the patient and the training step alone, not on
-        the batch, the process or the order."""
+    def _stream(self, batch: Batch, stream: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Philox key, step and rows for random numbers that depend on the patient and the training
+        step alone, not on the batch, the process or the order."""
         rows = torch.tensor([zlib.crc32(i.encode()) for i in batch.ids], device=self.step.device)
-        key = torch.stack([torch.full_like(self.step, stream), self.step])
-        return philox_normal(key, rows, n)
+        return torch.stack([torch.full_like(self.step, stream), self.step]), torch.zeros_like(rows), rows
 
     def _uniform(self, batch: Batch, n: int, stream: int) -> Tensor:
-        return torch.special.ndtr(self._normal(batch, n, stream))
+        words = philox_row_words(*self._stream(batch, stream), n)
+        return (words.double() / 2**32).to(self.log_prior.dtype)
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -1,9 +1,9 @@
 """A model on disk: `save_pretrained` and `load_pretrained`, a folder with everything it needs.
 
-    model.safetensors   weights
-    model.json          kind of model, task, sizes
-    concepts.npz        the concept table, where the model has one
-    tokenizer.json      where the task has text
+model.safetensors   weights
+model.json          kind of model, task, sizes
+concepts.npz        the concept table, where the model has one
+tokenizer.json      where the task has text
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from torch import nn
 
 from robustmdiff.data.files import write_whole
 from robustmdiff.data.modality import Task
@@ -34,7 +32,12 @@ class PretrainedError(ValueError):
 
 
 def save_pretrained(
-    model: nn.Module, folder: str | Path, *, kind: str, tokenizer: Tokenizer | None = None, options: Mapping[str, Any] | None = None
+    model: Any,
+    folder: str | Path,
+    *,
+    kind: str,
+    tokenizer: Tokenizer | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model's folder; each file appears whole or not at all, the weights last.
 
@@ -63,8 +66,8 @@ def save_pretrained(
 
 
 def load_pretrained(
-    folder: str | Path, kinds: Mapping[str, Callable[..., nn.Module]]
-) -> tuple[nn.Module, Tokenizer | None]:
+    folder: str | Path, kinds: Mapping[str, Callable[..., Any]]
+) -> tuple[Any, Tokenizer | None]:
     """The model of a folder, in evaluation mode, and its tokenizer.
 
     kinds maps each kind to what builds it: build(task, config, concepts=, tokenizer=, **options).
@@ -76,7 +79,9 @@ def load_pretrained(
     description = read_description(folder)
     kind = description["kind"]
     if kind not in kinds:
-        raise PretrainedError(f"{folder / 'model.json'}: kind is {kind!r}, expected one of {', '.join(kinds)}")
+        raise PretrainedError(
+            f"{folder / 'model.json'}: kind is {kind!r}, expected one of {', '.join(kinds)}"
+        )
     has_text, has_concepts = (folder / "tokenizer.json").exists(), (folder / "concepts.npz").exists()
     tokenizer = load_tokenizer(folder / "tokenizer.json") if has_text else None
     concepts = read_concepts(folder / "concepts.npz") if has_concepts else None
@@ -92,8 +97,8 @@ def load_pretrained(
     if expected != found:
         name = min(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
         raise PretrainedError(
-            f"{weights}: {name} is {found.get(name, 'missing')}, expected {expected.get(name, 'no such weight')}; "
-            "the weights belong to another configuration than model.json"
+            f"{weights}: {name} is {found.get(name, 'missing')}, "
+            f"expected {expected.get(name, 'no such weight')}; the weights belong to another configuration than model.json"
         )
     model.load_state_dict(state)
     return model.eval(), tokenizer
@@ -107,8 +112,9 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise PretrainedError(f"{path}: no model there ({os.strerror(error.errno or 0)})") from error
     except ValueError as error:
-        raise PretrainedError(f"{path}: is not JSON ({error}), expected what save_pretrained wrote") from error
+        raise PretrainedError(
+            f"{path}: is not JSON ({error}), expected what save_pretrained wrote"
+        ) from error
     if description.get("format") != FORMAT:
         raise PretrainedError(f"{path}: format is {description.get('format')}, expected {FORMAT}")
     return description
-

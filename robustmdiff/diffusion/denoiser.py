@@ -51,7 +51,15 @@ class LatentDenoiser(nn.Module):
         nn.init.zeros_(self.leave.bias)
 
     def forward(
-        self, x_t: Tensor, t: Tensor, alpha_bar: Tensor, x_m: Tensor, m: Tensor, view: Tensor, tokens: Tensor, segments: Tensor
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        alpha_bar: Tensor,
+        x_m: Tensor,
+        m: Tensor,
+        view: Tensor,
+        tokens: Tensor,
+        segments: Tensor,
     ) -> Tensor:
         """x_t [B, S, latent], t and alpha_bar [B, S], x_m [B, latent], m and view [B, M] or view
         [B, S, M]; tokens and segments as in Encoded -> v [B, S, latent]."""
@@ -70,9 +78,7 @@ class LatentDenoiser(nn.Module):
         h = self.enter(x_t)
         rows = torch.arange(B, device=x_t.device, dtype=torch.int32) * S
         own = torch.stack([rows, torch.full_like(rows, S)], dim=-1)[:, None]  # a patient's draws: one segment
-        read = self.read(
-            tokens, segments, queries=self.query(h + c).reshape(B * S, -1), query_segments=own
-        )
+        read = self.read(tokens, segments, queries=self.query(h + c).reshape(B * S, -1), query_segments=own)
         h = h + self.use(read).view(B, S, -1)
         for block in self.blocks:
             h = block(h, c)

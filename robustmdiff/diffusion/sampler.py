@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robustmdiff.diffusion.denoiser import LatentDenoiser
 from robustmdiff.diffusion.schedule import Schedule
-from robustmdiff.ops import ddpm_noise, ddpm_step, ddpm_table
+from robustmdiff.ops import ddpm_noise, ddpm_step, philox_key
 
 
 def sample_latent(
@@ -30,18 +30,25 @@ def sample_latent(
     on the batch nor on its order. start "observed" begins half way, at the noised x_m.
     """
     B, D = x_m.shape
-    table = ddpm_table(schedule).to(x_m.device)
-    alpha_bar = schedule.alphas_cumprod.to(x_m.device)[schedule.timesteps.to(x_m.device)]
-    timesteps = schedule.timesteps.to(x_m.device)
-    key = torch.tensor([seed, 0], dtype=torch.int64, device=x_m.device)
-    row_ids = torch.arange(draws, device=x_m.device).repeat(B)
+    device = x_m.device
+    table, timesteps = schedule.table.to(device), schedule.timesteps.to(device)
+    alpha_bar = schedule.alphas_cumprod.to(device)[timesteps]
+    key = philox_key(seed, device=device)
+    row_ids = torch.arange(draws, device=device).repeat(B)
     first = schedule.steps // 2 if start == "observed" else 0
-    step = torch.full((B * draws,), first, dtype=torch.int64, device=x_m.device)
+    step = torch.full((B * draws,), first, dtype=torch.int64, device=device)
     x = ddpm_noise(x_m.repeat_interleave(draws, 0), step, table, key=key, row_ids=row_ids)
     for i in range(first, schedule.steps):
         shape = (B, draws)
         v = denoiser(
-            x.view(B, draws, D), timesteps[i].expand(shape), alpha_bar[i].expand(shape), x_m, m, view, tokens, segments
+            x.view(B, draws, D),
+            timesteps[i].expand(shape),
+            alpha_bar[i].expand(shape),
+            x_m,
+            m,
+            view,
+            tokens,
+            segments,
         )
         step = torch.full_like(step, i)
         x = ddpm_step(

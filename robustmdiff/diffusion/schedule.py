@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from robustmdiff.ops import ddpm_table
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -21,6 +23,7 @@ class Schedule:
     T: int = 1000
     beta_schedule: str = "cosine"
     steps: int = 8
+    variance_type: str = "fixed_small"
 
     @cached_property
     def betas(self) -> Tensor:
@@ -41,6 +44,16 @@ class Schedule:
 
     @cached_property
     def timesteps(self) -> Tensor:
-        """int64 [steps], descending from T - 1 to 0, evenly spaced ("trailing" spacing: the first
-        step starts from pure noise)."""
-        return torch.linspace(self.T - 1, 0, self.steps + 1).round().long()[:-1]
+        """int64 [steps], descending from T - 1, evenly spaced ("trailing" in diffusers: the first step
+        starts from pure noise)."""
+        return self.T - 1 - (torch.arange(self.steps) * self.T) // self.steps
+
+    @property
+    def config(self) -> Schedule:
+        """As `ddpm_table` and diffusers ask for it."""
+        return self
+
+    @cached_property
+    def table(self) -> Tensor:
+        """float32 [steps, 8], what `ddpm_step` needs of each timestep."""
+        return ddpm_table(self)

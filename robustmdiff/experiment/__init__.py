@@ -1,0 +1,1 @@
+"""An experiment from data to diagnosis: what the command line does, callable from Python."""

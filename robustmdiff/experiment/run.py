@@ -1,0 +1,246 @@
+"""A run: a model trained on a study, calibrated, and kept so that it can be used again.
+
+runs/name/
+  study.json          where the patients come from
+  split.json          who trained, calibrated, was tested
+  config.yaml         every hyper-parameter (the trainer's, with metrics.jsonl and checkpoints)
+  model/              the trained model (`diagnosis.pretrained`)
+  conformal.json, abstention.json
+  baselines/NAME/     the same files for each baseline
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustmdiff.data.collate import Collator
+from robustmdiff.data.files import write_whole
+from robustmdiff.data.modality import Task
+from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.splits import save_split
+from robustmdiff.data.tokenizer import tokenize, train_tokenizer
+from robustmdiff.diagnosis.config import ModelConfig
+from robustmdiff.diagnosis.model import RobustMDiff
+from robustmdiff.diagnosis.pretrained import load_pretrained, save_pretrained
+from robustmdiff.diagnosis.uncertainty import Abstention, ConformalSets
+from robustmdiff.experiment.studies import SPLITS, Source, Study, load_study, text_of
+from robustmdiff.training.config import TrainConfig
+
+BASELINES = ("late_fusion", "dropout_transformer", "mask_only")
+ALPHA = 0.1
+
+
+def build_robustmdiff(
+    task: Task, config: ModelConfig, *, concepts: Any, tokenizer: Any, **options: Any
+) -> RobustMDiff:
+    def read(name: str) -> list[int]:
+        return tokenize(tokenizer, name, 32)[0][1:-1]  # without [CLS] and [SEP]
+
+    return RobustMDiff(task, config, concepts, read if tokenizer is not None else None, **options)
+
+
+def _baseline(module: str, name: str) -> Callable[..., nn.Module]:
+    def build(task: Task, config: ModelConfig, *, concepts: Any, tokenizer: Any, **options: Any) -> nn.Module:
+        import importlib
+
+        return getattr(importlib.import_module(f"robustmdiff.baselines.{module}"), name)(
+            task, config, **options
+        )
+
+    return build
+
+
+KINDS: dict[str, Callable[..., nn.Module]] = {
+    "robustmdiff": build_robustmdiff,
+    "late_fusion": _baseline("late_fusion", "LateFusion"),
+    "dropout_transformer": _baseline("dropout_transformer", "DropoutTransformer"),
+    "mask_only": _baseline("mask_only", "MaskOnly"),
+    "single_modality": _baseline("single_modality", "SingleModality"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with what is needed to use it."""
+
+    folder: Path
+    source: Source
+    model: Any
+    collator: Collator
+    conformal: ConformalSets
+    abstention: Abstention | None
+
+    @property
+    def task(self) -> Task:
+        return self.model.task
+
+
+def train_run(
+    study: Study,
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    kind: str = "robustmdiff",
+    options: dict[str, Any] | None = None,
+    resume: bool = False,
+) -> Run:
+    """Train one kind of model on a study's training patients, validate and calibrate it on the
+    calibration patients, and save everything. Resumes exactly where it stopped."""
+    from robustmdiff.training.trainer import train
+
+    if kind not in KINDS:
+        raise DataError(f"model is {kind!r}, expected one of {', '.join(KINDS)}")
+    folder = Path(folder)
+    split = {name: [patient.id for patient in study.patients[name]] for name in SPLITS}
+    write_whole(folder / "study.json", json.dumps(study.source.to_json(), indent=1).encode())
+    save_split(folder / "split.json", split)
+    texts = text_of(study.patients["train"], study.task)
+    tokenizer = None
+    if any(m.kind == "text" for m in study.task.modalities):
+        tokenizer = train_tokenizer(texts or [""])
+        config = config.model_copy(
+            update={"model": replace(config.model, vocabulary=tokenizer.get_vocab_size())}
+        )
+    collator = Collator(study.task, tokenizer, config.model.max_tokens)
+    torch.manual_seed(config.seed)
+    model: Any = KINDS[kind](
+        study.task, config.model, concepts=study.concepts, tokenizer=tokenizer, **(options or {})
+    )
+    # Validation picks the best weights by patients of the training split, calibration stays untouched.
+    fitting, watching = hold_out(study.patients["train"], config.seed)
+    model = train(model, fitting, watching, collator, config, folder, resume=resume).model
+    save_pretrained(model, folder / "model", kind=kind, tokenizer=tokenizer, options=options)
+    calibrate(model, study, collator, folder, draws=config.model.draws)
+    return load_run(folder)
+
+
+def hold_out(patients: Sequence[Patient], seed: int) -> tuple[list[Patient], list[Patient]]:
+    """A tenth of the people to validate on, stratified by label; the rest trains."""
+    from robustmdiff.data.splits import split_patients
+
+    label = [next((name for name, holds in p.labels.items() if holds), "") for p in patients]
+    split = split_patients(patients, {"fit": 0.9, "watch": 0.1}, seed, stratify=label)
+    of = {patient.id: patient for patient in patients}
+    return [of[id] for id in split["fit"]], [of[id] for id in split["watch"]]
+
+
+@torch.no_grad()
+def calibrate(model: Any, study: Study, collator: Collator, folder: Path, *, draws: int) -> None:
+    """Prediction sets and the abstention threshold, from the calibration patients under many
+    patterns of absence (each patient once per pattern)."""
+    probability, label, known, presence, latent = [], [], [], [], []
+    for encoded, batch in _encoded(model, study.patients["calibration"], collator):
+        for mask in patterns(encoded.presence()):
+            masked = encoded.keep(mask)
+            probability.append(model.diagnose(masked, draws=draws).probability)
+            label.append(batch.label)
+            known.append(batch.label_known)
+            presence.append(masked.presence())
+            if hasattr(model, "observe"):
+                latent.append(model.observe(masked))
+    sets = ConformalSets.fit(
+        torch.cat(probability),
+        torch.cat(label),
+        torch.cat(presence),
+        ALPHA,
+        known=torch.cat(known),
+        multilabel=study.task.multilabel,
+    )
+    sets.save(folder / "conformal.json")
+    if latent:
+        seen = [
+            (model.observe(masked), masked.presence())
+            for encoded, _ in _encoded(model, study.patients["train"], collator)
+            for masked in map(encoded.keep, patterns(encoded.presence()))
+        ]
+        abstention = Abstention.fit(
+            torch.cat([x for x, _ in seen]),
+            torch.cat([p for _, p in seen]),
+            torch.cat(latent),
+            torch.cat(presence),
+        )
+        abstention.save(folder / "abstention.json")
+
+
+def patterns(presence: Tensor) -> list[Tensor]:
+    """Masks bool [B, M] under which a patient is calibrated: as observed, each modality alone, each
+    one missing, and nothing."""
+    M = presence.shape[1]
+    eye = torch.eye(M, dtype=torch.bool)
+    rows = [torch.ones(M, dtype=torch.bool), torch.zeros(M, dtype=torch.bool), *eye, *~eye]
+    return [row.expand_as(presence) for row in rows]
+
+
+def _encoded(model: Any, patients: Sequence[Patient], collator: Collator) -> Any:
+    for i in range(0, len(patients), 64):
+        batch = collator(patients[i : i + 64])
+        yield model.encode(batch), batch
+
+
+def load_run(folder: str | Path) -> Run:
+    """Raises DataError or PretrainedError for a folder that holds no finished run."""
+    folder = Path(folder)
+    try:
+        source = Source(**json.loads((folder / "study.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{folder}: holds no run ({error}), expected what `robustmdiff train` wrote"
+        ) from error
+    model, tokenizer = load_pretrained(folder / "model", KINDS)
+    abstention = folder / "abstention.json"
+    return Run(
+        folder=folder,
+        source=source,
+        model=model,
+        collator=Collator(model.task, tokenizer, model.config.max_tokens),
+        conformal=ConformalSets.load(folder / "conformal.json"),
+        abstention=Abstention.load(abstention) if abstention.exists() else None,
+    )
+
+
+def evaluate_run(folder: str | Path, *, study: Study | None = None, draws: int = 16, **options: Any) -> Any:
+    """A run and the baselines beside it, under the missing-modality protocol -> Results."""
+    from robustmdiff.evaluation.protocol import evaluate
+
+    run = load_run(folder)
+    study = study or load_study(run.source)
+    others = sorted((run.folder / "baselines").glob("*/model"))
+    models = {"RobustMDiff": run.model}
+    models |= {path.parent.name: load_run(path.parent).model for path in others}
+    test = study.patients["test"]
+    return evaluate(
+        models,
+        test,
+        run.collator,
+        study.task,
+        calibration=study.patients["calibration"],
+        posterior=study.posterior,
+        weight=study.weight,
+        groups=[patient.group or patient.id for patient in test],
+        draws=draws,
+        **options,
+    )
+
+
+def train_with_baselines(
+    study: Study,
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    kind: str = "robustmdiff",
+    baselines: bool = False,
+    resume: bool = False,
+) -> dict[str, Run]:
+    """A run, and beside it (baselines/NAME) each baseline with the same study and budget."""
+    folder = Path(folder)
+    runs = {kind: train_run(study, config, folder, kind=kind, resume=resume)}
+    for name in BASELINES if baselines else ():
+        runs[name] = train_run(study, config, folder / "baselines" / name, kind=name, resume=resume)
+    return runs
