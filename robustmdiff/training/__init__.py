@@ -1,0 +1,1 @@
+"""Training: the masking curriculum, rare-class weights, the trainer and its checkpoints."""

@@ -242,7 +242,7 @@ class Trainer:
                 seed=random_key(c.seed, VALIDATION),
             )
         self.log.valid({"step": self.step, "epoch": self.epoch - 1}, metrics)
-        if self.main and not bar.disable:
+        if self.main:
             told = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if "@" not in name)
             bar.write(f"epoch {self.epoch} of {c.epochs}: {told}", file=sys.stderr)
         if not self.best_step or _better(c.monitor, metrics, self.metrics):
