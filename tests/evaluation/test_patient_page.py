@@ -321,6 +321,13 @@ def test_prediction_set_and_abstention(model, patient, collator):
     assert "no class fits" in Page(render_patient_page(empty)).text
 
 
+def test_tests_that_promise_nothing_are_not_recommended(explanation):
+    for value, said in ((0.0, True), (0.1, False)):
+        tests = tuple(replace(t, value=value) for t in explanation.next_tests)
+        page = Page(render_patient_page(replace(explanation, next_tests=tests)))
+        assert ("the model cannot tell which would help" in page.text) == said
+
+
 def test_many_classes_are_cut_short(explanation):
     many = tuple(replace(explanation.classes[0], name=f"class {i}", probability=0.04) for i in range(20))
     page = Page(render_patient_page(replace(explanation, classes=many)))
