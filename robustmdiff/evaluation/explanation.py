@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -134,14 +135,14 @@ class PatientExplanation:
     def missing(self) -> tuple[str, ...]:
         return tuple(m.name for m in self.modalities if not m.present)
 
-    def to_json(self) -> str:
-        """All of it but the images' own pixels; heat maps as nested lists [C][H][W]."""
+    def to_json(self) -> dict[str, Any]:
+        """In JSON's types, all of it but the images' own pixels; heat maps as nested lists [C][H][W]."""
         found = asdict(self) | {"present": self.present, "missing": self.missing}
         found["images"] = [
             {"name": i.name, "heat": None if i.heat is None else _rounded(i.heat.tolist())}
             for i in self.images
         ]
-        return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
+        return json.loads(json.dumps(found, allow_nan=False))
 
 
 def _rounded(x: object) -> object:
