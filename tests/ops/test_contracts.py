@@ -116,6 +116,21 @@ def test_the_same_call_gives_the_same_bits_on_any_number_of_threads(case, backen
         assert all(torch.equal(grads[name], first_grads[name]) for name in grads)
 
 
+def test_strides_do_not_matter(case, backend):
+    """Heads before tokens in memory, and a gradient of stride 0."""
+    tensors, g = case.at(torch.float32), torch.ones(()).expand(case.tensors["q"].shape)
+    turned = {
+        name: x.detach().mT.contiguous().mT if x.ndim > 1 else x.detach() for name, x in tensors.items()
+    }
+    turned = {name: x.requires_grad_() for name, x in turned.items()}
+    with use_backend(**{case.op: backend}):
+        out, grads = gradients(case.run, tensors, g.contiguous())
+        same, same_grads = gradients(case.run, turned, g)
+    torch.testing.assert_close(out, same)
+    for name in grads:
+        torch.testing.assert_close(grads[name], same_grads[name], msg=name)
+
+
 def test_differentiating_twice_raises(case):
     tensors = case.at(torch.float64)
     if not tensors["q"].numel():

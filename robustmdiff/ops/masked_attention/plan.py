@@ -36,8 +36,8 @@ class Rows(NamedTuple):
         return torch.arange(self.slots, device=self.modality.device) if self.flat is None else self.flat
 
     def gather(self, x: Tensor) -> Tensor:
-        """[T, ...] -> [slots, ...]"""
-        return x if self.flat is None else x.index_select(0, self.flat)
+        """[T, ...] -> [slots, ...], contiguous: torch's fused attention reads past other strides."""
+        return x.contiguous() if self.flat is None else x.index_select(0, self.flat)
 
     def scatter(self, buckets: list[Tensor], T: int, empty: float = 0.0) -> Tensor:
         """Buckets of slots -> [T, ...]; rows without a slot hold `empty`."""
