@@ -52,8 +52,13 @@ def explain_patient(
 
     A patient with nothing at all gets the prevalences, and the tests worth ordering first. The
     model is left in evaluation mode. Raises DataError for a patient that is not what the task
-    declares, ValueError for a target that is not one of its classes.
+    declares, ValueError for a target that is not one of its classes, TypeError for another model.
     """
+    if not isinstance(model, RobustMDiff):
+        kind = type(model).__name__
+        raise TypeError(
+            f"explain_patient: model is a {kind}, expected RobustMDiff (others have Shapley values)"
+        )
     task = model.task
     if target is not None and target not in task.classes:
         raise ValueError(f"explain_patient: target is {target!r}, expected one of {', '.join(task.classes)}")

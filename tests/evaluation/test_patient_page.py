@@ -361,6 +361,11 @@ def test_a_task_without_findings_and_with_many_labels(patient, collator):
     assert "Finding or disease" in page.text
 
 
+def test_another_model(patient, collator):
+    with pytest.raises(TypeError, match="model is a Identity, expected RobustMDiff"):
+        explain_patient(nn.Identity(), patient, collator)
+
+
 def test_a_patient_that_the_task_does_not_know(model, collator):
     with pytest.raises(DataError, match="ecg"):
         explain_patient(model, Patient("p", {"ecg": "x"}), collator)
