@@ -10,7 +10,7 @@ from robustmdiff.data.batch import Batch
 from robustmdiff.data.modality import Task
 from robustmdiff.diagnosis.config import ModelConfig
 from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
-from robustmdiff.diagnosis.encoders import build_encoder
+from robustmdiff.diagnosis.encoders import ModalityEncoders
 
 
 class SingleModality(nn.Module):
@@ -23,7 +23,7 @@ class SingleModality(nn.Module):
         self.name = name
         self.index = task.modality_names.index(task.modality(name).name)
         self.d = config.d_h
-        self.encoder = build_encoder(task.modality(name), config)
+        self.encoders = ModalityEncoders(task, config, only=(name,))
         self.hidden = nn.Sequential(nn.Linear(self.d, self.d), nn.GELU(), nn.Dropout(config.dropout))
         self.head = nn.Linear(self.d, len(task.classes))
         nn.init.zeros_(self.head.weight)
@@ -34,18 +34,7 @@ class SingleModality(nn.Module):
 
     def encode(self, batch: Batch) -> Encoded:
         """Every other modality is encoded as absent."""
-        (B, M), i = batch.presence.shape, self.index
-        device = self.prior.device
-        segments = torch.zeros(B, M, 2, dtype=torch.int32, device=device)
-        H = torch.zeros(B, M, self.d, device=device)
-        packed = batch.inputs[self.name]
-        if len(packed.rows) == 0:
-            return Encoded(tokens=H.new_zeros(0, self.d), segments=segments, H=H)
-        tokens, lengths = self.encoder(packed)
-        first = lengths.cumsum(0) - lengths
-        segments[packed.rows, i] = torch.stack([first, lengths], dim=-1).to(torch.int32)
-        H = H.index_put((packed.rows, torch.full_like(packed.rows, i)), tokens[first].to(H.dtype))
-        return Encoded(tokens=tokens, segments=segments, H=H)
+        return self.encoders(batch)
 
     def _logits(self, encoded: Encoded) -> tuple[Tensor, Tensor, Tensor]:
         """-> H with absent rows 0 [B, M, d], its hidden layer [B, d], logits [B, C]."""

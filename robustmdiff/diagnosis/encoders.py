@@ -8,6 +8,7 @@ observations of the n patients who have the modality and returns `(tokens, lengt
 from __future__ import annotations
 
 import importlib
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class ImageEncoder(nn.Module):
                     patch_size=config.patch,
                     num_channels=channels,
                     hidden_dropout_prob=config.dropout,
-                    attn_implementation="robustmdiff",
+                    attn_implementation="robustmdiff",  # type: ignore[call-arg]
                 ),
                 add_pooling_layer=False,
             )
@@ -91,7 +92,7 @@ class TextEncoder(nn.Module):
                     max_position_embeddings=config.max_tokens,
                     hidden_dropout_prob=config.dropout,
                     attention_probs_dropout_prob=0.0,
-                    attn_implementation="robustmdiff",
+                    attn_implementation="robustmdiff",  # type: ignore[call-arg]
                 ),
                 add_pooling_layer=False,
             )
@@ -177,19 +178,23 @@ def build_encoder(modality: Modality, config: ModelConfig) -> nn.Module:
 
 
 class ModalityEncoders(nn.Module):
-    """All encoders of a task: Batch -> Encoded. Absent modalities cost nothing."""
+    """All encoders of a task, or those of the modalities in `only` (the others then count as absent):
+    Batch -> Encoded. What is absent costs nothing."""
 
-    def __init__(self, task: Task, config: ModelConfig) -> None:
+    def __init__(self, task: Task, config: ModelConfig, only: Collection[str] | None = None) -> None:
         super().__init__()
         self.d_h = config.d_h
         self.names = task.modality_names
-        self.encoders = nn.ModuleDict({m.name: build_encoder(m, config) for m in task.modalities})
+        self.encoders = nn.ModuleDict(
+            {m.name: build_encoder(m, config) for m in task.modalities if only is None or m.name in only}
+        )
 
     def fit(self, batch: Batch) -> None:
         """Take from the training patients what encoders need to know about scales."""
         for name, encoder in self.encoders.items():
-            if isinstance(encoder, PanelEncoder):
-                encoder.fit(batch.inputs[name])
+            panels = batch.inputs[name]
+            if isinstance(encoder, PanelEncoder) and isinstance(panels, Panels):
+                encoder.fit(panels)
 
     def forward(self, batch: Batch) -> Encoded:
         device = next(self.parameters()).device
@@ -199,7 +204,7 @@ class ModalityEncoders(nn.Module):
         tokens, start = [torch.zeros(0, self.d_h, device=device)], 0
         for i, name in enumerate(self.names):
             rows = batch.inputs[name].rows
-            if len(rows) == 0:
+            if name not in self.encoders or len(rows) == 0:
                 continue
             x, lengths = self.encoders[name](batch.inputs[name])
             first = lengths.cumsum(0) - lengths

@@ -11,6 +11,7 @@ import copy
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,7 @@ class RobustMDiff(nn.Module):
         self.table = DiseaseTable(frequency)
         self.head = nn.Linear(d, len(task.classes))
         nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
         base = (prevalence[:, None] * self.table.T()[: len(prevalence)]).sum(0) / prevalence.sum()
         self.finding_prior = nn.Parameter(base.detach().logit())
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -141,15 +143,16 @@ class RobustMDiff(nn.Module):
         return losses
 
     def _class_loss(self, x: Tensor, batch: Batch, weight: Tensor) -> Tensor:
-        """Weighted cross entropy at x [B, D] or [B, R, D]; unknown labels do not count."""
+        """Weighted cross entropy at x [B, D] or [B, R, D], mean over patients; what is unknown counts 0."""
         logits = self.logits(x if x.dim() == 3 else x[:, None])  # [B, R, C]
         target = batch.label[:, None].expand_as(logits)
         if self.task.multilabel:
             loss = binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
-            return (loss * batch.label_known * weight[:, None]).sum() / batch.label_known.sum().clamp(min=1)
-        known = batch.label_known.all(1)
-        loss = cross_entropy(logits.transpose(1, 2), target.transpose(1, 2), reduction="none").mean(1)
-        return (loss * known * weight).sum() / known.sum().clamp(min=1)
+            each = mean_where(loss, batch.label_known)
+        else:
+            loss = cross_entropy(logits.transpose(1, 2), target.transpose(1, 2), reduction="none").mean(1)
+            each = loss * batch.label_known.all(1)
+        return (each * weight).mean()
 
     def _finding_loss(self, student: Encoded, batch: Batch) -> Tensor:
         """Evidence must be worth what it claims: summed over what is kept, and each modality alone."""
@@ -164,10 +167,7 @@ class RobustMDiff(nn.Module):
         together = binary_cross_entropy_with_logits(
             self.finding_prior + self.total_evidence(student), batch.findings, reduction="none"
         )
-        known = batch.findings_known
-        return ((alone * counts).sum() / counts.sum().clamp(min=1)) + (
-            together * known
-        ).sum() / known.sum().clamp(min=1)
+        return (mean_where(alone, counts) + mean_where(together, batch.findings_known)).mean()
 
     @torch.no_grad()
     def _targets(
@@ -211,6 +211,12 @@ class RobustMDiff(nn.Module):
         words = philox_row_words(*self._stream(batch, stream), n)
         return (words.double() / 2**32).to(self.log_prior.dtype)
 
+    def train(self, mode: bool = True) -> Self:
+        """The teacher stays in evaluation mode: its targets have no dropout."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
     @torch.no_grad()
     def after_step(self) -> None:
         """The teacher follows the student: theta' <- decay theta' + (1 - decay) theta."""
@@ -241,7 +247,11 @@ class RobustMDiff(nn.Module):
 
     @torch.no_grad()
     def diagnose(self, encoded: Encoded, *, draws: int | None = None, seed: int = 0) -> Diagnosis:
-        x = self.imagine(encoded, draws=draws or self.config.draws, seed=seed)
+        """The mean over `draws` (S, the config's unless given; at least 2: one draw is no diagnosis)."""
+        draws = self.config.draws if draws is None else draws
+        if draws < 2:
+            raise ValueError(f"diagnose: draws is {draws}, expected at least 2")
+        x = self.imagine(encoded, draws=draws, seed=seed)
         p = self.probability(x)  # [B, S, C]
         evidence = x[..., self.config.d_h :] * EVIDENCE_UNIT
         if self.task.multilabel:
@@ -249,6 +259,11 @@ class RobustMDiff(nn.Module):
         else:
             findings = self.table.findings(evidence, p)
         return Diagnosis(p.mean(1), p.transpose(0, 1), findings.mean(1))
+
+
+def mean_where(x: Tensor, known: Tensor) -> Tensor:
+    """The mean of each patient's known entries, x and known [B, ...] -> [B]; 0 where none is known."""
+    return (x * known).flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)
 
 
 def log_prevalence(concepts: ConceptTable) -> Tensor:

@@ -98,7 +98,8 @@ def load_pretrained(
         name = min(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
         raise PretrainedError(
             f"{weights}: {name} is {found.get(name, 'missing')}, "
-            f"expected {expected.get(name, 'no such weight')}; the weights belong to another configuration than model.json"
+            f"expected {expected.get(name, 'no such weight')}; "
+            "these weights belong to another configuration than model.json"
         )
     model.load_state_dict(state)
     return model.eval(), tokenizer

@@ -111,7 +111,8 @@ def _loaded(module: str, function: str) -> Callable[[Source], Study]:
         options = dict(source.options)
         seed = options.pop("seed", 0)
         loader = getattr(importlib.import_module(f"robustmdiff.data.{module}"), function)
-        return _split(source, *loader(source.root, **options), seed)
+        patients, task = loader(source.root, **options)
+        return _split(source, patients, task, seed)
 
     return load
 

@@ -55,7 +55,7 @@ def ceilings(
             Ceiling(
                 present,
                 macro,
-                (macro - 0.5) / (full - 0.5),
+                (macro - 0.5) / (full - 0.5) if full != 0.5 else float("nan"),
                 float((p.argmax(axis=1) == labels.argmax(axis=1)).mean()),
                 float(np.nanmean([_recall(p[:, c], labels[:, c]) for c in range(-RARE, 0)])),
             )

@@ -137,8 +137,8 @@ def _grams(text: str) -> set[str]:
 
 
 class _ModalityReader:
-    """Ridge regression in its dual form; lambda by leave-one-out error, which also tells how the
-    scores of positive and negative readings lie."""
+    """Ridge regression in its dual form; lambda by leave-one-out error, whose scores
+    also tell how much a score says."""
 
     def __init__(self, features: _Features, target: np.ndarray, shown: np.ndarray):
         self.features, self.shown = features, shown
@@ -156,18 +156,32 @@ class _ModalityReader:
             residual = alpha / diagonal[:, None]
             if (error := (residual**2).sum()) < best:
                 best, self.weights, score = error, X.T @ alpha, y - residual + self.offset
-        self.mean = np.stack([_mean(score, ~target), _mean(score, target)])  # [2, shown]
-        deviation = score - np.where(target, self.mean[1], self.mean[0])
-        self.variance = (deviation**2).mean(axis=0) + 1e-4
+        self.middle, self.spread = score.mean(axis=0), score.std(axis=0) + 1e-9
+        self.slope, self.intercept = _calibrate((score - self.middle) / self.spread, target)
 
     def score(self, observations: list) -> np.ndarray:
         return self.features(observations) @ self.weights + self.offset
 
     def log_ratio(self, score: np.ndarray) -> np.ndarray:
-        """log P(score | reading positive) / P(score | reading negative), both Gaussian."""
-        middle, distance = self.mean.mean(axis=0), self.mean[1] - self.mean[0]
-        return np.clip((score - middle) * distance / self.variance, -LIMIT, LIMIT)
+        """log P(score | reading positive) / P(score | reading negative)."""
+        z = (score - self.middle) / self.spread
+        return np.clip(self.slope * z + self.intercept, -LIMIT, LIMIT)
 
 
-def _mean(score: np.ndarray, which: np.ndarray) -> np.ndarray:
-    return (score * which).sum(axis=0) / np.maximum(which.sum(axis=0), 1)
+def _calibrate(z: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slope and intercept [readings] of the log likelihood ratio: logistic regression of the reading
+    on its score z [n, readings] with Platt's softened targets, less the log prior odds."""
+    n1 = target.sum(axis=0)
+    n0 = len(target) - n1
+    y = np.where(target, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
+    prior = np.log((n1 + 1) / (n0 + 1))
+    slope, intercept = np.ones(z.shape[1]), prior.copy()
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-np.clip(slope * z + intercept, -30, 30)))
+        w = p * (1 - p) + 1e-6
+        g_slope, g_intercept = ((y - p) * z).sum(axis=0), (y - p).sum(axis=0)
+        a, b, c = (w * z * z).sum(axis=0), (w * z).sum(axis=0), w.sum(axis=0)
+        determinant = a * c - b * b
+        slope += np.clip((c * g_slope - b * g_intercept) / determinant, -1, 1)
+        intercept += np.clip((a * g_intercept - b * g_slope) / determinant, -1, 1)
+    return slope, intercept - prior

@@ -42,7 +42,7 @@ def contact_sheet(cohort: Cohort, index: Sequence[int] | np.ndarray, path: str |
             for channel, (low, high) in enumerate(windows):
                 cell = next(cells)
                 if isinstance(image, Tensor):
-                    cell.imshow(image[channel], cmap="gray", vmin=low, vmax=high)
+                    cell.imshow(image[channel].numpy(), cmap="gray", vmin=low, vmax=high)
         diagnosis = ", ".join(name for name, holds in patient.labels.items() if holds)
         text = f"{diagnosis.upper()}\n{textwrap.fill(str(patient.modalities['text'] or ''), 50)}"
         next(cells).text(0, 1, text, fontsize=7, va="top")

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from robustmdiff.data.patient import Patient
+from robustmdiff.diagnosis.model import RobustMDiff, class_frequencies, log_prevalence
+
+
+def poison(encoded, mask):
+    """NaN in everything that `mask` hides: tokens, summaries, evidence."""
+    tokens, H, evidence = encoded.tokens.clone(), encoded.H.clone(), encoded.evidence.clone()
+    for b, m in (~mask).nonzero().tolist():
+        start, length = encoded.segments[b, m].tolist()
+        tokens[start : start + length] = float("nan")
+        H[b, m] = evidence[b, m] = float("nan")
+    return encoded._replace(tokens=tokens, H=H, evidence=evidence).keep(mask)
+
+
+def test_what_is_hidden_is_never_read(study, model):
+    with torch.no_grad():
+        encoded = model.encode(study.collator(study.patients))
+    torch.manual_seed(0)
+    mask = torch.rand(encoded.presence().shape) < 0.5
+    clean, dirty = encoded.keep(mask), poison(encoded, mask)
+    assert torch.equal(model.diagnose(clean).probability, model.diagnose(dirty).probability)
+    gradients = []
+    for hidden in (clean, dirty):
+        model.zero_grad()
+        model.probability(model.observe(hidden)).square().sum().backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, gradients[1][name]), name
+
+
+def test_a_diagnosis_does_not_depend_on_who_else_is_in_the_batch(study, model):
+    together = model.diagnose(model.encode(study.collator(study.patients)), seed=4)
+    for b in (0, 5, 12):
+        alone = model.diagnose(model.encode(study.collator([study.patients[b]])), seed=4)
+        torch.testing.assert_close(alone.draws[:, 0], together.draws[:, b], rtol=1e-3, atol=1e-5)
+
+
+def test_probabilities_are_the_mean_of_draws_that_the_seed_decides(study, model):
+    encoded = model.encode(study.collator(study.patients))
+    first, again, other = (model.diagnose(encoded, draws=7, seed=s) for s in (1, 1, 2))
+    assert first.draws.shape == (7, 13, len(study.cohort.task.classes))
+    torch.testing.assert_close(first.probability, first.draws.mean(0))
+    torch.testing.assert_close(first.probability.sum(1), torch.ones(13))
+    assert torch.equal(first.draws, again.draws)
+    assert not torch.equal(first.draws, other.draws)
+    assert ((first.findings >= 0) & (first.findings <= 1)).all()
+
+
+def test_one_draw_is_refused(study, model):
+    with pytest.raises(ValueError, match="draws is 1, expected at least 2"):
+        model.diagnose(model.encode(study.collator(study.patients[:2])), draws=1)
+
+
+def test_nothing_known_gives_the_prevalence(study):
+    model = RobustMDiff(study.cohort.task, study.config, study.cohort.concepts()).eval()
+    x = model.observe(model.encode(study.collator([Patient("nobody", {})])))
+    prevalence = torch.tensor([study.cohort.task.prevalence])
+    torch.testing.assert_close(model.probability(x), prevalence / prevalence.sum())
+
+
+@pytest.mark.parametrize("multilabel", [False, True], ids=["one-label", "many-labels"])
+def test_every_loss_is_finite_and_every_weight_learns(multilabel, make_study):
+    study = make_study(multilabel=multilabel)
+    model = study.model().train()
+    batch = study.collator(study.patients)
+    kept = torch.rand(batch.presence.shape, generator=torch.Generator().manual_seed(0)) < 0.6
+    losses = model.losses(model.encode(batch), batch, kept, torch.ones(len(batch)))
+    assert set(losses) == {"class", "diff", "cons", "find"}
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+    sum(losses.values()).backward()
+    still = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert still == []
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    probability = model.eval().diagnose(model.encode(batch)).probability
+    assert probability.isfinite().all()
+
+
+def test_unknown_labels_do_not_count(study):
+    model = study.model()
+    known = study.collator(study.patients[:5])
+    strangers = [dataclasses.replace(p, labels={}, findings={}) for p in study.patients[5:]]
+    mixed = study.collator(study.patients[:5] + strangers)
+    losses = [
+        model.losses(model.encode(b), b, torch.ones_like(b.presence), torch.ones(len(b)))
+        for b in (known, mixed)
+    ]
+    for name in ("class", "find"):  # means over patients: eight more who say nothing
+        torch.testing.assert_close(losses[0][name] * 5 / 13, losses[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_batch_of_patients_with_nothing_still_trains(study):
+    model = study.model().train()
+    batch = study.collator([Patient("a", {}, labels={"no acute disease": True}), Patient("b", {})])
+    losses = model.losses(model.encode(batch), batch, batch.presence, torch.ones(2))
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert model.integration.prior.grad.isfinite().all()
+
+
+def test_noise_depends_on_the_patient_and_the_step_not_on_the_batch(study):
+    model = study.model()
+    batch, one = study.collator(study.patients), study.collator(study.patients[3:4])
+    assert torch.equal(model._uniform(batch, 6, stream=1)[3], model._uniform(one, 6, stream=1)[0])
+    before = model._uniform(one, 6, stream=1)
+    model.step.fill_(9)
+    assert not torch.equal(before, model._uniform(one, 6, stream=1))
+
+
+def test_the_teacher_follows_slowly(study):
+    model = study.model()
+    before = model.teacher.prior.clone()
+    with torch.no_grad():
+        model.integration.prior.add_(1)
+    model.after_step()
+    torch.testing.assert_close(model.teacher.prior, before + 1 - study.config.teacher_decay)
+    assert not any(p.requires_grad for p in model.teacher.parameters())
+
+
+def test_the_view_that_is_asked_for_matters(study, model):
+    encoded = model.encode(study.collator(study.patients[:4])).keep(torch.eye(6, dtype=torch.bool)[:4])
+    everything = model.imagine(encoded, draws=3)
+    nothing_more = model.imagine(encoded, view=torch.zeros(4, 6, dtype=torch.bool), draws=3)
+    assert everything.shape == (4, 3, 8 + 42)
+    assert not torch.equal(everything, nothing_more)
+
+
+def test_a_finding_without_a_concept_is_refused(study):
+    task = dataclasses.replace(study.cohort.task, findings=("hiccups",))
+    with pytest.raises(ValueError, match=r"concepts lack the findings \['hiccups'\]"):
+        RobustMDiff(task, study.config, study.cohort.concepts())
+
+
+def test_prevalence_and_frequencies_arrive_in_the_tasks_order(study):
+    concepts, task = study.cohort.concepts(), study.cohort.task
+    frequency = class_frequencies(task, concepts)
+    assert frequency.shape == (12, 42)
+    c, f = 7, 20
+    disease = [concepts.name[i] for i in concepts.indices("disease")].index(task.classes[c])
+    finding = [concepts.name[i] for i in concepts.indices("finding")].index(task.findings[f])
+    assert float(frequency[c, f]) == pytest.approx(float(concepts.frequency[disease, finding]), nan_ok=True)
+    assert log_prevalence(concepts).isfinite().all()
