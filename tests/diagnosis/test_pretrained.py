@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from robustmdiff.diagnosis.model import RobustMDiff
+from robustmdiff.diagnosis.pretrained import PretrainedError, load_pretrained, save_pretrained
+from robustmdiff.experiment.run import KINDS
+
+
+@pytest.fixture
+def saved(study, tmp_path):
+    save_pretrained(study.model(), tmp_path, kind="robustmdiff", tokenizer=study.tokenizer)
+    return tmp_path
+
+
+def test_a_model_comes_back_as_it_was(study, saved):
+    model, tokenizer = load_pretrained(saved, KINDS)
+    assert isinstance(model, RobustMDiff)
+    assert model.task == study.cohort.task
+    assert model.config == study.config
+    assert tokenizer.get_vocab() == study.tokenizer.get_vocab()
+    batch = study.collator(study.patients)
+    before = study.model()
+    expected = before.diagnose(before.encode(batch)).probability
+    assert torch.equal(model.diagnose(model.encode(batch)).probability, expected)
+
+
+def test_nothing_unfinished_stays_behind(saved):
+    names = {path.name for path in saved.iterdir()}
+    assert names == {"model.json", "model.safetensors", "tokenizer.json", "concepts.npz"}
+
+
+def test_a_truncated_file_of_weights_says_so(saved):
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(PretrainedError, match=r"model.safetensors: cannot be read .*expected whole weights"):
+        load_pretrained(saved, KINDS)
+
+
+def test_weights_of_another_configuration_name_the_first_difference(saved):
+    description = json.loads((saved / "model.json").read_text())
+    description["config"]["d_h"] = 12
+    (saved / "model.json").write_text(json.dumps(description))
+    with pytest.raises(PretrainedError, match=r"is \(.*\), expected \(.*\); these weights belong to another"):
+        load_pretrained(saved, KINDS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param("{", "is not JSON", id="damaged"),
+        pytest.param('{"format": 99}', "format is 99, expected 1", id="from the future"),
+        pytest.param(
+            '{"format": 1, "kind": "oracle", "task": {}, "config": {}, "options": {}}',
+            "kind is 'oracle', expected one of robustmdiff",
+            id="of an unknown kind",
+        ),
+    ],
+)
+def test_a_description_that_cannot_be_used(saved, content, message):
+    (saved / "model.json").write_text(content)
+    with pytest.raises(PretrainedError, match=message):
+        load_pretrained(saved, KINDS)
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(PretrainedError, match="no model there"):
+        load_pretrained(tmp_path, KINDS)
