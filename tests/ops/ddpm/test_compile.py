@@ -18,7 +18,9 @@ def values(shape):
     return output, x, torch.tensor([0, 9, 4, 7, 8])[: shape[0]]
 
 
-@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize(
+    ("engine", "dynamic"), [("native", None), ("native", True), ("torch", None)], indirect=["engine"]
+)
 def test_compiles_whole_with_any_shape(engine, table, dynamic):
     key = philox_key(2, 1)
 
