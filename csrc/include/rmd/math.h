@@ -9,7 +9,7 @@ namespace rmd::RMD_ISA {
 RMD_INLINE F log(F x) {
   const U shifted = sub(as_bits(x), set_u(0x3f3504f3));  // m in [sqrt(1/2), sqrt(2)): exact near 1
   const U e = sar<23>(shifted);
-  const F m = as_float(sub(as_bits(x), shl<23>(e))) - set(1.0f);
+  const F m = as_float(add(bit_and(shifted, set_u(0x7fffff)), set_u(0x3f3504f3))) - set(1.0f);
   const F z = m * m, exponent = to_float(e);
   F p = set(7.0376836292e-2f);
   p = fma(p, m, set(-1.1514610310e-1f));
@@ -28,17 +28,17 @@ RMD_INLINE F log(F x) {
 
 // sin and cos of pi * int32(turn) / 2^31. The quarter turn is taken off in integers, exactly.
 RMD_INLINE void sincos(U turn, F& sine, F& cosine) {
-  const U quarter = shr<30>(add(turn, set_u(1u << 29)));
-  const F x = to_float(sub(turn, shl<30>(quarter))) * set(1.46291807926716e-9f);  // pi / 2^31
+  const U rounded = add(turn, set_u(1u << 29));  // its two top bits count the quarter turns
+  const U rest = sub(bit_and(rounded, set_u((1u << 30) - 1)), set_u(1u << 29));
+  const F x = to_float(rest) * set(1.46291807926716e-9f);  // pi / 2^31
   const F z = x * x;
   F s = fma(set(-1.9515295891e-4f), z, set(8.3321608736e-3f));
   s = fma(fma(s, z, set(-1.6666654611e-1f)), z * x, x);
   F c = fma(set(2.443315711809948e-5f), z, set(-1.388731625493765e-3f));
   c = fma(fma(c, z, set(4.166664568298827e-2f)), z * z, fnma(set(0.5f), z, set(1.0f)));
-  const M odd = any_bit(quarter, 1);
-  const U top = set_u(0x80000000u);
-  sine = flip_sign(select(odd, c, s), bit_and(shl<30>(quarter), top));
-  cosine = flip_sign(select(odd, s, c), bit_and(shl<30>(add(quarter, set_u(1))), top));
+  const M odd = any_bit(rounded, 1u << 30);
+  sine = flip_sign(select(odd, c, s), rounded);
+  cosine = flip_sign(select(odd, s, c), add(rounded, set_u(1u << 30)));
 }
 
 // exp(x); x is clamped to where the answer is a normal float.

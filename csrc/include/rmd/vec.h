@@ -40,7 +40,9 @@ RMD_INLINE F as_float(U a) { return _mm512_castsi512_ps(a); }
 RMD_INLINE U as_bits(F a) { return _mm512_castps_si512(a); }
 RMD_INLINE M any_bit(U a, uint32_t bits) { return _mm512_test_epi32_mask(a, set_u(bits)); }
 RMD_INLINE F select(M m, F yes, F no) { return _mm512_mask_blend_ps(m, no, yes); }
-RMD_INLINE F flip_sign(F x, U top_bit) { return as_float(_mm512_xor_si512(as_bits(x), top_bit)); }
+RMD_INLINE F flip_sign(F x, U top) {  // where the top bit of `top` is set
+  return as_float(_mm512_ternarylogic_epi32(as_bits(x), top, set_u(0x80000000u), 0x78));
+}
 // W numbers ready to be multiplied to 64 bits: those of the even and of the odd lanes, each in the
 // low half of a 64-bit slot. What the high halves hold never matters.
 struct Wide { U even, odd; };
@@ -116,7 +118,9 @@ RMD_INLINE M any_bit(U a, uint32_t bits) {
   return as_float(_mm256_xor_si256(zero, _mm256_set1_epi32(-1)));
 }
 RMD_INLINE F select(M m, F yes, F no) { return _mm256_blendv_ps(no, yes, m); }
-RMD_INLINE F flip_sign(F x, U top_bit) { return as_float(_mm256_xor_si256(as_bits(x), top_bit)); }
+RMD_INLINE F flip_sign(F x, U top) {
+  return as_float(_mm256_xor_si256(as_bits(x), bit_and(top, set_u(0x80000000u))));
+}
 struct Wide { U even, odd; };
 RMD_INLINE U odd_to_even(U a) { return _mm256_shuffle_epi32(a, 0xf5); }
 RMD_INLINE Wide spread(U a) { return {a, odd_to_even(a)}; }
@@ -180,7 +184,7 @@ RMD_INLINE F as_float(U a) { return float_of(a); }
 RMD_INLINE U as_bits(F a) { return bits_of(a); }
 RMD_INLINE M any_bit(U a, uint32_t bits) { return (a & bits) != 0; }
 RMD_INLINE F select(M m, F yes, F no) { return m ? yes : no; }
-RMD_INLINE F flip_sign(F x, U top_bit) { return float_of(bits_of(x) ^ top_bit); }
+RMD_INLINE F flip_sign(F x, U top) { return float_of(bits_of(x) ^ (top & 0x80000000u)); }
 using Wide = U;
 RMD_INLINE Wide spread(U a) { return a; }
 RMD_INLINE U gather(Wide a) { return a; }
