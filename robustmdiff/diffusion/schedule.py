@@ -44,9 +44,13 @@ class Schedule:
 
     @cached_property
     def timesteps(self) -> Tensor:
-        """int64 [steps], descending from T - 1, evenly spaced ("trailing" in diffusers: the first step
-        starts from pure noise)."""
-        return self.T - 1 - (torch.arange(self.steps) * self.T) // self.steps
+        """int64 [steps], descending from T - 1. Few steps are spaced quadratically (Song et al. 2021,
+        appendix D.3): what a latent with a small spread needs is low noise levels."""
+        if self.steps == self.T:
+            return torch.arange(self.T - 1, -1, -1)
+        left = torch.arange(self.steps, 0, -1) / self.steps
+        spaced = (left.square() * (self.T - 1)).round().long()
+        return torch.maximum(spaced, torch.arange(self.steps - 1, -1, -1))  # no timestep twice
 
     @property
     def config(self) -> Schedule:
