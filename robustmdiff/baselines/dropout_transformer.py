@@ -22,7 +22,7 @@ class DropoutTransformer(nn.Module):
 
     def __init__(self, task: Task, config: ModelConfig) -> None:
         super().__init__()
-        self.task = task
+        self.task, self.config = task, config
         d, M, C = config.d_h, len(task.modalities), len(task.classes)
         self.encoders = ModalityEncoders(task, config)
         self.modality = nn.Parameter(torch.randn(M, d) * 0.02)

@@ -20,7 +20,7 @@ class LateFusion(nn.Module):
 
     def __init__(self, task: Task, config: ModelConfig) -> None:
         super().__init__()
-        self.task = task
+        self.task, self.config = task, config
         d, M, C = config.d_h, len(task.modalities), len(task.classes)
         self.encoders = ModalityEncoders(task, config)
         self.hidden = nn.Parameter(torch.randn(M, d, d) * d**-0.5)

@@ -18,7 +18,7 @@ class MaskOnly(nn.Module):
 
     def __init__(self, task: Task, config: ModelConfig) -> None:
         super().__init__()
-        self.task = task
+        self.task, self.config = task, config
         d, C = config.d_h, len(task.classes)
         self.d = d
         self.present = nn.Parameter(torch.randn(len(task.modalities), d))

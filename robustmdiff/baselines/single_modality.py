@@ -19,7 +19,7 @@ class SingleModality(nn.Module):
 
     def __init__(self, task: Task, config: ModelConfig, name: str) -> None:
         super().__init__()
-        self.task = task
+        self.task, self.config = task, config
         self.name = name
         self.index = task.modality_names.index(task.modality(name).name)
         self.d = config.d_h
