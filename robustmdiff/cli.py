@@ -89,6 +89,10 @@ def train(
         list[str] | None, typer.Option("--option", help="An option of the data: --option train=2000")
     ] = None,
     ontology: Annotated[str, typer.Option(help="icd10cm, an OBO file, or a folder of tables.")] = "icd10cm",
+    folds: Annotated[
+        int, typer.Option(min=0, help="Cross-validate by person, every baseline too; 0: one split.")
+    ] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Times that --folds divides the people anew.")] = 1,
     resume: Annotated[bool, typer.Option(help="Go on exactly where a run stopped.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -96,6 +100,7 @@ def train(
 
     Example: robustmdiff train --data covid --root data/chestxray --out runs/covid --baselines
     """
+    from robustmdiff.experiment.cross_validation import cross_validate
     from robustmdiff.experiment.run import train_with_baselines
     from robustmdiff.experiment.studies import Source, load_study
     from robustmdiff.training.config import load_config, make_config
@@ -103,6 +108,13 @@ def train(
     overrides = _pairs(set_, "--set")
     settings = load_config(config, **overrides) if config else make_config(overrides, "--set")
     source = Source(data.value, str(root.resolve()) if root else None, ontology, _pairs(option, "--option"))
+    if folds:
+        if model is not Model.robustmdiff:
+            raise ValueError(f"--model is {model.value}, expected none with --folds: it trains every model")
+        made = cross_validate(source, settings, out, folds=folds, repeats=repeats, resume=resume)
+        rows = [{"model": "all", "folder": str(place)} for place in made]
+        _show({"runs": rows}, as_json, tables={"Trained": rows})
+        return
     study = load_study(source)
     runs = train_with_baselines(study, settings, out, kind=model.value, baselines=baselines, resume=resume)
     rows = [{"model": name, "folder": str(run.folder)} for name, run in runs.items()]
@@ -123,9 +135,11 @@ def evaluate(
     Example: robustmdiff evaluate runs/covid
     """
     from robustmdiff.evaluation.report import headline, write_report
+    from robustmdiff.experiment.cross_validation import FOLDS, evaluate_folds
     from robustmdiff.experiment.run import evaluate_run
 
-    results = evaluate_run(run, draws=draws, replicates=replicates, seed=seed)
+    measure = evaluate_folds if (run / FOLDS).exists() else evaluate_run
+    results = measure(run, draws=draws, replicates=replicates, seed=seed)
     folder = out or run / "evaluation"
     write_report(results, folder)
     rows = headline(results)

@@ -41,6 +41,13 @@ class Masks:
     def subsets(self) -> list[str]:
         return [name for name in self.keep if name.startswith("subset/")]
 
+    def of(self, ids: Sequence[str]) -> Masks:
+        """The masks of these patients only, in their order."""
+        row = {id: i for i, id in enumerate(self.ids)}
+        rows = [row[id] for id in ids]
+        keep = {name: keep[rows] for name, keep in self.keep.items()}
+        return Masks(tuple(ids), self.modalities, self.rates, keep)
+
     def save(self, path: str | Path) -> None:
         """One npz file, written whole or not at all."""
         content = io.BytesIO()

@@ -16,7 +16,7 @@ from robustmdiff.data.patient import Patient
 from robustmdiff.diagnosis.encoded import DiagnosisModel
 from robustmdiff.diagnosis.uncertainty import ConformalSets
 from robustmdiff.evaluation.masks import RATES, Masks, draw_masks
-from robustmdiff.evaluation.metrics import Array, Bools, Truth, measure
+from robustmdiff.evaluation.metrics import Array, Bools, Truth
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import resamples
 
@@ -85,11 +85,12 @@ def evaluate(
         stated = {"ceiling": posterior} if posterior else {}
         for name, answer in {**stated, **(references or {})}.items():
             answers[name] = np.stack([np.asarray(answer(k), dtype=np.float64) for k in kept.values()])
-        w = resamples(persons if groups is None else groups, replicates, seed)
+        persons = persons if groups is None else list(groups)
+        w = resamples(persons, replicates, seed)
         if weight is not None:
             weight = _checked_weight(weight, len(patients))
             w = w * weight
-        results = Results(task, masks, presence, truth, alpha=alpha, weight=weight)
+        results = Results(task, masks, presence, truth, alpha=alpha, weight=weight, groups=tuple(persons))
         step = bar.add_task("metrics", total=len(answers) * len(kept))
         for name, probability in answers.items():
             for k, (condition, present) in enumerate(kept.items()):
@@ -97,8 +98,7 @@ def evaluate(
                 if name in conformal:
                     pair = torch.from_numpy(probability[k]), torch.from_numpy(present)
                     sets = conformal[name].sets(*pair).numpy()
-                measured = measure(probability[k], truth, w, task.classes, task.rare, task.multilabel, sets)
-                results.add(name, condition, probability[k], measured)
+                results.add(name, condition, probability[k], w, sets)
                 bar.advance(step)
     return results
 

@@ -129,10 +129,10 @@ def to_json(results: Results) -> dict[str, Any]:
             condition: {
                 metric: _numbers(d)
                 for metric in METRICS_COMPARED
-                if (d := results.difference(first, other, condition, metric))
+                if (condition not in results.masks.subsets or metric == "auroc/macro")
+                and (d := results.difference(first, other, condition, metric))
             }
             for condition in results.masks.keep
-            if condition not in results.masks.subsets
         }
         for other in others
     }
@@ -150,7 +150,7 @@ def to_json(results: Results) -> dict[str, Any]:
 
 def to_markdown(results: Results, title: str, notes: Sequence[str] = (), drawn: Sequence[str] = ()) -> str:
     n, seen = len(results.masks.ids), results.truth
-    lines = [f"# {title}", "", *[f"- {note}" for note in notes]]
+    lines = [f"# {title}", "", *[f"- {note}" for note in (*results.notes, *notes)]]
     counts = ", ".join(
         f"{name} {int((seen.label & seen.known)[:, c].sum())}" for c, name in enumerate(results.task.classes)
     )
@@ -279,10 +279,7 @@ def _subsets(results: Results) -> list[str]:
     rows = [
         [
             name.removeprefix("subset/").replace("+", ", "),
-            *[
-                f"{v.value:.3f}" if (v := results.interval(m, name, "auroc/macro")) else ""
-                for m in results.values
-            ],
+            *[_cell(results.interval(m, name, "auroc/macro")) for m in results.values],
         ]
         for name in worst
     ]

@@ -10,7 +10,7 @@ import numpy as np
 from robustmdiff.data.modality import Task
 from robustmdiff.evaluation import metrics, statistics
 from robustmdiff.evaluation.masks import Masks, mcar
-from robustmdiff.evaluation.metrics import Array, Bools, Measured, Truth
+from robustmdiff.evaluation.metrics import Array, Bools, Truth
 from robustmdiff.evaluation.statistics import Interval
 
 
@@ -18,7 +18,8 @@ from robustmdiff.evaluation.statistics import Interval
 class Results:
     """values[method][condition][metric] is float64 [R + 1]: the estimate and its replicates, on the
     same resamples of patients for every method. Conditions are those of `masks`; "ceiling" is the
-    exact posterior, where there is one. probability[method][condition] is [n, C]."""
+    exact posterior, where there is one. probability[method][condition] is [n, C], and
+    sets[method][condition] bool [n, C] where a method has prediction sets."""
 
     task: Task
     masks: Masks
@@ -26,13 +27,25 @@ class Results:
     truth: Truth
     alpha: float = 0.1
     weight: Array | None = None  # [n] importance weights
+    groups: tuple[str, ...] = ()  # [n] the person of each row
+    notes: tuple[str, ...] = ()  # what a reader of the report has to know
     values: dict[str, dict[str, dict[str, Array]]] = field(default_factory=dict)
     probability: dict[str, dict[str, Array]] = field(default_factory=dict)
+    sets: dict[str, dict[str, Bools]] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()  # classes without both values among these patients
 
-    def add(self, method: str, condition: str, probability: Array, measured: Measured) -> None:
+    def add(
+        self, method: str, condition: str, probability: Array, weights: Array, sets: Bools | None = None
+    ) -> None:
+        """Measure probability [n, C] under resamples, weights [R + 1, n], and keep both."""
+        task = self.task
+        measured = metrics.measure(
+            probability, self.truth, weights, task.classes, task.rare, task.multilabel, sets
+        )
         self.values.setdefault(method, {})[condition] = measured.values
         self.probability.setdefault(method, {})[condition] = probability.astype(np.float32)
+        if sets is not None:
+            self.sets.setdefault(method, {})[condition] = sets
         self.skipped = measured.skipped
 
     @property

@@ -14,7 +14,6 @@ import torch
 from robustmdiff.data.files import write_whole
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.experiment.run import Run, load_run
-from robustmdiff.experiment.studies import load_study
 
 INTERVAL = (0.05, 0.95)  # of the draws
 
@@ -119,5 +118,5 @@ def patients_of(run: Run, data: str | Path | None, ids: Sequence[str] | None) ->
                 f"{data}: has no patient {unknown[0]!r}, expected one of {', '.join(list(of)[:5])}, ..."
             )
         return [of[i] for i in ids]
-    study = load_study(run.source)
+    study = run.study()
     return [study.find(i) for i in ids] if ids is not None else list(study.patients["test"])

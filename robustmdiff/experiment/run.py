@@ -24,13 +24,13 @@ from robustmdiff.data.collate import Collator
 from robustmdiff.data.files import write_whole
 from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.splits import save_split
+from robustmdiff.data.splits import save_split, split_patients
 from robustmdiff.data.tokenizer import tokenize, train_tokenizer
 from robustmdiff.diagnosis.config import ModelConfig
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.diagnosis.pretrained import load_pretrained, save_pretrained
 from robustmdiff.diagnosis.uncertainty import Abstention, ConformalSets
-from robustmdiff.experiment.studies import SPLITS, Source, Study, load_study, text_of
+from robustmdiff.experiment.studies import SPLITS, Source, Study, labels_of, load_study, text_of
 from robustmdiff.training.config import TrainConfig
 
 BASELINES = ("late_fusion", "dropout_transformer", "mask_only")
@@ -81,6 +81,10 @@ class Run:
     def task(self) -> Task:
         return self.model.task
 
+    def study(self) -> Study:
+        """The patients again, split as they were when this run was trained."""
+        return load_study(self.source, self.folder / "split.json")
+
 
 def train_run(
     study: Study,
@@ -123,10 +127,7 @@ def train_run(
 
 def hold_out(patients: Sequence[Patient], seed: int) -> tuple[list[Patient], list[Patient]]:
     """A tenth of the people to validate on, stratified by label; the rest trains."""
-    from robustmdiff.data.splits import split_patients
-
-    label = [next((name for name, holds in p.labels.items() if holds), "") for p in patients]
-    split = split_patients(patients, {"fit": 0.9, "watch": 0.1}, seed, stratify=label)
+    split = split_patients(patients, {"fit": 0.9, "watch": 0.1}, seed, stratify=labels_of(patients))
     of = {patient.id: patient for patient in patients}
     return [of[id] for id in split["fit"]], [of[id] for id in split["watch"]]
 
@@ -153,7 +154,6 @@ def calibrate(model: Any, study: Study, collator: Collator, folder: Path, *, dra
         known=torch.cat(known),
         multilabel=study.task.multilabel,
     )
-    sets.save(folder / "conformal.json")
     if latent:
         seen = [
             (model.observe(masked), masked.presence())
@@ -167,6 +167,7 @@ def calibrate(model: Any, study: Study, collator: Collator, folder: Path, *, dra
             torch.cat(presence),
         )
         abstention.save(folder / "abstention.json")
+    sets.save(folder / "conformal.json")  # last: with it a run is finished
 
 
 def patterns(presence: Tensor) -> list[Tensor]:
@@ -210,7 +211,7 @@ def evaluate_run(folder: str | Path, *, study: Study | None = None, draws: int =
     from robustmdiff.evaluation.protocol import evaluate
 
     run = load_run(folder)
-    study = study or load_study(run.source)
+    study = study or run.study()
     others = sorted((run.folder / "baselines").glob("*/model"))
     models = {"RobustMDiff": run.model}
     models |= {path.parent.name: load_run(path.parent).model for path in others}
@@ -222,11 +223,23 @@ def evaluate_run(folder: str | Path, *, study: Study | None = None, draws: int =
         study.task,
         calibration=study.patients["calibration"],
         posterior=study.posterior,
+        references=source_only(study),
         weight=study.weight,
         groups=[patient.group or patient.id for patient in test],
         draws=draws,
         **options,
     )
+
+
+def source_only(study: Study) -> dict[str, Callable[[Any], Any]]:
+    """What the sources of the patients alone give away, where there are at least two."""
+    from robustmdiff.baselines.source_only import SourceOnly
+
+    train, test = ([replace(p, modalities={}) for p in study.patients[name]] for name in ("train", "test"))
+    if len({p.site for p in train} - {None}) < 2:
+        return {}
+    probability = SourceOnly(study.task, train).probability(test)
+    return {"source_only": lambda kept: probability}
 
 
 def train_with_baselines(

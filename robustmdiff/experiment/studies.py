@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.splits import split_patients
-from robustmdiff.knowledge.concepts import ConceptTable
+from robustmdiff.data.splits import load_split, split_patients
+from robustmdiff.knowledge import ConceptTable, concepts_of_task, load_concepts
 
 SPLITS = ("train", "calibration", "test")
 FRACTIONS = {"train": 0.6, "calibration": 0.2, "test": 0.2}
@@ -64,14 +66,30 @@ class Study:
         raise DataError(f"no patient {id!r} in this study; test patients are {some}, ...")
 
 
-def load_study(source: Source) -> Study:
-    """Raises DataError for a source that is not there or not what its format promises."""
-    if source.data not in LOADERS:
-        raise DataError(f"data is {source.data!r}, expected one of {', '.join(LOADERS)}")
+def load_study(source: Source, split: str | Path | None = None) -> Study:
+    """The study of a source, split as in the file `split` (of `data.splits.save_split`) or else by
+    the seed among the source's options. The cohort's split is part of the cohort, whatever is given.
+
+    Raises DataError for a source that is not there or not what its format promises.
+    """
+    _check(source)
+    if source.data == "cohort":
+        return _cohort(source)
+    patients, task = load_patients(source)
+    if split is not None:
+        return study_of(source, patients, task, load_split(split, patients))
+    seed = source.options.get("seed", 0)
+    return study_of(
+        source, patients, task, split_patients(patients, FRACTIONS, seed, stratify=labels_of(patients))
+    )
+
+
+def _check(source: Source) -> None:
+    if source.data not in ("cohort", *LOADERS):
+        raise DataError(f"data is {source.data!r}, expected one of cohort, {', '.join(LOADERS)}")
     if (source.root is None) != (source.data == "cohort"):
         expected = "none: the cohort is built in" if source.root else f"the folder of {source.data}"
         raise DataError(f"root is {source.root!r}, expected {expected}")
-    return LOADERS[source.data](source)
 
 
 def _cohort(source: Source) -> Study:
@@ -104,37 +122,46 @@ def _cohort(source: Source) -> Study:
     )
 
 
-def _loaded(module: str, function: str) -> Callable[[Source], Study]:
-    """The study of a loader that returns (patients, task)."""
-
-    def load(source: Source) -> Study:
-        options = dict(source.options)
-        seed = options.pop("seed", 0)
-        loader = getattr(importlib.import_module(f"robustmdiff.data.{module}"), function)
-        patients, task = loader(source.root, **options)
-        return _split(source, patients, task, seed)
-
-    return load
-
-
-def _split(source: Source, patients: Sequence[Patient], task: Task, seed: int) -> Study:
-    from robustmdiff.knowledge import concepts_of_task, load_concepts
-
+def load_patients(source: Source) -> tuple[list[Patient], Task]:
+    """The labelled patients of a source other than the cohort, not split, and their task."""
+    _check(source)
+    if source.data == "cohort":
+        raise DataError("data is 'cohort', expected patients from files: the cohort makes its own split")
+    module, function = LOADERS[source.data]
+    loader = getattr(importlib.import_module(f"robustmdiff.data.{module}"), function)
+    options = {name: value for name, value in source.options.items() if name != "seed"}
+    patients, task = loader(source.root, **options)
     labelled = [patient for patient in patients if patient.labels]
     if len(labelled) < len(SPLITS):
         raise DataError(
             f"{source.root}: has {len(labelled)} labelled patients, expected at least {len(SPLITS)}"
         )
-    label = [next((name for name, holds in p.labels.items() if holds), "") for p in labelled]
-    split = split_patients(labelled, FRACTIONS, seed, stratify=label)
-    of = {patient.id: patient for patient in labelled}
+    return labelled, task
+
+
+def study_of(
+    source: Source, patients: Sequence[Patient], task: Task, split: Mapping[str, Sequence[str]]
+) -> Study:
+    """These patients, split by id; prevalence is that of the training patients."""
+    of = {patient.id: patient for patient in patients}
     task = replace(task, prevalence=prevalence([of[id] for id in split["train"]], task))
     return Study(
         source=source,
         task=task,
-        concepts=concepts_of_task(load_concepts(source.ontology), task.classes, task.findings),
+        concepts=concepts_of_task(_concepts(source.ontology), task.classes, task.findings),
         patients={name: [of[id] for id in split[name]] for name in SPLITS},
     )
+
+
+@lru_cache(maxsize=1)
+def _concepts(ontology: str) -> ConceptTable:
+    """Read once a process: ICD-10-CM takes seconds."""
+    return load_concepts(ontology)
+
+
+def labels_of(patients: Sequence[Patient]) -> list[str]:
+    """The first class that holds for each patient, to stratify by; "" where none does."""
+    return [next((name for name, holds in p.labels.items() if holds), "") for p in patients]
 
 
 def prevalence(patients: Sequence[Patient], task: Task) -> tuple[float, ...]:
@@ -157,10 +184,9 @@ def text_of(patients: Sequence[Patient], task: Task) -> list[str]:
     return [text for text in texts if isinstance(text, str)]
 
 
-LOADERS: dict[str, Callable[[Source], Study]] = {
-    "cohort": _cohort,
-    "chestxray": _loaded("chestxray", "load_chestxray"),
-    "covid": _loaded("chestxray", "covid_task"),
-    "hannover": _loaded("hannover", "load_hannover"),
-    "folder": _loaded("folder", "load_folder"),
+LOADERS = {  # name of the data: module and function that return (patients, task)
+    "chestxray": ("chestxray", "load_chestxray"),
+    "covid": ("chestxray", "covid_task"),
+    "hannover": ("hannover", "load_hannover"),
+    "folder": ("folder", "load_folder"),
 }

@@ -1,0 +1,135 @@
+"""Repeated k-fold cross-validation by person: for data too small for one test set.
+
+runs/name/
+  folds.json              source, folds, repeats and configuration
+  repeat-R/fold-K/        a run (`experiment.run`) whose test patients are the fold, with its baselines
+  evaluation/             the folds' answers pooled (`evaluate_folds`)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustmdiff.data.files import write_whole
+from robustmdiff.data.modality import Task
+from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.splits import grouped_folds, load_split, split_patients
+from robustmdiff.experiment.run import BASELINES, evaluate_run, train_run
+from robustmdiff.experiment.studies import Source, labels_of, load_patients, study_of
+from robustmdiff.training.config import TrainConfig, plain_config
+
+FOLDS = "folds.json"
+CALIBRATION = 0.15  # of the people who are not tested
+
+
+def cross_validate(
+    source: Source,
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    folds: int = 5,
+    repeats: int = 2,
+    resume: bool = False,
+) -> list[Path]:
+    """Train RobustMDiff and every baseline on each fold's other people; returns the folds' folders.
+
+    With resume, finished models are left alone and an unfinished one goes on where it stopped. A
+    repeat has a division of the people and a training seed of its own. Raises DataError.
+    """
+    folder = Path(folder)
+    plan = {
+        "source": source.to_json(),
+        "folds": folds,
+        "repeats": repeats,
+        "config": plain_config(config),
+    }
+    if (folder / FOLDS).exists():
+        if not resume:
+            raise DataError(f"{folder}: holds a cross-validation, expected a new folder, or --resume")
+        if _plan(folder) != plan:
+            raise DataError(f"{folder / FOLDS}: is another plan, expected the same data, folds and config")
+    patients, task = load_patients(source)
+    divisions = divide(patients, folds, repeats, int(source.options.get("seed", 0)))
+    write_whole(folder / FOLDS, json.dumps(plan, indent=1).encode())
+    written = []
+    for repeat, division in enumerate(divisions):
+        settings = config.model_copy(update={"seed": config.seed + repeat})
+        for fold, split in enumerate(division):
+            study = study_of(source, patients, task, split)
+            place = folder / f"repeat-{repeat}" / f"fold-{fold}"
+            for where, kind, options in models_of(task):
+                if not (place / where / "conformal.json").exists():
+                    train_run(study, settings, place / where, kind=kind, options=options, resume=True)
+            written.append(place)
+    return written
+
+
+def divide(
+    patients: Sequence[Patient], folds: int, repeats: int, seed: int
+) -> Iterator[list[dict[str, tuple[str, ...]]]]:
+    """For each repeat the splits of its folds: test is the fold, the other people are divided into
+    train and calibration, everything stratified by label."""
+    label = dict(zip((p.id for p in patients), labels_of(patients), strict=True))
+    fractions = {"train": 1 - CALIBRATION, "calibration": CALIBRATION}
+    for division in grouped_folds(patients, list(label.values()), folds=folds, repeats=repeats, seed=seed):
+        splits = []
+        for test in division:
+            others = [patient for patient in patients if patient.id not in set(test)]
+            rest = split_patients(others, fractions, seed, stratify=[label[p.id] for p in others])
+            splits.append({**rest, "test": test})
+        yield splits
+
+
+def models_of(task: Task) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(place within the fold's folder, kind, options) of everything that is trained on a fold."""
+    yield "", "robustmdiff", {}
+    for kind in BASELINES:
+        yield f"baselines/{kind}", kind, {}
+    for modality in task.modalities:
+        if modality.kind == "text":
+            yield f"baselines/{modality.name}_only", "single_modality", {"name": modality.name}
+
+
+def evaluate_folds(folder: str | Path, *, draws: int = 16, replicates: int = 200, seed: int = 0) -> Any:
+    """Every fold's answers about its own test patients, pooled over folds and averaged over repeats
+    -> Results; intervals resample people."""
+    import numpy as np
+
+    from robustmdiff.evaluation.masks import draw_masks
+    from robustmdiff.evaluation.pooling import over_repeats, pool
+
+    folder = Path(folder)
+    plan = _plan(folder)
+    source = Source(**plan["source"])
+    patients, task = load_patients(source)
+    presence = np.array([[p.has(name) for name in task.modality_names] for p in patients])
+    masks = draw_masks([p.id for p in patients], presence, task.modality_names, seed=seed)
+    repeats = []
+    for repeat in range(plan["repeats"]):
+        results = []
+        for fold in range(plan["folds"]):
+            place = folder / f"repeat-{repeat}" / f"fold-{fold}"
+            study = study_of(source, patients, task, load_split(place / "split.json", patients))
+            own = masks.of([p.id for p in study.patients["test"]])
+            options: dict[str, Any] = {"masks": own, "replicates": 0, "draws": draws, "seed": seed}
+            results.append(evaluate_run(place, study=study, **options))
+        repeats.append(pool(results, replicates=replicates, seed=seed))
+    pooled = over_repeats(repeats)
+    pooled.notes = (
+        f"{plan['folds']}-fold cross-validation by person, repeated {plan['repeats']} times: "
+        f"{len(set(pooled.groups))} people. Answers out of fold are pooled, values averaged over the repeats.",
+        "Intervals resample people with the trained models as they are: not how training varies.",
+    )
+    return pooled
+
+
+def _plan(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / FOLDS).read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder}: holds no cross-validation ({error}), expected what --folds wrote"
+        ) from error
