@@ -16,24 +16,26 @@ from torch.nn.utils.rnn import pad_sequence
 
 from robustmdiff.data.batch import Batch, Images, Panels, Texts
 from robustmdiff.data.modality import Modality, Task
+from robustmdiff.diagnosis.backbone import load_backbone
 from robustmdiff.diagnosis.config import ModelConfig
 from robustmdiff.diagnosis.encoded import Encoded
 from robustmdiff.nn.transformers import register_with_transformers
 
 
 class ImageEncoder(nn.Module):
-    """A vision transformer (Dosovitskiy et al. 2021) on our attention; [CLS] is the summary."""
+    """A vision transformer (Dosovitskiy et al. 2021) on our attention, small and from scratch unless
+    the modality names a pretrained `AutoModel`; [CLS] is the summary."""
 
     def __init__(self, modality: Modality, config: ModelConfig) -> None:
         super().__init__()
-        from transformers import AutoModel, ViTConfig, ViTModel
+        from transformers import ViTConfig, ViTModel
 
         register_with_transformers()
         assert modality.shape is not None
         channels, height, width = modality.shape
         self.low, self.high = modality.window
         if modality.encoder is not None:
-            self.vit = AutoModel.from_pretrained(modality.encoder, attn_implementation="robustmdiff")
+            self.vit = load_backbone(modality)
         else:
             if height % config.patch or width % config.patch:
                 raise ValueError(
@@ -58,6 +60,8 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Images) -> tuple[Tensor, Tensor]:
         pixels = 2 * (images.pixels - self.low) / (self.high - self.low) - 1
+        if pixels.shape[1] == 1:
+            pixels = pixels.expand(-1, self.vit.config.num_channels, -1, -1)
         tokens = self.project(
             self.vit(pixel_values=pixels.clamp(-1, 1)).last_hidden_state
         )  # [n, 1 + patches, d]
@@ -71,11 +75,11 @@ class TextEncoder(nn.Module):
 
     def __init__(self, modality: Modality, config: ModelConfig) -> None:
         super().__init__()
-        from transformers import AutoModel, BertConfig, BertModel
+        from transformers import BertConfig, BertModel
 
         register_with_transformers()
         if modality.encoder is not None:
-            self.bert = AutoModel.from_pretrained(modality.encoder, attn_implementation="robustmdiff")
+            self.bert = load_backbone(modality)
         else:
             if config.vocabulary < 1:
                 raise ValueError(
@@ -99,7 +103,8 @@ class TextEncoder(nn.Module):
         self.project = _to_width(self.bert.config.hidden_size, config.d_h)
 
     def forward(self, texts: Texts) -> tuple[Tensor, Tensor]:
-        ids = pad_sequence(texts.input_ids.split(texts.lengths.tolist()), batch_first=True)  # [n, longest]
+        padding = self.bert.config.pad_token_id or 0
+        ids = pad_sequence(texts.input_ids.split(texts.lengths.tolist()), True, padding)  # [n, longest]
         written = torch.arange(ids.shape[1], device=ids.device) < texts.lengths[:, None]
         states = self.bert(input_ids=ids, attention_mask=written.long()).last_hidden_state
         return self.project(states[written]), texts.lengths

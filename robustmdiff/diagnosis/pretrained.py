@@ -4,6 +4,7 @@ model.safetensors   weights
 model.json          kind of model, task, sizes
 concepts.npz        the concept table, where the model has one
 tokenizer.json      where the task has text
+encoders/NAME.json  the architecture of a modality's transformers model, where it named one
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from robustmdiff.data.files import write_whole
 from robustmdiff.data.modality import Task
 from robustmdiff.data.tokenizer import load_tokenizer, save_tokenizer
+from robustmdiff.diagnosis.backbone import save_architectures, with_architectures
 from robustmdiff.diagnosis.config import ModelConfig
 from robustmdiff.knowledge.archive import read_concepts, save_concepts
 
@@ -53,6 +55,7 @@ def save_pretrained(
     table = getattr(model, "concept_table", None)
     if table is not None:
         save_concepts(table, folder / "concepts.npz")
+    save_architectures(model, model.task, folder / "encoders")
     plain = {
         "format": FORMAT,
         "kind": kind,
@@ -85,7 +88,8 @@ def load_pretrained(
     has_text, has_concepts = (folder / "tokenizer.json").exists(), (folder / "concepts.npz").exists()
     tokenizer = load_tokenizer(folder / "tokenizer.json") if has_text else None
     concepts = read_concepts(folder / "concepts.npz") if has_concepts else None
-    task, config = Task.from_json(description["task"]), ModelConfig(**description["config"])
+    task = Task.from_json(with_architectures(description["task"], folder / "encoders"))
+    config = ModelConfig(**description["config"])
     model = kinds[kind](task, config, concepts=concepts, tokenizer=tokenizer, **description["options"])
     weights = folder / "model.safetensors"
     try:

@@ -25,23 +25,26 @@ from robustmdiff.data.files import write_whole
 from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import save_split, split_patients
-from robustmdiff.data.tokenizer import tokenize, train_tokenizer
+from robustmdiff.data.tokenizer import train_tokenizer
+from robustmdiff.diagnosis.backbone import load_own_tokenizer, text_backbone
 from robustmdiff.diagnosis.config import ModelConfig
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.diagnosis.pretrained import load_pretrained, save_pretrained
 from robustmdiff.diagnosis.uncertainty import Abstention, ConformalSets
 from robustmdiff.experiment.studies import SPLITS, Source, Study, labels_of, load_study, text_of
+from robustmdiff.training.checkpoint import LAST
 from robustmdiff.training.config import TrainConfig
 
 BASELINES = ("late_fusion", "dropout_transformer", "mask_only")
 ALPHA = 0.1
+NAME_TOKENS = 30  # of a concept's name
 
 
 def build_robustmdiff(
     task: Task, config: ModelConfig, *, concepts: Any, tokenizer: Any, **options: Any
 ) -> RobustMDiff:
     def read(name: str) -> list[int]:
-        return tokenize(tokenizer, name, 32)[0][1:-1]  # without [CLS] and [SEP]
+        return tokenizer.encode(name, add_special_tokens=False).ids[:NAME_TOKENS]
 
     return RobustMDiff(task, config, concepts, read if tokenizer is not None else None, **options)
 
@@ -102,16 +105,9 @@ def train_run(
     if kind not in KINDS:
         raise DataError(f"model is {kind!r}, expected one of {', '.join(KINDS)}")
     folder = Path(folder)
-    split = {name: [patient.id for patient in study.patients[name]] for name in SPLITS}
-    write_whole(folder / "study.json", json.dumps(study.source.to_json(), indent=1).encode())
-    save_split(folder / "split.json", split)
-    texts = text_of(study.patients["train"], study.task)
-    tokenizer = None
-    if any(m.kind == "text" for m in study.task.modalities):
-        tokenizer = train_tokenizer(texts or [""])
-        config = config.model_copy(
-            update={"model": replace(config.model, vocabulary=tokenizer.get_vocab_size())}
-        )
+    _claim(folder, study, resume)
+    tokenizer, sizes = _tokenizer(study, config.model)
+    config = config.model_copy(update={"model": sizes})
     collator = Collator(study.task, tokenizer, config.model.max_tokens)
     torch.manual_seed(config.seed)
     model: Any = KINDS[kind](
@@ -123,6 +119,36 @@ def train_run(
     save_pretrained(model, folder / "model", kind=kind, tokenizer=tokenizer, options=options)
     calibrate(model, study, collator, folder, draws=config.model.draws)
     return load_run(folder)
+
+
+def _claim(folder: Path, study: Study, resume: bool) -> None:
+    """Note in a new run's folder who is studied; a run that is there must be resumed, with the same."""
+    source = json.loads(json.dumps(study.source.to_json()))
+    if (folder / LAST).exists():
+        if not resume:
+            raise DataError(f"{folder}: holds a run, expected a new folder, or --resume to go on with it")
+        before = read_source(folder).to_json()
+        for name, value in source.items():
+            if before[name] != value:
+                raise DataError(
+                    f"{folder}: is a run on other data: {name} is {before[name]!r} there and {value!r} now"
+                )
+        return
+    write_whole(folder / "study.json", json.dumps(source, indent=1).encode())
+    save_split(folder / "split.json", {name: [p.id for p in study.patients[name]] for name in SPLITS})
+
+
+def _tokenizer(study: Study, config: ModelConfig) -> tuple[Any, ModelConfig]:
+    """The tokenizer of the texts (their pretrained model's own, else one trained on the training
+    patients' texts; None where there are no texts), and the sizes of a model that goes with it."""
+    if not any(m.kind == "text" for m in study.task.modalities):
+        return None, config
+    pretrained = text_backbone(study.task)
+    if pretrained is not None:
+        tokenizer, entries, longest = load_own_tokenizer(pretrained)
+        return tokenizer, replace(config, vocabulary=entries, max_tokens=min(config.max_tokens, longest))
+    tokenizer = train_tokenizer(text_of(study.patients["train"], study.task) or [""])
+    return tokenizer, replace(config, vocabulary=tokenizer.get_vocab_size())
 
 
 def hold_out(patients: Sequence[Patient], seed: int) -> tuple[list[Patient], list[Patient]]:
@@ -188,12 +214,11 @@ def _encoded(model: Any, patients: Sequence[Patient], collator: Collator) -> Any
 def load_run(folder: str | Path) -> Run:
     """Raises DataError or PretrainedError for a folder that holds no finished run."""
     folder = Path(folder)
-    try:
-        source = Source(**json.loads((folder / "study.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
+    source = read_source(folder)
+    if (folder / LAST).exists() and not (folder / "conformal.json").exists():
         raise DataError(
-            f"{folder}: holds no run ({error}), expected what `robustmdiff train` wrote"
-        ) from error
+            f"{folder}: holds a run that is not finished, expected `robustmdiff train --resume` to end it"
+        )
     model, tokenizer = load_pretrained(folder / "model", KINDS)
     abstention = folder / "abstention.json"
     return Run(
@@ -204,6 +229,19 @@ def load_run(folder: str | Path) -> Run:
         conformal=ConformalSets.load(folder / "conformal.json"),
         abstention=Abstention.load(abstention) if abstention.exists() else None,
     )
+
+
+def read_source(folder: Path) -> Source:
+    try:
+        return Source(**json.loads((folder / "study.json").read_text(encoding="utf-8")))
+    except OSError as error:
+        raise DataError(
+            f"{folder}: holds no run, expected a folder that `robustmdiff train` wrote"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{folder / 'study.json'}: cannot be read ({error}), expected what `robustmdiff train` wrote"
+        ) from error
 
 
 def evaluate_run(folder: str | Path, *, study: Study | None = None, draws: int = 16, **options: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from robustmdiff.data.splits import load_split, split_patients
 from robustmdiff.knowledge import ConceptTable, concepts_of_task, load_concepts
 
 SPLITS = ("train", "calibration", "test")
+SIZES = {"train": 1000, "calibration": 200, "test": 300}  # of the cohort, unless options say otherwise
+KIND_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 FRACTIONS = {"train": 0.6, "calibration": 0.2, "test": 0.2}
 
 
@@ -31,12 +34,14 @@ class Source:
     options  cohort: train, calibration, test (numbers of patients), seed, table_seed,
              rare_per_class (of the test cohort), missingness, rate; otherwise image_size, seed
              (of the split), and level for chestxray.
+    encoders modality to the name or folder of a transformers model that shall read it.
     """
 
     data: str
     root: str | None = None
     ontology: str = "icd10cm"
     options: Mapping[str, Any] = field(default_factory=dict)
+    encoders: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,6 +95,43 @@ def _check(source: Source) -> None:
     if (source.root is None) != (source.data == "cohort"):
         expected = "none: the cohort is built in" if source.root else f"the folder of {source.data}"
         raise DataError(f"root is {source.root!r}, expected {expected}")
+    if source.root is not None and not Path(source.root).is_dir():
+        raise DataError(f"root {source.root}: there is no such folder, expected that of {source.data}")
+    known = _options(source)
+    for name, value in source.options.items():
+        if name not in known:
+            raise DataError(
+                f"option {name!r} is unknown for {source.data}, expected one of {', '.join(known)}"
+            )
+        kind = type(known[name])
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise DataError(f"option {name} is {value!r}, expected {KIND_NAMES[kind]}")
+
+
+def _options(source: Source) -> dict[str, Any]:
+    """The options of a source, each with an example of its value (the default, but for two)."""
+    if source.data != "cohort":
+        parameters = list(inspect.signature(_loader(source)).parameters.values())[1:]
+        return {"seed": 0} | {p.name: p.default if p.default is not None else "folder" for p in parameters}
+    from robustmdiff.data.cohort import CohortConfig
+
+    own = {f.name: f.default for f in fields(CohortConfig) if f.name != "patients"}
+    return SIZES | own | {"rare_per_class": 30}
+
+
+def _loader(source: Source) -> Callable[..., Any]:
+    module, function = LOADERS[source.data]
+    return getattr(importlib.import_module(f"robustmdiff.data.{module}"), function)
+
+
+def with_encoders(task: Task, encoders: Mapping[str, str]) -> Task:
+    """The task whose modalities are read by these transformers models (names or folders)."""
+    for name in encoders:
+        if name not in task.modality_names or task.modality(name).kind == "values":
+            able = ", ".join(m.name for m in task.modalities if m.kind != "values")
+            raise DataError(f"encoder is given for {name!r}, expected an image or a text: {able}")
+    modalities = (replace(m, encoder=encoders.get(m.name, m.encoder)) for m in task.modalities)
+    return replace(task, modalities=tuple(modalities))
 
 
 def _cohort(source: Source) -> Study:
@@ -97,8 +139,8 @@ def _cohort(source: Source) -> Study:
     from robustmdiff.data.cohort import CohortConfig, make_cohort
 
     options = dict(source.options)
-    sizes = {name: int(options.pop(name, n)) for name, n in zip(SPLITS, (1000, 200, 300), strict=True)}
-    seed, rare = int(options.pop("seed", 0)), options.pop("rare_per_class", None)
+    sizes = {name: options.pop(name, n) for name, n in SIZES.items()}
+    seed, rare = options.pop("seed", 0), options.pop("rare_per_class", None)
     # A patient is decided by the seed and its place, so the three need seeds of their own.
     cohorts = {
         name: make_cohort(
@@ -114,7 +156,7 @@ def _cohort(source: Source) -> Study:
     test = cohorts["test"]
     return Study(
         source=source,
-        task=test.task,
+        task=with_encoders(test.task, source.encoders),
         concepts=test.concepts(),
         patients={name: cohort.patients for name, cohort in cohorts.items()},
         weight=np.asarray(test.weights) if rare else None,
@@ -127,16 +169,14 @@ def load_patients(source: Source) -> tuple[list[Patient], Task]:
     _check(source)
     if source.data == "cohort":
         raise DataError("data is 'cohort', expected patients from files: the cohort makes its own split")
-    module, function = LOADERS[source.data]
-    loader = getattr(importlib.import_module(f"robustmdiff.data.{module}"), function)
     options = {name: value for name, value in source.options.items() if name != "seed"}
-    patients, task = loader(source.root, **options)
+    patients, task = _loader(source)(source.root, **options)
     labelled = [patient for patient in patients if patient.labels]
     if len(labelled) < len(SPLITS):
         raise DataError(
             f"{source.root}: has {len(labelled)} labelled patients, expected at least {len(SPLITS)}"
         )
-    return labelled, task
+    return labelled, with_encoders(task, source.encoders)
 
 
 def study_of(
