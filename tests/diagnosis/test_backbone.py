@@ -167,13 +167,13 @@ def test_images_of_another_size_name_both(images, shape):
 def test_a_convolutional_network_is_refused(tmp_path):
     sizes = {"embedding_size": 4, "hidden_sizes": [4, 6], "depths": [1, 1]}
     ResNetModel(ResNetConfig(num_channels=1, **sizes)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="encoder .*(no hidden_size|cannot be loaded)"):
+    with pytest.raises(ValueError, match=r"encoder .*(no hidden_size|cannot be loaded)"):
         load_backbone(xray(tmp_path))
 
 
 def test_a_model_without_its_tokenizer(tmp_path):
     bert().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has no tokenizer, expected tokenizer.json"):
+    with pytest.raises(ValueError, match=r"has no tokenizer, expected tokenizer\.json"):
         load_own_tokenizer(notes(tmp_path))
 
 
@@ -195,5 +195,5 @@ def test_all_texts_share_one_tokenizer(texts):
     assert of(small, mine) is None
     assert of(small, mine, notes(texts)) == notes(texts)
     assert of(notes(texts), notes(texts, "more")) == notes(texts)
-    with pytest.raises(ValueError, match="'notes' and 'more' name the encoders .* expected the same"):
+    with pytest.raises(ValueError, match=r"'notes' and 'more' name the encoders .* expected the same"):
         of(notes(texts), notes("another", "more"))
