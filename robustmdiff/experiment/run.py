@@ -12,7 +12,7 @@ runs/name/
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.files import write_whole
 from robustmdiff.data.modality import Task
@@ -28,6 +29,7 @@ from robustmdiff.data.splits import save_split, split_patients
 from robustmdiff.data.tokenizer import train_tokenizer
 from robustmdiff.diagnosis.backbone import load_own_tokenizer, text_backbone
 from robustmdiff.diagnosis.config import ModelConfig
+from robustmdiff.diagnosis.encoded import Encoded
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.diagnosis.pretrained import load_pretrained, save_pretrained
 from robustmdiff.diagnosis.uncertainty import Abstention, ConformalSets
@@ -161,17 +163,15 @@ def hold_out(patients: Sequence[Patient], seed: int) -> tuple[list[Patient], lis
 @torch.no_grad()
 def calibrate(model: Any, study: Study, collator: Collator, folder: Path, *, draws: int) -> None:
     """Prediction sets and the abstention threshold, from the calibration patients under many
-    patterns of absence (each patient once per pattern)."""
+    patterns of absence, each patient once per pattern."""
     probability, label, known, presence, latent = [], [], [], [], []
-    for encoded, batch in _encoded(model, study.patients["calibration"], collator):
-        for mask in patterns(encoded.presence()):
-            masked = encoded.keep(mask)
-            probability.append(model.diagnose(masked, draws=draws).probability)
-            label.append(batch.label)
-            known.append(batch.label_known)
-            presence.append(masked.presence())
-            if hasattr(model, "observe"):
-                latent.append(model.observe(masked))
+    for masked, batch, new in _masked(model, study.patients["calibration"], collator):
+        probability.append(model.diagnose(masked, draws=draws).probability[new])
+        label.append(batch.label[new])
+        known.append(batch.label_known[new])
+        presence.append(masked.presence()[new])
+        if hasattr(model, "observe"):
+            latent.append(model.observe(masked)[new])
     sets = ConformalSets.fit(
         torch.cat(probability),
         torch.cat(label),
@@ -182,9 +182,8 @@ def calibrate(model: Any, study: Study, collator: Collator, folder: Path, *, dra
     )
     if latent:
         seen = [
-            (model.observe(masked), masked.presence())
-            for encoded, _ in _encoded(model, study.patients["train"], collator)
-            for masked in map(encoded.keep, patterns(encoded.presence()))
+            (model.observe(masked)[new], masked.presence()[new])
+            for masked, _, new in _masked(model, study.patients["train"], collator)
         ]
         abstention = Abstention.fit(
             torch.cat([x for x, _ in seen]),
@@ -205,10 +204,20 @@ def patterns(presence: Tensor) -> list[Tensor]:
     return [row.expand_as(presence) for row in rows]
 
 
-def _encoded(model: Any, patients: Sequence[Patient], collator: Collator) -> Any:
+def _masked(
+    model: Any, patients: Sequence[Patient], collator: Collator
+) -> Iterator[tuple[Encoded, Batch, Tensor]]:
+    """Every batch under every mask of `patterns`, and bool [B]: whose pattern is new (hiding what a
+    patient lacks anyway makes no second patient)."""
     for i in range(0, len(patients), 64):
         batch = collator(patients[i : i + 64])
-        yield model.encode(batch), batch
+        encoded = model.encode(batch)
+        before = torch.empty(0, *batch.presence.shape, dtype=torch.bool)
+        for mask in patterns(encoded.presence()):
+            masked = encoded.keep(mask)
+            presence = masked.presence()
+            yield masked, batch, ~(before == presence).all(-1).any(0)
+            before = torch.cat([before, presence[None]])
 
 
 def load_run(folder: str | Path) -> Run:

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from robustmdiff.data.modality import Field, Modality, Task
+from robustmdiff.evaluation.masks import COMPLETE, draw_masks
+from robustmdiff.evaluation.metrics import Truth
+from robustmdiff.evaluation.pooling import over_repeats, pool
+from robustmdiff.evaluation.results import Results
+from robustmdiff.evaluation.statistics import resamples
+
+CLASSES = ("well", "ill", "very ill")
+TASK = Task(
+    modalities=(Modality("a", "values", fields=(Field("x"),)), Modality("b", "text")),
+    classes=CLASSES,
+    prevalence=(0.5, 0.3, 0.2),
+)
+N, PERSONS = 70, 31
+IDS = [f"p{i:02}" for i in range(N)]
+LABEL = np.eye(3, dtype=bool)[np.random.default_rng(0).integers(0, 3, N)]
+PRESENCE = np.random.default_rng(1).random((N, 2)) < 0.8
+MASKS = draw_masks(IDS, PRESENCE, TASK.modality_names)
+
+
+def measured(rows, seed, replicates=0):
+    """One set of patients, answered by two methods; answers differ with the seed."""
+    groups = [f"person {i % PERSONS}" for i in rows]
+    truth = Truth(LABEL[rows], np.ones((len(rows), 3), dtype=bool))
+    results = Results(TASK, MASKS.of([IDS[i] for i in rows]), PRESENCE[rows], truth, groups=tuple(groups))
+    weights = resamples(groups, replicates)
+    noise = np.random.default_rng(seed)
+    for method, skill in (("good", 2.0), ("weak", 0.4)):
+        for condition in MASKS.keep:
+            logit = skill * LABEL + noise.normal(size=(N, 3))
+            p = np.exp(logit[rows]) / np.exp(logit[rows]).sum(1, keepdims=True)
+            sets = p > 0.2 if method == "good" else None
+            results.add(method, condition, p, weights, sets)
+    return results
+
+
+def folds(seed):
+    order = np.random.default_rng(seed).permutation(N)
+    return [measured(rows, seed) for rows in np.array_split(order, 4)]
+
+
+def test_folds_pooled_are_one_test_set():
+    whole, pooled = measured(np.arange(N), 5, replicates=30), pool(folds(5), replicates=30)
+    assert pooled.masks.ids == tuple(IDS)
+    assert pooled.groups == whole.groups
+    for condition, keep in MASKS.keep.items():
+        np.testing.assert_array_equal(pooled.masks.keep[condition], keep)
+        for method in ("good", "weak"):
+            assert set(pooled.values[method][condition]) == set(whole.values[method][condition])
+            for metric, value in whole.values[method][condition].items():
+                np.testing.assert_allclose(
+                    pooled.values[method][condition][metric], value, atol=1e-6, err_msg=metric
+                )
+    assert "coverage" in pooled.values["good"][COMPLETE]
+    assert "coverage" not in pooled.values["weak"][COMPLETE]
+
+
+def test_repeats_are_averaged_resample_by_resample():
+    repeats = [pool(folds(seed), replicates=30) for seed in (5, 6, 7)]
+    mean = over_repeats(repeats)
+    by_hand = [
+        np.mean([roc_auc_score(LABEL[:, c], r.probability["weak"][COMPLETE][:, c]) for c in range(3)])
+        for r in repeats
+    ]
+    assert mean.interval("weak", COMPLETE, "auroc/macro").value == pytest.approx(np.mean(by_hand))
+    difference = mean.difference("good", "weak", COMPLETE, "auroc/macro")
+    assert difference.low < difference.value < difference.high
+    third = [r.values["good"][COMPLETE]["brier"][3] for r in repeats]
+    assert mean.values["good"][COMPLETE]["brier"][3] == pytest.approx(np.mean(third))
+
+
+def test_what_cannot_be_pooled_is_refused():
+    one = folds(5)
+    with pytest.raises(ValueError, match="pool: folds are 5 of 88 patients, expected each patient once"):
+        pool([*one, one[0]])
+    with pytest.raises(ValueError, match="pool: folds are 0"):
+        pool([])
+    with pytest.raises(ValueError, match="over_repeats: repeats are of different patients"):
+        over_repeats([pool(one), pool(one[:3])])

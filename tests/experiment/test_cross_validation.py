@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
+
+from robustmdiff.cli import app
+from robustmdiff.data.folder import load_folder
+from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.splits import load_split
+from robustmdiff.evaluation.masks import COMPLETE, mcar
+from robustmdiff.experiment import cross_validation
+from robustmdiff.experiment.cross_validation import cross_validate, divide, evaluate_folds
+from robustmdiff.experiment.predict import predict_run
+from robustmdiff.experiment.run import load_run
+from robustmdiff.experiment.studies import Source
+from robustmdiff.training.config import make_config
+
+REAL = Path(__file__).parents[2] / "../shared/data/chestxray"
+FOLDS, REPEATS = 3, 2
+CONFIG = make_config(
+    {
+        "epochs": 2,
+        "valid_every": 2,
+        "batch_size": 16,
+        "monitor": "log_loss",
+        "model": {"d_h": 8, "heads": 2, "layers": 1, "width": 16, "depth": 1, "steps": 2, "draws": 3},
+    }
+)
+ONTOLOGY = "format-version: 1.2\n\n[Term]\nid: X:1\nname: ill\n\n[Term]\nid: X:2\nname: well\n"
+
+
+def ward(people):
+    """Records of a folder: one to three for each person, ill or well for good."""
+    rng = np.random.default_rng(0)
+    lines = ["id,group,site,label,notes,panel.crp"]
+    for person in range(people):
+        ill = person % 2 == 0
+        for visit in range(1 + person % 3):
+            note = rng.choice(["cough", "fever"]) if ill else rng.choice(["no complaints", "check"])
+            crp = "" if rng.random() < 0.3 else f"{rng.normal(40 if ill else 10, 15):.1f}"
+            site = ("north", "south")[person % 5 == 0]
+            lines.append(f"r{person}-{visit},person {person},{site},{'ill' if ill else 'well'},{note},{crp}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("ward")
+    modalities = [
+        {"name": "notes", "kind": "text"},
+        {"name": "panel", "kind": "values", "fields": [{"name": "crp", "unit": "mg/l"}]},
+    ]
+    (root / "task.json").write_text(json.dumps({"modalities": modalities, "classes": ["ill", "well"]}))
+    (root / "patients.csv").write_text(ward(23))
+    (root / "ontology.obo").write_text(ONTOLOGY)
+    return Source("folder", str(root), str(root / "ontology.obo"))
+
+
+@pytest.fixture(scope="module")
+def made(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "ward"
+    return cross_validate(source, CONFIG, folder, folds=FOLDS, repeats=REPEATS)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_everyone_is_tested_once_and_nobody_is_on_two_sides(seed):
+    rng = np.random.default_rng(seed)
+    patients = [
+        Patient(f"r{i}", {}, labels={rng.choice(["a", "b"]): True}, group=f"person {rng.integers(0, 29)}")
+        for i in range(83)
+    ]
+    group = {patient.id: patient.group for patient in patients}
+    for splits in divide(patients, FOLDS, REPEATS, seed):
+        tested = Counter(id for split in splits for id in split["test"])
+        assert tested == Counter(group.keys())
+        for split in splits:
+            people = [{group[id] for id in ids} for ids in split.values()]
+            assert sum(map(len, split.values())) == len(patients)
+            assert all(people)
+            assert len(set.union(*people)) == sum(map(len, people))
+
+
+def test_each_fold_is_a_run_with_every_baseline(made, source):
+    assert len(made) == FOLDS * REPEATS
+    patients, _ = load_folder(source.root)
+    splits = [load_split(place / "split.json", patients) for place in made]  # refuses a person on two sides
+    assert splits[0] != splits[FOLDS]  # repeats divide anew
+    for place in made:
+        names = {path.parent.name for path in place.glob("baselines/*/model")}
+        assert names == {"late_fusion", "dropout_transformer", "mask_only", "notes_only"}
+
+
+def test_a_fold_predicts_the_people_it_was_not_trained_on(made):
+    for place in made[:2]:
+        test = json.loads((place / "split.json").read_text())["test"]
+        assert {row["patient"] for row in predict_run(place, draws=2)} == set(test)
+
+
+def test_pooled_auroc_is_that_of_the_answers_out_of_fold(made, source):
+    of = {patient.id: patient for patient in load_folder(source.root)[0]}
+    results = evaluate_folds(made[0].parents[1], draws=4, replicates=20, seed=1)
+    assert set(results.masks.ids) == set(of)
+    for method, below in (("RobustMDiff", ""), ("late_fusion", "baselines/late_fusion")):
+        by_repeat = []
+        for repeat in range(REPEATS):
+            score, ill = [], []
+            for place in made[repeat * FOLDS : (repeat + 1) * FOLDS]:
+                run = load_run(place / below)
+                test = [of[id] for id in json.loads((place / "split.json").read_text())["test"]]
+                with torch.no_grad():
+                    diagnosis = run.model.diagnose(run.model.encode(run.collator(test)), draws=4, seed=1)
+                score += diagnosis.probability[:, 0].tolist()
+                ill += ["ill" in patient.labels and patient.labels["ill"] for patient in test]
+            by_repeat.append(roc_auc_score(ill, score))
+        found = results.interval(method, COMPLETE, "auroc/ill")
+        assert found.value == pytest.approx(np.mean(by_repeat), abs=1e-9)
+        assert found.low < found.high
+
+
+def test_every_method_and_condition_is_measured(made):
+    results = evaluate_folds(made[0].parents[1], draws=2, replicates=10)
+    assert results.methods[0] == "RobustMDiff"
+    assert set(results.methods[1:]) == {
+        *("late_fusion", "dropout_transformer", "mask_only", "notes_only", "source_only")
+    }
+    for condition in (COMPLETE, mcar(0.5), "subset/notes", "subset/panel"):
+        assert results.difference("RobustMDiff", "notes_only", condition, "auroc/macro") is not None
+    # A model that reads notes only does not care about the rest.
+    alone = [results.probability["notes_only"][c] for c in (COMPLETE, "subset/notes")]
+    np.testing.assert_array_equal(*alone)
+
+
+def test_finished_folds_are_not_trained_again(made, source, monkeypatch):
+    folder = made[0].parents[1]
+    trained = []
+    train_run = cross_validation.train_run
+    monkeypatch.setattr(
+        cross_validation, "train_run", lambda *args, **kw: trained.append(args[2]) or train_run(*args, **kw)
+    )
+    assert cross_validate(source, CONFIG, folder, folds=FOLDS, repeats=REPEATS, resume=True) == made
+    assert trained == []
+    unfinished = made[1] / "baselines" / "mask_only"
+    (unfinished / "conformal.json").unlink()
+    cross_validate(source, CONFIG, folder, folds=FOLDS, repeats=REPEATS, resume=True)
+    assert trained == [unfinished]
+
+
+def test_another_plan_is_refused(made, source, tmp_path):
+    folder = made[0].parents[1]
+    with pytest.raises(DataError, match=r"holds a cross-validation, expected a new folder, or --resume"):
+        cross_validate(source, CONFIG, folder, folds=FOLDS, repeats=REPEATS)
+    with pytest.raises(DataError, match="is another plan"):
+        cross_validate(source, CONFIG, folder, folds=FOLDS + 1, repeats=REPEATS, resume=True)
+    with pytest.raises(DataError, match="the cohort makes its own split"):
+        cross_validate(Source("cohort"), CONFIG, tmp_path / "cohort")
+    with pytest.raises(DataError, match="holds no cross-validation"):
+        evaluate_folds(tmp_path)
+
+
+def test_the_command_evaluates_the_folds_together_and_explains_one(made):
+    folder = made[0].parents[1]
+    answer = CliRunner().invoke(
+        app, ["evaluate", str(folder), "--draws", "2", "--replicates", "10", "--json"]
+    )
+    assert answer.exit_code == 0, answer.output
+    report = (folder / "evaluation" / "report.md").read_text()
+    assert "3-fold cross-validation by person, repeated 2 times: 23 people" in report
+    found = json.loads((folder / "evaluation" / "results.json").read_text())
+    assert found["paired_differences"]["RobustMDiff - notes_only"]["subset/panel"]["auroc/macro"]
+    answer = CliRunner().invoke(app, ["explain", str(made[0]), "--draws", "2"])
+    assert answer.exit_code == 0, answer.output
+    assert list(made[0].glob("patients/*.html"))
+
+
+def test_calibration_counts_a_patient_once_per_pattern(made, source):
+    of = {patient.id: patient for patient in load_folder(source.root)[0]}
+    calibration = json.loads((made[0] / "split.json").read_text())["calibration"]
+    # notes, panel: with two modalities every subset of what is there is asked for
+    patterns = [2 ** sum(of[id].has(name) for name in ("notes", "panel")) for id in calibration]
+    assert len(set(patterns)) > 1  # some lack the panel
+    assert load_run(made[0]).conformal.quantiles[0]["all"][1] == sum(patterns)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not here (../shared/data/chestxray)")
+def test_the_real_question_runs_end_to_end(tmp_path):
+    source = Source("covid", str(REAL), options={"image_size": 32})
+    made = cross_validate(source, CONFIG, tmp_path, folds=2, repeats=1)
+    assert len(made) == 2
+    results = evaluate_folds(tmp_path, draws=2, replicates=20)
+    assert len(set(results.groups)) == 77
+    assert len(results.masks.ids) == 160
+    assert 0.2 < results.interval("RobustMDiff", COMPLETE, "auroc/COVID-19").value < 1
