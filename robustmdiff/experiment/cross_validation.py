@@ -19,7 +19,7 @@ from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import grouped_folds, load_split, split_patients
 from robustmdiff.experiment.run import BASELINES, evaluate_run, train_run
 from robustmdiff.experiment.studies import Source, labels_of, load_patients, study_of
-from robustmdiff.training.config import TrainConfig, plain_config
+from robustmdiff.training.config import TrainConfig, make_config, plain_config
 
 FOLDS = "folds.json"
 CALIBRATION = 0.15  # of the people who are not tested
@@ -49,7 +49,9 @@ def cross_validate(
     if (folder / FOLDS).exists():
         if not resume:
             raise DataError(f"{folder}: holds a cross-validation, expected a new folder, or --resume")
-        if _plan(folder) != plan:
+        found = _plan(folder)
+        theirs = Source(**found["source"]), found["folds"], found["repeats"], make_config(found["config"])
+        if theirs != (source, folds, repeats, config):
             raise DataError(f"{folder / FOLDS}: is another plan, expected the same data, folds and config")
     patients, task = load_patients(source)
     divisions = divide(patients, folds, repeats, int(source.options.get("seed", 0)))
