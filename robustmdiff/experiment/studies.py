@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from robustmdiff.data.folder import folder_split
 from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.splits import load_split, split_patients
+from robustmdiff.data.splits import Split, load_split, split_patients
 from robustmdiff.knowledge import ConceptTable, concepts_of_task, load_concepts
 
 SPLITS = ("train", "calibration", "test")
@@ -72,8 +73,9 @@ class Study:
 
 
 def load_study(source: Source, split: str | Path | None = None) -> Study:
-    """The study of a source, split as in the file `split` (of `data.splits.save_split`) or else by
-    the seed among the source's options. The cohort's split is part of the cohort, whatever is given.
+    """The study of a source, split as in the file `split` (of `data.splits.save_split`), or else as a
+    folder's column `split` says, or else by the seed among the source's options. The cohort's split
+    is part of the cohort, whatever is given.
 
     Raises DataError for a source that is not there or not what its format promises.
     """
@@ -83,10 +85,32 @@ def load_study(source: Source, split: str | Path | None = None) -> Study:
     patients, task = load_patients(source)
     if split is not None:
         return study_of(source, patients, task, load_split(split, patients))
-    seed = source.options.get("seed", 0)
     return study_of(
-        source, patients, task, split_patients(patients, FRACTIONS, seed, stratify=labels_of(patients))
+        source, patients, task, _declared(source, patients) or _drawn(source, patients, FRACTIONS)
     )
+
+
+def _drawn(source: Source, patients: Sequence[Patient], fractions: Mapping[str, float]) -> Split:
+    return split_patients(patients, fractions, source.options.get("seed", 0), stratify=labels_of(patients))
+
+
+def _declared(source: Source, patients: Sequence[Patient]) -> Split | None:
+    """The split that a folder's own column declares; calibration comes out of train where none is."""
+    split = folder_split(source.root) if source.data == "folder" and source.root else None
+    if split is None:
+        return None
+    if not {"train", "test"} <= set(split) <= set(SPLITS):
+        raise DataError(
+            f"{source.root}: column 'split' has {', '.join(sorted(split))}, "
+            "expected train and test, and calibration if you have one"
+        )
+    of = {patient.id: patient for patient in patients}
+    split = {name: tuple(id for id in ids if id in of) for name, ids in split.items()}
+    if "calibration" in split:
+        return split
+    part = FRACTIONS["calibration"] / (FRACTIONS["train"] + FRACTIONS["calibration"])
+    training = [of[id] for id in split["train"]]
+    return split | _drawn(source, training, {"train": 1 - part, "calibration": part})
 
 
 def _check(source: Source) -> None:
