@@ -108,8 +108,9 @@ def _open(path: Path) -> TextIO:
 def _check_header(path: Path, header: list[str], required: Sequence[str], allowed: Sequence[str]) -> None:
     for name in required:
         if name not in header:
-            close = get_close_matches(name, header, n=1)
-            hint = f" (is it {close[0]!r}?)" if close else ""
+            spare = {other.lower(): other for other in header if other not in required}
+            close = get_close_matches(name.lower(), spare, n=1)
+            hint = f" (is it {spare[close[0]]!r}?)" if close else ""
             raise DataError(f"{path.name}:1: column {name!r} is missing{hint}; there are {', '.join(header)}")
     for name in header if allowed else ():
         if name and name not in allowed:

@@ -32,9 +32,10 @@ def show(result: Mapping[str, Any], as_json: bool, tables: Mapping[str, Rows] | 
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in rows[0] if rows else []:
             numeric = all(isinstance(row[column], float | int | None) for row in rows)
-            words = " ".join([_spaced(column), *(_cell(row[column]) for row in rows)]).split()
+            heading = column.replace("_", " ")
+            words = " ".join([heading, *(_cell(row[column]) for row in rows)]).split()
             table.add_column(
-                Text(_spaced(column)),
+                Text(heading.replace(" ", "\n") if numeric else heading),
                 justify="right" if numeric else "left",
                 min_width=min(max(map(len, words), default=0), WORD),
                 overflow="fold",
@@ -72,11 +73,6 @@ def prediction_lines(rows: Rows) -> Iterator[str]:
             yield f"  {row['probability']:.3f}  {row['low']:.3f} to {row['high']:.3f}  {row['class']}"
         if not chosen:
             yield "  no class is likely enough"
-
-
-def _spaced(name: str) -> str:
-    """Names of methods break between words."""
-    return name.replace("_", " ")
 
 
 def _cell(value: Any) -> str:
