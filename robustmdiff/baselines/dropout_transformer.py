@@ -80,6 +80,9 @@ class DropoutTransformer(nn.Module):
         findings = None if self.findings is None else self.findings.together(fused).sigmoid()
         return Diagnosis(probability(logits, self.task), findings=findings)
 
+    def fit(self, batch: Batch) -> None:
+        self.encoders.fit(batch)
+
     def after_step(self) -> None:
         """Nothing to do: no teacher."""
 

@@ -65,5 +65,8 @@ class LateFusion(nn.Module):
         """Deterministic: draws and seed change nothing."""
         return Diagnosis(probability(self._logits(encoded)[2], self.task))
 
+    def fit(self, batch: Batch) -> None:
+        self.encoders.fit(batch)
+
     def after_step(self) -> None:
         """Nothing to do: no teacher."""

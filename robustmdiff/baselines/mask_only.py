@@ -63,5 +63,8 @@ class MaskOnly(nn.Module):
         """Deterministic: draws and seed change nothing."""
         return Diagnosis(probability(self.head(self._fuse(encoded)[1]), self.task))
 
+    def fit(self, batch: Batch) -> None:
+        """Nothing to do: it reads no value."""
+
     def after_step(self) -> None:
         """Nothing to do: no teacher."""

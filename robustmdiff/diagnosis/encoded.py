@@ -74,10 +74,13 @@ class DiagnosisModel(Protocol):
 
     losses   scalars by name ("class", "diff", ...), each a mean over the batch in which patient b
              counts weight[b]; `kept` bool [B, M] is what the student may see of the batch.
+    fit      called once before training with (a sample of) the training patients: scales and the like.
     after_step  called after every optimiser step; an EMA teacher moves there.
     """
 
     task: Task
+
+    def fit(self, batch: Batch) -> None: ...
 
     def encode(self, batch: Batch) -> Encoded: ...
 

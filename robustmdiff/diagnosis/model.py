@@ -33,6 +33,7 @@ from robustmdiff.ops.philox import philox_row_words
 
 EVIDENCE_LIMIT = 8.0  # nats; beyond it a finding is as good as seen, and the head's answer no longer moves
 EVIDENCE_UNIT = 4.0  # nats per unit of the latent, so that both of its parts have a similar scale
+VIEWS = 64  # combinations of modalities remembered from training
 NOISINGS = 4  # noise levels per patient and training step: the denoiser is cheap, the encoders are not
 
 
@@ -42,6 +43,7 @@ class RobustMDiff(nn.Module):
     """
 
     finding_rows: Tensor
+    views: Tensor
     log_prior: Tensor
     step: Tensor
 
@@ -89,6 +91,9 @@ class RobustMDiff(nn.Module):
         nn.init.zeros_(self.head.bias)
         base = (prevalence[:, None] * self.table.T()[: len(prevalence)]).sum(0) / prevalence.sum()
         self.finding_prior = nn.Parameter(base.detach().logit())
+        views = torch.zeros(VIEWS, M, dtype=torch.bool)
+        views[0] = True
+        self.register_buffer("views", views)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     # What is observed -> latent -> probabilities
@@ -123,6 +128,26 @@ class RobustMDiff(nn.Module):
         return logits.sigmoid() if self.task.multilabel else logits.softmax(-1)
 
     # Training
+
+    @torch.no_grad()
+    def fit(self, batch: Batch) -> None:
+        """Scales of the values, and the most frequent combinations of modalities of the training
+        patients: only these can be imagined, because nothing else was ever seen together."""
+        self.encoders.fit(batch)
+        views, counts = batch.presence.unique(dim=0, return_counts=True)
+        views = views[counts.argsort(descending=True, stable=True)][:VIEWS]
+        self.views.zero_()
+        self.views[: len(views)] = views
+
+    def held_by(self, m: Tensor) -> Tensor:
+        """Which combinations of the training patients hold m, bool [..., M] -> [..., VIEWS]."""
+        return (self.views | ~m.unsqueeze(-2)).all(-1)
+
+    def fullest(self, m: Tensor) -> Tensor:
+        """The largest combination seen in training that holds m, bool [..., M]; m itself if none does."""
+        holds = self.held_by(m)
+        best = (self.views.sum(-1) * holds).argmax(-1)  # the more frequent of equals
+        return torch.where(holds.any(-1, keepdim=True), self.views[best], m)
 
     def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """L_class, L_diff, L_cons and, where findings are labelled, L_find (see docs/concepts.md)."""
@@ -229,9 +254,10 @@ class RobustMDiff(nn.Module):
 
     @torch.no_grad()
     def imagine(self, encoded: Encoded, *, view: Tensor | None = None, draws: int, seed: int = 0) -> Tensor:
-        """Draws of x under the view m', bool [B, M] (everything unless given) -> [B, S, d_h + F]."""
+        """Draws of x under the view m', bool [B, M] (the fullest that training knows, unless given)
+        -> [B, S, d_h + F]."""
         m = encoded.presence()
-        view = torch.ones_like(m) if view is None else view | m
+        view = self.fullest(m) if view is None else view | m
         return sample_latent(
             self.denoiser,
             self.schedule,

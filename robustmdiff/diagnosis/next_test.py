@@ -39,7 +39,8 @@ class NextTest:
 def rank_next_tests(
     model: RobustMDiff, encoded: Encoded, *, patient: int = 0, draws: int = 64, seed: int = 0
 ) -> tuple[NextTest, ...]:
-    """The absent modalities of one patient of `encoded`, the most informative per cost first.
+    """The absent modalities of one patient of `encoded`, the most informative per cost first; those
+    that no training patient had together with what is present are left out.
 
     For each absent modality j the diffusion draws the latent under the view m' = m + {j}; every
     draw is one way in which the test may turn out, and has its posterior p_s. The spread of the
@@ -49,10 +50,12 @@ def rank_next_tests(
     if draws < 2:
         raise ValueError(f"rank_next_tests: draws is {draws}, expected at least 2 (64 or more to report)")
     present = encoded.presence()[patient]  # [M]
-    absent = (~present).nonzero()[:, 0]
+    more = present | torch.eye(len(present), dtype=torch.bool, device=present.device)
+    together = model.held_by(more).any(-1)
+    absent = (~present & together).nonzero()[:, 0]
     if not len(absent):
         return ()
-    more = present | torch.nn.functional.one_hot(absent, len(present)).bool()
+    more = more[absent]
     view = torch.cat([more, present[None]])  # [absent + 1, M]; the last asks for nothing more
     x = model.imagine(encoded.repeat(patient, len(view)), view=view, draws=draws, seed=seed)
     with torch.no_grad():

@@ -97,6 +97,7 @@ def explain_run(
         abstention=run.abstention,
         draws=draws,
         seed=seed,
+        checkpoint=run.folder.name,
     )
     page = out or run.folder / "patients" / f"{patient.id.replace('/', '_')}.html"
     write_whole(page, render_patient_page(explanation).encode())

@@ -129,8 +129,7 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         checkpoint = load_checkpoint(out_dir / LAST) if (out_dir / LAST).exists() else None
         if checkpoint is None:
-            if hasattr(model, "encoders"):  # a model that reads no value has none
-                model.encoders.fit(self.train_set.sample())
+            model.fit(self.train_set.sample())
         else:
             check_same_run(checkpoint, config, model.task, self.patients)
             load_weights(model, _under("model.", checkpoint.tensors), checkpoint.path)

@@ -132,6 +132,19 @@ def test_the_view_that_is_asked_for_matters(study, model):
     assert not torch.equal(everything, nothing_more)
 
 
+def test_only_what_training_saw_together_is_imagined(study, model):
+    names = study.cohort.task.modality_names
+    rows = [p for p in study.patients if p.has("text") and not p.has("mri")]
+    model.fit(study.collator(rows))
+    views = {tuple(v) for v in study.collator(rows).presence.tolist()}
+    m = torch.tensor([[n == "text" for n in names], [n == "mri" for n in names]])
+    fullest = model.fullest(m)
+    assert tuple(fullest[0].tolist()) in views
+    assert int(fullest[0].sum()) == max(sum(v) for v in views)
+    assert torch.equal(fullest[1], m[1])  # nobody had an MRI: nothing to go by
+    assert model.held_by(m).any(-1).tolist() == [True, False]
+
+
 def test_a_finding_without_a_concept_is_refused(study):
     task = dataclasses.replace(study.cohort.task, findings=("hiccups",))
     with pytest.raises(ValueError, match=r"concepts lack the findings \['hiccups'\]"):

@@ -24,6 +24,9 @@ class Stub:
         self.task = Task(modalities, ("no", "yes"), (0.7, 0.3), multilabel=multilabel)
         self.width, self.floor = torch.tensor(width), floor
 
+    def held_by(self, view):
+        return torch.ones(*view.shape[:-1], 1, dtype=torch.bool)
+
     def imagine(self, encoded, *, view, draws, seed):
         g = torch.Generator().manual_seed(seed)
         noise = torch.randn(draws, generator=g)  # the same for every row

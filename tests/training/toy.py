@@ -100,6 +100,9 @@ class Toy(nn.Module):
         self.teacher.load_state_dict(self.head.state_dict())
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
+    def fit(self, batch: Batch) -> None:
+        self.encoders.fit(batch)
+
     def encode(self, batch: Batch) -> Encoded:
         return self.encoders(batch)
 
