@@ -39,6 +39,7 @@ def render_patient_page(explanation: PatientExplanation) -> str:
         "points": _points,
         "number": _number,
         "value": _value,
+        "breakable": _breakable,
         "signed": lambda x: f"{x:+.1f}".replace("-", "−"),
     }
     return environment.get_template("patient_page.html").render(
@@ -133,6 +134,13 @@ def _points(x: float) -> str:
     """Percentage points of probability, with sign."""
     text = f"{100 * x:+.1f}".replace("-", "−")
     return "0.0" if text[1:] == "0.0" else text
+
+
+def _breakable(path: str) -> Any:
+    """A long path such as Pneumonia/Viral/COVID-19 may go on in the next line after a slash."""
+    from markupsafe import Markup, escape
+
+    return escape(path).replace("/", Markup("/<wbr>"))
 
 
 def _number(x: float) -> str:

@@ -381,3 +381,9 @@ def test_percent(p, shown):
 @pytest.mark.parametrize(("x", "shown"), [(0.1234, "+12.3"), (-0.5, "−50.0"), (0.0, "0.0"), (-0.0001, "0.0")])
 def test_points(x, shown):
     assert _points(x) == shown
+
+
+def test_a_long_class_name_may_break_after_a_slash_and_is_still_escaped():
+    from robustmdiff.evaluation.patient_page import _breakable
+
+    assert _breakable("Pneumonia/Viral/<b>") == "Pneumonia/<wbr>Viral/<wbr>&lt;b&gt;"
