@@ -316,7 +316,7 @@ def test_a_damaged_run_names_the_file(say, run, tmp_path, name, content, message
     assert re.search(message, error), error
 
 
-def test_a_run_from_the_future_of_its_training(say, run, tmp_path):
+def test_a_run_whose_training_has_not_finished(say, run, tmp_path):
     unfinished = tmp_path / "run"
     shutil.copytree(run, unfinished, ignore=shutil.ignore_patterns("baselines", "model", "conformal.json"))
     assert "not finished, expected `robustmdiff train --resume`" in say("predict", unfinished).error

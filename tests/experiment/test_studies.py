@@ -1,69 +1,123 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from robustmdiff.data.patient import DataError
-from robustmdiff.data.splits import save_split
-from robustmdiff.experiment.studies import SPLITS, Source, load_study
+from robustmdiff.data.folder import write_template
+from robustmdiff.data.modality import Field, Modality, Task
+from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.experiment.studies import Source, load_study, prevalence, text_of, with_encoders
 
-N = 37
+LABS = Modality("labs", "values", fields=(Field("crp"),))
+TASK = Task(
+    (Modality("notes", "text"), Modality("letter", "text"), LABS), ("ill", "well", "rare"), (0.5, 0.25, 0.25)
+)
 
 
-@pytest.fixture
-def source(tmp_path):
-    """A folder of 37 records of 19 people, the last six people declared as test."""
-    (tmp_path / "task.json").write_text(
-        json.dumps({"modalities": [{"name": "notes", "kind": "text"}], "classes": ["ill", "well"]})
-    )
-    (tmp_path / "ontology.obo").write_text("[Term]\nid: X:1\nname: ill\n")
-    lines = [
-        f"r{i:02},person {i // 2:02},{split},{'well' if i % 3 else 'ill'},note {i}"
-        for i, split in enumerate(["train"] * 26 + ["test"] * 11)
+def labelled(*names: str) -> list[Patient]:
+    return [Patient(f"{i}", {}, labels={name: True}) for i, name in enumerate(names)]
+
+
+def test_prevalence_of_one_diagnosis_each_sums_to_one():
+    found = prevalence(labelled("ill", "ill", "ill", "well", "well"), TASK)
+    assert sum(found) == pytest.approx(1)
+    assert found == pytest.approx((4 / 8, 3 / 8, 1 / 8))  # nobody has the third: it keeps a chance
+
+
+def test_prevalence_of_independent_diagnoses_counts_those_who_know():
+    task = Task(TASK.modalities, ("flu", "gout"), (0.5, 0.5), multilabel=True)
+    patients = [
+        Patient("a", {}, labels={"flu": True, "gout": False}),
+        Patient("b", {}, labels={"flu": True}),
+        Patient("c", {}, labels={"flu": False}),
     ]
-    write(tmp_path, lines)
-    return Source("folder", str(tmp_path), str(tmp_path / "ontology.obo"))
+    assert prevalence(patients, task) == pytest.approx((3 / 5, 1 / 3))
 
 
-def write(folder, lines):
-    (folder / "patients.csv").write_text("\n".join(["id,group,split,label,notes", *lines]) + "\n")
+def test_texts_are_those_of_every_text_modality():
+    patients = [
+        Patient("a", {"notes": "cough", "labs": {"crp": 4.0}}),
+        Patient("b", {"notes": "", "letter": "better"}),
+        Patient("c", {"notes": None}),
+    ]
+    assert text_of(patients, TASK) == ["cough", "", "better"]
 
 
-def ids(study):
-    return {name: [patient.id for patient in study.patients[name]] for name in SPLITS}
+def test_encoders_replace_those_of_the_task():
+    task = with_encoders(TASK, {"letter": "a/model"})
+    assert [m.encoder for m in task.modalities] == [None, "a/model", None]
+    for name in ("labs", "lettre"):
+        with pytest.raises(
+            DataError, match=f"given for '{name}', expected an image or a text: notes, letter"
+        ):
+            with_encoders(TASK, {name: "a/model"})
 
 
-def people(study):
-    return {name: {patient.group for patient in study.patients[name]} for name in SPLITS}
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RMD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        sizes = {"train": 8, "calibration": 5, "test": 6, "image_size": 16}
+        yield load_study(
+            Source("cohort", options=sizes | {"rare_per_class": 2, "rate": 0.3, "missingness": "mcar"})
+        )
 
 
-def test_a_split_of_ones_own_is_kept_and_calibration_comes_out_of_train(source):
-    study = load_study(source)
-    assert ids(study)["test"] == [f"r{i}" for i in range(26, N)]
-    found = people(study)
-    assert found["train"]
-    assert found["calibration"]
-    assert not found["train"] & found["calibration"]
-    assert sum(map(len, ids(study).values())) == N
+def test_the_cohort_s_three_parts_are_different_people(cohort):
+    sizes = {name: len(patients) for name, patients in cohort.patients.items()}
+    assert sizes["train"] == 8
+    assert sizes["calibration"] == 5
+    assert sizes["test"] >= 6  # with the rare ones that were added
+    ids = [p.id for patients in cohort.patients.values() for p in patients]
+    assert len(set(ids)) == len(ids)
+    assert cohort.weight.shape == (sizes["test"],)
+    assert cohort.posterior is not None
 
 
-def test_a_run_finds_its_split_again(source, tmp_path):
-    again = {"train": ["r00", "r01", "r08"], "calibration": ["r02"], "test": ["r30", "r04"]}
-    save_split(tmp_path / "split.json", again)
-    study = load_study(source, tmp_path / "split.json")
-    assert ids(study) == again
-    # r00 is ill, r01 and r08 are well; one is added to each count
-    assert study.task.prevalence == pytest.approx((2 / 5, 3 / 5))
+def test_find_looks_in_every_part(cohort):
+    for patients in cohort.patients.values():
+        assert cohort.find(patients[-1].id).id == patients[-1].id
+    first = cohort.patients["test"][0].id
+    with pytest.raises(DataError, match=f"no patient 'x' in this study; test patients are {first}, "):
+        cohort.find("x")
 
 
-def test_a_split_that_does_not_fit_is_refused(source, tmp_path):
-    save_split(tmp_path / "split.json", {"train": ["r00"], "calibration": [], "test": ["r99"]})
-    with pytest.raises(DataError, match="'r99' in 'test' is unknown"):
-        load_study(source, tmp_path / "split.json")
-    save_split(tmp_path / "split.json", {"train": ["r00"], "calibration": [], "test": ["r01"]})
-    with pytest.raises(DataError, match="are the same person"):
-        load_study(source, tmp_path / "split.json")
-    write(tmp_path, [f"r{i},,{'train' if i else 'dev'},well,note" for i in range(9)])
-    with pytest.raises(DataError, match="column 'split' has dev, train, expected train and test"):
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Source("hospital"), "data is 'hospital', expected one of cohort, chestxray"),
+        (Source("cohort", root="here"), "root is 'here', expected none: the cohort is built in"),
+        (Source("folder"), "root is None, expected the folder of folder"),
+        (Source("folder", root="nowhere"), "root nowhere: there is no such folder"),
+        (Source("cohort", options={"patients": 3}), "option 'patients' is unknown for cohort"),
+        (Source("cohort", options={"rate": "half"}), "option rate is 'half', expected a number"),
+        (Source("cohort", options={"test": 2.5}), "option test is 2.5, expected a whole number"),
+        (Source("cohort", options={"multilabel": 1}), "option multilabel is 1, expected true or false"),
+        (Source("covid", root=".", options={"level": 2}), "option 'level' is unknown for covid"),
+        (Source("chestxray", root=".", options={"level": "2"}), "option level is '2', expected a whole"),
+    ],
+)
+def test_a_source_that_cannot_be(source, message):
+    with pytest.raises(DataError, match=message):
         load_study(source)
+
+
+def test_a_number_may_be_whole_where_any_will_do():
+    with pytest.raises(ValueError, match="rate is 1"):  # the cohort's own sentence: the kind was right
+        load_study(Source("cohort", options={"rate": 1, "missingness": "mcar"}))
+
+
+def test_too_few_patients_to_split(tmp_path):
+    write_template(tmp_path / "data")
+    table = tmp_path / "data" / "patients.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(DataError, match="has 2 labelled patients, expected at least 3"):
+        load_study(Source("folder", root=str(tmp_path / "data")))
+
+
+def test_the_study_of_a_folder(tmp_path):
+    write_template(tmp_path / "data")
+    study = load_study(Source("folder", root=str(tmp_path / "data")))
+    assert sorted(p.id for patients in study.patients.values() for p in patients) == ["p1", "p2", "p3"]
+    assert sum(study.task.prevalence) == pytest.approx(1)
+    assert {"pneumonia", "no pneumonia", "fever"} <= set(study.concepts.name)
+    assert study.weight is None

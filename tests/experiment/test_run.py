@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, ViTModel
+
+from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.splits import load_split
+from robustmdiff.diagnosis.config import ModelConfig
+from robustmdiff.experiment.predict import explain_run, predict_run
+from robustmdiff.experiment.run import hold_out, load_run, patterns, train_run
+from robustmdiff.experiment.studies import Source, load_study, text_of
+from robustmdiff.training.config import TrainConfig
+
+OPTIONS = {"train": 30, "calibration": 7, "test": 5, "image_size": 16}
+MODEL = ModelConfig(
+    d_h=8, layers=1, heads=2, patch=8, width=12, depth=1, steps=2, draws=3, T=50, max_tokens=40
+)
+CONFIG = TrainConfig(model=MODEL, epochs=1, batch_size=16)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RMD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def test_hold_out_keeps_people_together_and_takes_a_tenth():
+    patients = [
+        Patient(f"{i}", {}, labels={"ill": i % 3 == 0, "well": i % 3 != 0}, group=f"person {i // 2}")
+        for i in range(120)
+    ]
+    fitting, watching = hold_out(patients, seed=4)
+    assert sorted(p.id for p in fitting + watching) == sorted(p.id for p in patients)
+    assert not {p.group for p in fitting} & {p.group for p in watching}
+    assert 8 <= len(watching) <= 16
+    assert any(p.labels["ill"] for p in watching)
+    assert [p.id for p in hold_out(patients[::-1], seed=4)[1]] == [p.id for p in watching]
+
+
+def test_patterns_are_everything_nothing_each_alone_and_each_missing():
+    presence = torch.ones(5, 3, dtype=torch.bool)
+    masks = patterns(presence)
+    assert all(mask.shape == presence.shape for mask in masks)
+    seen = [tuple(mask[0].tolist()) for mask in masks]
+    assert seen[:2] == [(True,) * 3, (False,) * 3]
+    assert seen[2:5] == [tuple(i == j for j in range(3)) for i in range(3)]
+    assert seen[5:] == [tuple(i != j for j in range(3)) for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    """Folders of a text model with its tokenizer and of an image model, as of others."""
+    folder = tmp_path_factory.mktemp("encoders")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    words += [f"##{letter}" for letter in words[5:]]
+    small = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 14}
+    torch.manual_seed(3)
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=30, **small)).save_pretrained(
+        folder / "text"
+    )
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder / "text")
+    ViTModel(ViTConfig(image_size=16, patch_size=8, num_channels=3, **small)).save_pretrained(folder / "xray")
+    return folder
+
+
+def test_a_run_with_encoders_of_others_needs_their_folders_only_once(encoders, tmp_path):
+    named = {name: str(encoders / name) for name in ("text", "xray")}
+    study = load_study(Source("cohort", options=OPTIONS, encoders=named))
+    assert study.task.modality("xray").encoder == named["xray"]
+    run = train_run(study, CONFIG, tmp_path / "run")
+
+    assert run.collator.max_tokens == run.model.config.max_tokens == 30  # of 40: what the model can read
+    text = text_of(study.patients["train"], study.task)[0]
+    assert run.collator.tokenizer.encode(text).tokens[1] == text[0].lower()  # it knows letters only
+    start = BertModel.from_pretrained(named["text"]).state_dict()["embeddings.word_embeddings.weight"]
+    now = run.model.encoders.encoders["text"].bert.embeddings.word_embeddings.weight
+    assert 0 < (now - start).abs().max() < 0.02  # trained on from where it was, not from scratch
+
+    before = predict_run(run.folder, draws=2)
+    away = encoders.rename(tmp_path / "moved")
+    try:
+        assert predict_run(run.folder, draws=2) == before
+        patients = study.patients["test"]
+        again, batch = load_run(run.folder), run.collator(patients)
+        expected = run.model.diagnose(run.model.encode(batch), draws=3).probability
+        found = again.model.diagnose(again.model.encode(again.collator(patients)), draws=3).probability
+        assert torch.equal(found, expected)
+        explanation, page = explain_run(run.folder, id=patients[0].id, draws=2)
+        assert page.exists()
+        assert {m["name"] for m in explanation.to_json()["modalities"]} == set(study.task.modality_names)
+    finally:
+        away.rename(encoders)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    study = load_study(Source("cohort", options=OPTIONS))
+    return study, train_run(study, CONFIG, tmp_path_factory.mktemp("runs") / "run", kind="mask_only")
+
+
+def test_a_run_remembers_who_was_in_which_split(run):
+    study, trained = run
+    split = load_split(trained.folder / "split.json")
+    assert split == {name: tuple(p.id for p in patients) for name, patients in study.patients.items()}
+
+
+def test_a_run_that_is_there_is_not_touched(run):
+    study, trained = run
+    before = {path: path.read_bytes() for path in trained.folder.rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match="holds a run, expected a new folder, or --resume"):
+        train_run(study, CONFIG, trained.folder, kind="mask_only")
+    other = load_study(Source("cohort", options=OPTIONS | {"seed": 1}))
+    with pytest.raises(DataError, match=r"is a run on other data: options is .*'seed': 1"):
+        train_run(other, CONFIG, trained.folder, kind="mask_only", resume=True)
+    assert {path: path.read_bytes() for path in trained.folder.rglob("*") if path.is_file()} == before
+
+
+def test_an_unknown_kind_of_model(run, tmp_path):
+    with pytest.raises(DataError, match="model is 'oracle', expected one of robustmdiff, late_fusion"):
+        train_run(run[0], CONFIG, tmp_path, kind="oracle")
+
+
+def test_a_folder_that_holds_no_run(tmp_path):
+    with pytest.raises(DataError, match="holds no run"):
+        load_run(tmp_path)
+    (tmp_path / "study.json").write_text(json.dumps({"date": "cohort"}))
+    with pytest.raises(DataError, match=r"study\.json: cannot be read"):
+        load_run(tmp_path)
