@@ -1,0 +1,165 @@
+"""What README.md and docs/ say is so: links lead somewhere, commands parse, examples run.
+
+A block marked ```python fragment needs objects or files that the page only talks about: it is
+parsed and its imports are made. Numbers of patients and epochs are made small before a block runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from robustmdiff.cli import app
+from robustmdiff.experiment.pairs import pairs
+from robustmdiff.training.config import load_config, make_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+RUN_ELSEWHERE = [  # tests/ops/test_docs.py
+    ROOT / "docs" / "ops" / f"{op}.md"
+    for op in ("masked_attention", "knowledge_attention", "graph_attention")
+]
+SMALLER = {  # in examples that run
+    r'("train": )\d{2,}': r"\g<1>24",
+    r'("(?:calibration|test)": )\d{2,}': r"\g<1>6",
+    r"(patients=)\d+": r"\g<1>60",  # as many as `reader_check` needs
+    r"(rare_per_class=)\d+": r"\g<1>2",
+    r"(epochs=)\d+": r"\g<1>1",
+}
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> Iterator[tuple[str, str]]:
+    """(what else the fence says, the block)"""
+    for info, block in FENCE.findall(page.read_text(encoding="utf-8")):
+        said, _, more = info.strip().partition(" ")
+        if said == language:
+            yield more, block
+
+
+def prose(page: Path) -> str:
+    """The page without its fenced blocks."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ +(.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> list[str]:
+    text = re.sub(r"`[^`\n]*`", "", prose(page))
+    return re.findall(r"\]\(\s*<?([^)\s>]+)", text) + re.findall(
+        r"""<(?:img|a)[^>]+(?:src|href)="([^"]+)""", text
+    )
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Every `robustmdiff ...` and `make ...` line of a block, fenced or indented, as words."""
+    text = page.read_text(encoding="utf-8")
+    inside = [block for info, block in FENCE.findall(text) if not info.startswith(("python", "json", "yaml"))]
+    inside.append("\n".join(re.findall(r"^(?:    |\t)(.*)$", FENCE.sub("", text), re.MULTILINE)))
+    for line in "\n".join(inside).replace("\\\n", " ").splitlines():
+        command = line.strip().removeprefix("$ ").removeprefix(".venv/bin/")
+        command = re.sub(r"^(\w+=\S+ +)+", "", command)  # VARIABLE=value before it
+        if command.startswith(("robustmdiff ", "make ")):
+            words = shlex.split(command, comments=True)
+            yield words[: min((words.index(w) for w in ("|", ">", "&&", "2>") if w in words), default=None)]
+
+
+def mentioned(page: Path) -> Iterator[list[str]]:
+    """Every `robustmdiff ...` and `make ...` within a sentence; they need not be complete."""
+    for command in re.findall(r"`((?:robustmdiff|make) [^`]+)`", prose(page)):
+        yield command.split("|")[0].split()
+
+
+COMMANDS = [pytest.param(c, id=f"{name(p)}: {' '.join(c)}") for p in PAGES for c in commands(p)]
+MENTIONED = [pytest.param(c, id=f"{name(p)}: {' '.join(c)}") for p in PAGES for c in mentioned(p)]
+EXAMPLES = [
+    pytest.param(page, more, block, id=f"{name(page)}-{i}")
+    for page in PAGES
+    if page not in RUN_ELSEWHERE
+    for i, (more, block) in enumerate(blocks(page, "python"))
+]
+GROUP = typer.main.get_command(app)
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_there_is_something_to_check():
+    assert ROOT / "README.md" in PAGES
+    assert EXAMPLES
+    assert COMMANDS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    for link in links(page):
+        if re.match(r"[a-z]+:", link):
+            continue  # the web
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors(target), f"{link}: there are {', '.join(sorted(anchors(target)))}"
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_command_parses(words):
+    if words[0] == "make":
+        assert set(words[1:]) <= TARGETS
+        return
+    command, *arguments = words[1:]
+    assert command in GROUP.commands
+    context = GROUP.commands[command].make_context(command, arguments)
+    make_config(pairs(context.params.get("set_"), "--set"))
+    if context.params.get("config") is not None:
+        load_config(ROOT / context.params["config"])
+
+
+@pytest.mark.parametrize("words", MENTIONED)
+def test_a_command_in_a_sentence_exists(words):
+    if words[0] == "make":
+        assert words[1] in TARGETS
+        return
+    if words[1].startswith("-"):
+        assert words[1] == "--help"
+        return
+    assert words[1] in GROUP.commands
+    known = {flag for parameter in GROUP.commands[words[1]].params for flag in parameter.opts} | {"--help"}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize(("page", "more", "block"), EXAMPLES)
+def test_an_example_runs(page, more, block, tmp_path, monkeypatch):
+    for pattern, small in SMALLER.items():
+        block = re.sub(pattern, small, block)
+    tree = ast.parse(block)
+    if more == "fragment":
+        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), name(page), "exec"), {})
+        return
+    assert more == "", f"a fence says {more!r}, expected nothing or 'fragment'"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RMD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    if page == ROOT / "README.md":  # what a new user sees first, in a new process
+        command = [sys.executable, "-c", block]
+        done = subprocess.run(command, env=os.environ.copy(), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+    else:
+        exec(compile(tree, name(page), "exec"), {})
