@@ -154,7 +154,9 @@ def to_markdown(results: Results, title: str, notes: Sequence[str] = (), drawn: 
     counts = ", ".join(
         f"{name} {int((seen.label & seen.known)[:, c].sum())}" for c, name in enumerate(results.task.classes)
     )
-    lines += [f"- {n} patients: {counts}.", f"- Modalities: {', '.join(results.masks.modalities)}."]
+    people = len(set(results.groups)) or n
+    who = f"{n} patients" if people == n else f"{n} records of {people} people"
+    lines += [f"- {who}: {counts}.", f"- Modalities: {', '.join(results.masks.modalities)}."]
     if results.task.rare:
         lines.append(f"- Rare classes: {', '.join(results.task.rare)}.")
     if results.skipped:

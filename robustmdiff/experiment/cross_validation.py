@@ -121,8 +121,8 @@ def evaluate_folds(folder: str | Path, *, draws: int = 16, replicates: int = 200
         repeats.append(pool(results, replicates=replicates, seed=seed))
     pooled = over_repeats(repeats)
     pooled.notes = (
-        f"{plan['folds']}-fold cross-validation by person, repeated {plan['repeats']} times: "
-        f"{len(set(pooled.groups))} people. Answers out of fold are pooled, then averaged over the repeats.",
+        f"{plan['folds']}-fold cross-validation by person, repeated {plan['repeats']} times; "
+        "answers out of fold are pooled, values averaged over the repeats.",
         "Intervals resample people with the trained models as they are: not how training varies.",
     )
     return pooled

@@ -171,7 +171,8 @@ def test_the_command_evaluates_the_folds_together_and_explains_one(made):
     )
     assert answer.exit_code == 0, answer.output
     report = (folder / "evaluation" / "report.md").read_text()
-    assert "3-fold cross-validation by person, repeated 2 times: 41 people" in report
+    assert "3-fold cross-validation by person, repeated 2 times" in report
+    assert "records of 41 people: ill " in report
     found = json.loads((folder / "evaluation" / "results.json").read_text())
     assert found["paired_differences"]["RobustMDiff - notes_only"]["subset/panel"]["auroc/macro"]
     answer = CliRunner().invoke(app, ["explain", str(made[0]), "--draws", "2"])
