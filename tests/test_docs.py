@@ -31,7 +31,7 @@ RUN_ELSEWHERE = [  # tests/ops/test_docs.py
 SMALLER = {  # in examples that run
     r'("train": )\d{2,}': r"\g<1>24",
     r'("(?:calibration|test)": )\d{2,}': r"\g<1>6",
-    r"(patients=)\d+": r"\g<1>60",  # as many as `reader_check` needs
+    r"(patients=)\d+": r"\g<1>110",  # about as many as `reader_check` needs
     r"(rare_per_class=)\d+": r"\g<1>2",
     r"(epochs=)\d+": r"\g<1>1",
 }

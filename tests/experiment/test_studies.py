@@ -121,3 +121,51 @@ def test_the_study_of_a_folder(tmp_path):
     assert sum(study.task.prevalence) == pytest.approx(1)
     assert {"pneumonia", "no pneumonia", "fever"} <= set(study.concepts.name)
     assert study.weight is None
+
+
+def ward(root, column, people=40):
+    """Records of a folder, two to a person; `column` says the split of a person."""
+    write_template(root)
+    table = root / "patients.csv"
+    header = table.read_text().splitlines()[0]
+    rows = [
+        f"r{person}-{visit},person {person},{column(person)},north,50,"
+        f"{'pneumonia' if person % 3 else 'no pneumonia'},,,cough,4,F"
+        for person in range(people)
+        for visit in range(2)
+    ]
+    table.write_text("\n".join([header, *rows]) + "\n")
+    return Source("folder", root=str(root))
+
+
+def people_of(study):
+    return {name: {p.group for p in patients} for name, patients in study.patients.items()}
+
+
+def test_a_folder_s_own_split_is_kept(tmp_path):
+    names = ("train", "train", "calibration", "test", "")
+    study = load_study(ward(tmp_path / "data", lambda person: names[person % 5]))
+    expected = {f"person {p}": names[p % 5] for p in range(40)}
+    for name, people in people_of(study).items():
+        assert people == {person for person, split in expected.items() if split == name}
+
+
+def test_calibration_comes_out_of_training_where_nobody_is_named_for_it(tmp_path):
+    study = load_study(ward(tmp_path / "data", lambda person: "test" if person % 4 == 0 else "train"))
+    people = people_of(study)
+    assert people["test"] == {f"person {p}" for p in range(0, 40, 4)}
+    assert len(people["calibration"]) in (7, 8)
+    assert not people["train"] & people["calibration"]
+    assert len(people["train"] | people["calibration"]) == 30
+
+
+def test_a_split_of_other_names(tmp_path):
+    source = ward(tmp_path / "data", lambda person: "train" if person else "holdout")
+    with pytest.raises(DataError, match="column 'split' has holdout, train, expected train and test"):
+        load_study(source)
+
+
+def test_without_a_split_people_stay_together(tmp_path):
+    people = people_of(load_study(ward(tmp_path / "data", lambda person: "")))
+    assert sum(map(len, people.values())) == 40
+    assert [len(people[name]) for name in ("train", "calibration", "test")] == [24, 8, 8]
