@@ -319,7 +319,10 @@ def main() -> None:
     except (ValueError, OSError, CheckpointError, TrainingError) as error:
         if os.environ.get("RMD_TRACEBACK"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        said = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            said = f"{error.filename}: {error.strerror}"
+        print(f"error: {' '.join(said.split())}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -291,6 +291,19 @@ def test_bad_input_is_one_sentence_and_exit_code_2(say, run, tmp_path, arguments
     assert not (tmp_path / "new" / "model").exists()
 
 
+def test_a_place_that_cannot_be_written_to(say, run, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    assert str(file) in say("train", "--out", file / "run", *TINY).error
+    assert str(tmp_path) in say("predict", run, "--draws", 2, "--out", tmp_path).error
+
+
+def test_too_few_patients_to_calibrate(say, tmp_path):
+    write_template(tmp_path / "data")
+    given = ("--data", "folder", "--root", tmp_path / "data", "--out", tmp_path / "run")
+    assert "no patient is left for calibration" in say("train", *given).error
+
+
 def test_a_word_that_no_option_takes(say):
     said = say("train", "--nonsense")
     assert said.code == 2

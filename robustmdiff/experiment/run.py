@@ -106,6 +106,9 @@ def train_run(
 
     if kind not in KINDS:
         raise DataError(f"model is {kind!r}, expected one of {', '.join(KINDS)}")
+    for name in ("train", "calibration"):
+        if len(study.patients[name]) == 0:
+            raise DataError(f"no patient is left for {name} of those in the split, expected more patients")
     folder = Path(folder)
     _claim(folder, study, resume)
     tokenizer, sizes = _tokenizer(study, config.model)
