@@ -226,6 +226,8 @@ def _masked(
 def load_run(folder: str | Path) -> Run:
     """Raises DataError or PretrainedError for a folder that holds no finished run."""
     folder = Path(folder)
+    if (folder / "folds.json").exists():
+        raise DataError(f"{folder}: holds the folds of a cross-validation, expected one, such as repeat-0/fold-0")
     source = read_source(folder)
     if (folder / LAST).exists() and not (folder / "conformal.json").exists():
         raise DataError(
