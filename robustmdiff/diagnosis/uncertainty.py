@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,15 +51,15 @@ def _group(pattern: str, groups: dict[str, Any]) -> str:
     return next(g for g in (pattern, f"{pattern.count('1')} present", "all") if g in groups)
 
 
-class _Saved:
+class _Saved(ABC):
     """Kept as one JSON file, written whole or not at all."""
 
-    def state(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def state(self) -> dict[str, Any]: ...
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
-        raise NotImplementedError
+    @abstractmethod
+    def from_state(cls, state: dict[str, Any]) -> Self: ...
 
     def save(self, path: str | Path) -> None:
         write_whole(Path(path), json.dumps(self.state()).encode())

@@ -39,6 +39,7 @@ from robustmdiff.training.config import TrainConfig
 
 BASELINES = ("late_fusion", "dropout_transformer", "mask_only")
 ALPHA = 0.1
+ENOUGH_FOR_MEANS = 256  # training patients whose latents tell what is usual
 NAME_TOKENS = 30  # of a concept's name
 
 
@@ -165,8 +166,8 @@ def hold_out(patients: Sequence[Patient], seed: int) -> tuple[list[Patient], lis
 
 @torch.no_grad()
 def calibrate(model: Any, study: Study, collator: Collator, folder: Path, *, draws: int) -> None:
-    """Prediction sets and the abstention threshold, from the calibration patients under many
-    patterns of absence, each patient once per pattern."""
+    """Prediction sets and the abstention threshold, from the calibration patients under every
+    pattern of absence, each patient once per pattern."""
     probability, label, known, presence, latent = [], [], [], [], []
     for masked, batch, new in _masked(model, study.patients["calibration"], collator):
         probability.append(model.diagnose(masked, draws=draws).probability[new])
@@ -186,7 +187,7 @@ def calibrate(model: Any, study: Study, collator: Collator, folder: Path, *, dra
     if latent:
         seen = [
             (model.observe(masked)[new], masked.presence()[new])
-            for masked, _, new in _masked(model, study.patients["train"], collator)
+            for masked, _, new in _masked(model, study.patients["train"][:ENOUGH_FOR_MEANS], collator)
         ]
         abstention = Abstention.fit(
             torch.cat([x for x, _ in seen]),
@@ -198,13 +199,13 @@ def calibrate(model: Any, study: Study, collator: Collator, folder: Path, *, dra
     sets.save(folder / "conformal.json")  # last: with it a run is finished
 
 
-def patterns(presence: Tensor) -> list[Tensor]:
-    """Masks bool [B, M] under which a patient is calibrated: as observed, each modality alone, each
-    one missing, and nothing."""
-    M = presence.shape[1]
+def patterns(M: int) -> Tensor:
+    """The patterns, bool [P, M], under which patients are calibrated: every subset of up to 6
+    modalities; of more, everything, nothing, each one alone and each one missing."""
+    if M <= 6:
+        return (torch.arange(2**M)[:, None] >> torch.arange(M)) % 2 > 0
     eye = torch.eye(M, dtype=torch.bool)
-    rows = [torch.ones(M, dtype=torch.bool), torch.zeros(M, dtype=torch.bool), *eye, *~eye]
-    return [row.expand_as(presence) for row in rows]
+    return torch.cat([torch.ones(1, M, dtype=torch.bool), torch.zeros(1, M, dtype=torch.bool), eye, ~eye])
 
 
 def _masked(
@@ -216,8 +217,8 @@ def _masked(
         batch = collator(patients[i : i + 64])
         encoded = model.encode(batch)
         before = torch.empty(0, *batch.presence.shape, dtype=torch.bool)
-        for mask in patterns(encoded.presence()):
-            masked = encoded.keep(mask)
+        for pattern in patterns(batch.presence.shape[1]):
+            masked = encoded.keep(pattern.expand_as(batch.presence))
             presence = masked.presence()
             yield masked, batch, ~(before == presence).all(-1).any(0)
             before = torch.cat([before, presence[None]])
@@ -227,7 +228,9 @@ def load_run(folder: str | Path) -> Run:
     """Raises DataError or PretrainedError for a folder that holds no finished run."""
     folder = Path(folder)
     if (folder / "folds.json").exists():
-        raise DataError(f"{folder}: holds the folds of a cross-validation, expected one, such as repeat-0/fold-0")
+        raise DataError(
+            f"{folder}: holds the folds of a cross-validation, expected one, such as repeat-0/fold-0"
+        )
     source = read_source(folder)
     if (folder / LAST).exists() and not (folder / "conformal.json").exists():
         raise DataError(

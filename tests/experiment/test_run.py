@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -41,14 +42,16 @@ def test_hold_out_keeps_people_together_and_takes_a_tenth():
     assert [p.id for p in hold_out(patients[::-1], seed=4)[1]] == [p.id for p in watching]
 
 
-def test_patterns_are_everything_nothing_each_alone_and_each_missing():
-    presence = torch.ones(5, 3, dtype=torch.bool)
-    masks = patterns(presence)
-    assert all(mask.shape == presence.shape for mask in masks)
-    seen = [tuple(mask[0].tolist()) for mask in masks]
-    assert seen[:2] == [(True,) * 3, (False,) * 3]
-    assert seen[2:5] == [tuple(i == j for j in range(3)) for i in range(3)]
-    assert seen[5:] == [tuple(i != j for j in range(3)) for i in range(3)]
+def test_patterns_are_every_subset_of_few_modalities():
+    assert set(map(tuple, patterns(3).tolist())) == set(itertools.product([False, True], repeat=3))
+    assert patterns(6).shape == (64, 6)
+
+
+def test_patterns_of_many_are_everything_nothing_each_alone_and_each_missing():
+    seen = list(map(tuple, patterns(7).tolist()))
+    assert seen[:2] == [(True,) * 7, (False,) * 7]
+    assert seen[2:9] == [tuple(i == j for j in range(7)) for i in range(7)]
+    assert seen[9:] == [tuple(i != j for j in range(7)) for i in range(7)]
 
 
 @pytest.fixture(scope="module")
