@@ -18,6 +18,8 @@ from robustmdiff.nn import GraphAttention
 from robustmdiff.ops import Graph
 
 BACKGROUND = 0.07  # P(finding | disease) where the table states nothing
+TRUST = 0.85  # of a stated frequency: ontologies are curated by hand, from few case reports at times
+CORRECTION_SCALE = 5.0
 
 
 class ConceptEmbedding(nn.Module):
@@ -111,20 +113,26 @@ class DiseaseTable(nn.Module):
         sum_f log(1 + T_cf (exp(lambda_f) - 1))
 
     the exact likelihood of findings independent given the disease, known only through their
-    log-likelihood ratios lambda_f. T starts from the stated frequencies and may be corrected.
+    log-likelihood ratios lambda_f.
+
+    T starts from the stated frequencies, each believed with probability TRUST and else worth what
+    the finding's mean over diseases is worth, so that one wrong entry cannot rule a disease out; a
+    learned correction of its logit follows fast (CORRECTION_SCALE), as there is one number per entry.
     """
 
     prior: Tensor
 
     def __init__(self, frequency: Tensor) -> None:
         super().__init__()
-        stated = frequency.nan_to_num(BACKGROUND)
-        self.register_buffer("prior", stated.clamp(0.01, 0.98).logit())  # [C, F]
+        mean = frequency.nanmean(0, keepdim=True).nan_to_num(BACKGROUND)
+        stated = torch.where(frequency.isnan(), mean.clamp(max=BACKGROUND), frequency)
+        believed = TRUST * stated + (1 - TRUST) * mean
+        self.register_buffer("prior", believed.clamp(0.01, 0.98).logit())  # [C, F]
         self.correction = nn.Parameter(torch.zeros_like(self.prior))
 
     def T(self) -> Tensor:
         """P(finding | disease), float32 [C, F]."""
-        return torch.sigmoid(self.prior + self.correction)
+        return torch.sigmoid(self.prior + CORRECTION_SCALE * self.correction)
 
     def forward(self, evidence: Tensor) -> Tensor:
         """evidence [..., F] -> [..., C]."""

@@ -5,36 +5,51 @@ import itertools
 import pytest
 import torch
 
-from robustmdiff.diagnosis.concepts import BACKGROUND, DiseaseTable, FindingEvidence
+from robustmdiff.diagnosis.concepts import BACKGROUND, TRUST, DiseaseTable, FindingEvidence
 
 
 def test_the_table_is_bayes_rule_over_all_findings():
     """p(evidence | c) = sum over findings of prod_f p(f | c) p(evidence_f | f), up to a constant."""
     torch.manual_seed(1)
-    frequency = torch.rand(3, 4, dtype=torch.float64).clamp(0.05, 0.95)
+    table = DiseaseTable(torch.rand(3, 4, dtype=torch.float64))
+    frequency = table.T().detach()
     evidence = 3 * torch.randn(4, dtype=torch.float64)
     exact = torch.zeros(3, dtype=torch.float64)
     for states in itertools.product([0, 1], repeat=4):
         s = torch.tensor(states, dtype=torch.float64)
         prior = (frequency * s + (1 - frequency) * (1 - s)).prod(1)
         exact += prior * torch.exp((evidence * s).sum())  # likelihood ratio against "finding absent"
-    table = DiseaseTable(frequency.clamp(0.01, 0.98))
     torch.testing.assert_close(table(evidence), exact.log(), rtol=1e-9, atol=1e-9)
 
 
 def test_the_probability_of_a_finding_is_bayes_rule_too():
     torch.manual_seed(2)
-    frequency = torch.rand(3, 5, dtype=torch.float64).clamp(0.05, 0.95)
+    table = DiseaseTable(torch.rand(3, 5, dtype=torch.float64))
+    frequency = table.T().detach()
     evidence, p = torch.randn(5, dtype=torch.float64), torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
     odds = frequency / (1 - frequency) * evidence.exp()
     expected = (p[:, None] * odds / (1 + odds)).sum(0)
-    torch.testing.assert_close(DiseaseTable(frequency).findings(evidence, p), expected)
+    torch.testing.assert_close(table.findings(evidence, p), expected)
 
 
 def test_no_evidence_says_nothing_and_unknown_frequencies_are_background():
-    table = DiseaseTable(torch.tensor([[0.5, float("nan")], [float("nan"), 0.9]]))
-    assert torch.equal(table(torch.zeros(2)), torch.zeros(2))
-    torch.testing.assert_close(table.T(), torch.tensor([[0.5, BACKGROUND], [BACKGROUND, 0.9]]))
+    nan = float("nan")
+    table = DiseaseTable(torch.tensor([[0.6, nan, nan], [0.2, 0.9, nan]]))
+    torch.testing.assert_close(table(torch.zeros(3)), torch.zeros(2))
+    rest = 1 - TRUST
+    expected = [
+        [TRUST * 0.6 + rest * 0.4, TRUST * BACKGROUND + rest * 0.9, BACKGROUND],
+        [TRUST * 0.2 + rest * 0.4, 0.9, BACKGROUND],
+    ]
+    torch.testing.assert_close(table.T(), torch.tensor(expected))
+
+
+def test_one_wrong_entry_cannot_rule_a_disease_out():
+    """The table says that the finding never occurs in disease 0; it does in others."""
+    table = DiseaseTable(torch.tensor([[0.0], [0.8], [0.4]]))
+    certain = torch.tensor([20.0])
+    log_likelihood = table(certain).detach()
+    assert float(log_likelihood[0] - log_likelihood[1]) > -3.0  # nats; believed blindly it would be -4.4
 
 
 @pytest.mark.parametrize("lengths", [[[3, 1], [0, 2], [4, 0]], [[0, 0], [0, 0], [0, 1]]], ids=str)

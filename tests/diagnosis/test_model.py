@@ -105,6 +105,17 @@ def test_a_batch_of_patients_with_nothing_still_trains(study):
     assert model.integration.prior.grad.isfinite().all()
 
 
+def test_evidence_learns_from_finding_labels_where_there_are_any(study):
+    """The class loss moves evidence only of patients whose findings nobody labelled."""
+    bare = [dataclasses.replace(p, findings={}) for p in study.patients]
+    for patients, expected in ((study.patients, False), (bare, True)):
+        model, batch = study.model(), study.collator(patients)
+        seen = torch.ones_like(batch.presence)
+        model.losses(model.encode(batch), batch, seen, torch.ones(len(batch)))["class"].backward()
+        moved = model.evidence.b.grad is not None and bool(model.evidence.b.grad.abs().sum() > 0)
+        assert moved is expected
+
+
 def test_noise_depends_on_the_patient_and_the_step_not_on_the_batch(study):
     model = study.model()
     batch, one = study.collator(study.patients), study.collator(study.patients[3:4])
