@@ -84,11 +84,14 @@ def attribute(
     try:
         path = _path(model, patient, batch, collator)
         names = list(path)
+        with torch.no_grad():  # what concepts are called is no part of the patient
+            K = model.embed_concepts()
 
         def probability(*x: Tensor) -> Tensor:  # each [n, ...] -> [n, C]
-            return model.probability(model.observe(_encode(model, batch, dict(zip(names, x, strict=True)))))
+            encoded = _encode(model, batch, dict(zip(names, x, strict=True)), K)
+            return model.probability(model.observe(encoded))
 
-        gradient = _gradient(model, batch, target)
+        gradient = _gradient(model, batch, K, target)
         with torch.no_grad():
             p = probability(*(x for _, x in path.values()))[0, target].item()
             nothing = probability(*(x_0 for x_0, _ in path.values()))[0, target].item()
@@ -122,7 +125,7 @@ def attribute(
     )
 
 
-def _gradient(model: RobustMDiff, batch: Batch, target: int) -> dict[str, float]:
+def _gradient(model: RobustMDiff, batch: Batch, K: Tensor, target: int) -> dict[str, float]:
     given: dict[str, Tensor] = {}  # tokens [n, d] of each encoder that ran, cut off from what made them
 
     def cut(name: str, out: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -135,7 +138,7 @@ def _gradient(model: RobustMDiff, batch: Batch, target: int) -> dict[str, float]
     ]
     try:
         with torch.enable_grad():
-            p = model.probability(model.observe(model.encode(batch)))[0, target]
+            p = model.probability(model.observe(model.encode(batch, K)))[0, target]
     finally:
         for handle in handles:
             handle.remove()
@@ -218,7 +221,7 @@ def _replaced(model: RobustMDiff, x: dict[str, Tensor]) -> Iterator[None]:
             handle.remove()
 
 
-def _encode(model: RobustMDiff, batch: Batch, x: dict[str, Tensor]) -> Encoded:
+def _encode(model: RobustMDiff, batch: Batch, x: dict[str, Tensor], K: Tensor) -> Encoded:
     """Encoded of n copies of the one patient in `batch`, whose inputs are x, each [n, ...]."""
     n = len(next(iter(x.values()))) if x else 1
     rows = torch.arange(n, device=batch.presence.device)
@@ -237,7 +240,7 @@ def _encode(model: RobustMDiff, batch: Batch, x: dict[str, Tensor]) -> Encoded:
         for field in ("presence", "label", "label_known", "findings", "findings_known")
     }
     with _replaced(model, x):
-        return model.encode(replace(batch, ids=batch.ids * n, inputs=inputs, **several))
+        return model.encode(replace(batch, ids=batch.ids * n, inputs=inputs, **several), K)
 
 
 def _blurred(pixels: Tensor) -> Tensor:

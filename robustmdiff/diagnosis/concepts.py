@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustmdiff.data.batch import Texts
 from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.nn import GraphAttention
 from robustmdiff.ops import Graph
@@ -23,31 +23,24 @@ CORRECTION_SCALE = 5.0
 
 
 class ConceptEmbedding(nn.Module):
-    """K [k, d_h]: names read word by word, then one round of attention over the ontology's edges.
+    """K [k, d_h]: each name as the text encoder reads it (the mean of its tokens) and a vector of the
+    concept's own, then one round of attention over the ontology's edges.
 
-    `read` turns a name into token ids (the text modality's own tokenizer, so that a concept and
-    the word that names it start from related vectors); without one, every concept starts from a
-    vector of its own.
+    `read` turns a name into token ids with the text modality's tokenizer; without one, every concept
+    starts from its own vector alone.
     """
 
     name_ids: Tensor
-    name_offsets: Tensor
+    name_lengths: Tensor
 
     def __init__(
-        self,
-        concepts: ConceptTable,
-        d_h: int,
-        heads: int,
-        read: Callable[[str], Sequence[int]] | None,
-        vocabulary: int,
+        self, concepts: ConceptTable, d_h: int, heads: int, read: Callable[[str], Sequence[int]] | None
     ) -> None:
         super().__init__()
         k = len(concepts)
         ids = [list(read(name)) if read else [] for name in concepts.name]
-        offsets = np.cumsum([0, *(len(i) for i in ids)])[:-1]
         self.register_buffer("name_ids", torch.tensor([t for i in ids for t in i], dtype=torch.long))
-        self.register_buffer("name_offsets", torch.from_numpy(offsets).long())
-        self.words = nn.EmbeddingBag(max(vocabulary, 1), d_h, mode="mean")
+        self.register_buffer("name_lengths", torch.tensor([len(i) for i in ids], dtype=torch.long))
         self.own = nn.Parameter(torch.randn(k, d_h) * d_h**-0.5)
         self.norm = nn.LayerNorm(d_h)
         graph = Graph.from_edges(
@@ -61,12 +54,19 @@ class ConceptEmbedding(nn.Module):
             self.register_buffer(f"graph_{name}", value)
         self.attend = GraphAttention(d_h, heads, relations=max(len(concepts.relations), 1))
 
-    def forward(self) -> Tensor:
+    def forward(self, text: nn.Module | None) -> Tensor:
+        """text: the encoder of a text modality (see `diagnosis.encoders`), None where there is none."""
         K = self.own
-        if len(self.name_ids):
-            K = K + self.words(self.name_ids, self.name_offsets)
+        if text is not None and len(self.name_ids):
+            K = K + self._names(text)
         graph = Graph(*(getattr(self, f"graph_{name}") for name in self.graph_fields))
         return self.attend(self.norm(K), graph)
+
+    def _names(self, text: nn.Module) -> Tensor:
+        rows = torch.arange(len(self.name_lengths), device=self.name_lengths.device)
+        tokens, lengths = text(Texts(rows, self.name_ids, self.name_lengths))
+        total = torch.zeros_like(self.own).index_add(0, rows.repeat_interleave(lengths), tokens)
+        return total / lengths[:, None]
 
 
 class FindingEvidence(nn.Module):

@@ -39,7 +39,8 @@ NOISINGS = 4  # noise levels per patient and training step: the denoiser is chea
 
 class RobustMDiff(nn.Module):
     """concepts: diseases named as the task's classes and findings named as the task's findings
-    are tied to them; further concepts only inform. read: name -> token ids (see ConceptEmbedding).
+    are tied to them; further concepts only inform. read: name -> token ids, for the encoder of the
+    first text modality (see ConceptEmbedding).
     """
 
     finding_rows: Tensor
@@ -70,7 +71,8 @@ class RobustMDiff(nn.Module):
         )
 
         self.encoders = ModalityEncoders(task, config)
-        self.concepts = ConceptEmbedding(concepts, d, config.heads, read, config.vocabulary)
+        self.concepts = ConceptEmbedding(concepts, d, config.heads, read)
+        self.text = next((m.name for m in task.modalities if m.kind == "text"), None)
         self.R = nn.Linear(d, d, bias=False)  # relevance
         self.evidence = FindingEvidence(d, M, F)
         self.integration = Integration(config, M, log_prevalence(concepts))
@@ -98,9 +100,14 @@ class RobustMDiff(nn.Module):
 
     # What is observed -> latent -> probabilities
 
-    def encode(self, batch: Batch) -> Encoded:
+    def embed_concepts(self) -> Tensor:
+        """K [k, d_h]; the same for every patient."""
+        return self.concepts(self.encoders.encoders[self.text] if self.text else None)
+
+    def encode(self, batch: Batch, K: Tensor | None = None) -> Encoded:
+        """K: from `embed_concepts`, for who encodes many batches with the same weights."""
         encoded = self.encoders(batch)
-        K = self.concepts()
+        K = self.embed_concepts() if K is None else K
         evidence = self.evidence(encoded.tokens, encoded.segments, self.R(K[self.finding_rows]))
         return encoded._replace(evidence=evidence, K=K)
 

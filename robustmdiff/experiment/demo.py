@@ -16,7 +16,7 @@ from robustmdiff.experiment.run import evaluate_run, train_with_baselines
 from robustmdiff.experiment.studies import Source, load_study
 from robustmdiff.training.config import TrainConfig
 
-SOURCE = Source("cohort", options={"train": 1000, "calibration": 200, "test": 300})
+SOURCE = Source("cohort", options={"train": 1000, "calibration": 200, "test": 300, "seed": 2})
 MODEL = ModelConfig(d_h=64, layers=2, patch=16, width=96, depth=3, max_tokens=96)
 CONFIG = TrainConfig(model=MODEL, epochs=20, batch_size=64, learning_rate=2e-3, valid_every=10)
 NOTE = (

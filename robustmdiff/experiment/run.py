@@ -26,7 +26,7 @@ from robustmdiff.data.files import write_whole
 from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import save_split, split_patients
-from robustmdiff.data.tokenizer import train_tokenizer
+from robustmdiff.data.tokenizer import tokenize, train_tokenizer
 from robustmdiff.diagnosis.backbone import load_own_tokenizer, text_backbone
 from robustmdiff.diagnosis.config import ModelConfig
 from robustmdiff.diagnosis.encoded import Encoded
@@ -47,7 +47,7 @@ def build_robustmdiff(
     task: Task, config: ModelConfig, *, concepts: Any, tokenizer: Any, **options: Any
 ) -> RobustMDiff:
     def read(name: str) -> list[int]:
-        return tokenizer.encode(name, add_special_tokens=False).ids[:NAME_TOKENS]
+        return tokenize(tokenizer, name, min(NAME_TOKENS, config.max_tokens))[0]
 
     return RobustMDiff(task, config, concepts, read if tokenizer is not None else None, **options)
 

@@ -30,7 +30,7 @@ class SmallStudy:
             self.cohort.task,
             self.config,
             self.cohort.concepts(),
-            lambda name: tokenize(self.tokenizer, name, 32)[0][1:-1],
+            lambda name: tokenize(self.tokenizer, name, 32)[0],
             **options,
         )
         with torch.no_grad():  # heads that start at zero would hide what flows into them

@@ -42,7 +42,7 @@ def collator():
 @pytest.fixture(scope="module")
 def model(collator):
     """Untrained, but with every part of it saying something."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     vocabulary = collator.tokenizer.get_vocab_size()
     config = ModelConfig(
         d_h=16, layers=1, heads=2, patch=8, vocabulary=vocabulary, max_tokens=48, width=16, depth=1
@@ -218,7 +218,10 @@ class Linear(nn.Module):
         self.encoders.encoders = nn.ModuleDict({"xray": flat})
         self.anything = nn.Parameter(torch.zeros(1))
 
-    def encode(self, batch):
+    def embed_concepts(self):
+        return None
+
+    def encode(self, batch, K=None):
         x, _ = self.encoders.encoders["xray"](batch.inputs["xray"])
         segments = torch.stack([torch.arange(len(x)), torch.ones(len(x))], -1).int()[:, None]
         return Encoded(x, segments, x[:, None])

@@ -1,11 +1,45 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
+from robustmdiff.data.batch import Texts
+from robustmdiff.data.tokenizer import tokenize
 from robustmdiff.diagnosis.concepts import BACKGROUND, TRUST, DiseaseTable, FindingEvidence
+from robustmdiff.diagnosis.model import RobustMDiff
+from robustmdiff.ops import Graph
+
+
+def test_a_concept_starts_from_its_name_as_the_text_encoder_reads_it(study):
+    """Each name alone through the encoder, then mean, own vector, norm and graph: K."""
+    model = study.model()
+    concepts, text = model.concepts, model.encoders.encoders["text"]
+    names = []
+    for name in study.cohort.concepts().name:
+        ids = torch.tensor(tokenize(study.tokenizer, name, 32)[0])
+        names.append(text(Texts(torch.tensor([0]), ids, torch.tensor([len(ids)])))[0].mean(0))
+    graph = Graph(*(getattr(concepts, f"graph_{field}") for field in Graph._fields))
+    expected = concepts.attend(concepts.norm(concepts.own + torch.stack(names)), graph)
+    torch.testing.assert_close(concepts(text), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_diagnosis_teaches_the_text_encoder_what_concepts_are_called(study):
+    model = study.model()
+    model.concepts(model.encoders.encoders["text"]).square().sum().backward()
+    words = model.encoders.encoders["text"].bert.embeddings.word_embeddings.weight
+    assert bool(words.grad.abs().sum() > 0)
+
+
+def test_without_text_a_concept_has_a_vector_of_its_own(study):
+    task = replace(
+        study.cohort.task, modalities=tuple(m for m in study.cohort.task.modalities if m.kind != "text")
+    )
+    model = RobustMDiff(task, study.config, study.cohort.concepts())
+    assert model.text is None
+    assert model.concepts(None).shape == (len(study.cohort.concepts()), study.config.d_h)
 
 
 def test_the_table_is_bayes_rule_over_all_findings():
