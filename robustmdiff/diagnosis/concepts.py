@@ -56,7 +56,7 @@ class ConceptEmbedding(nn.Module):
 
     def forward(self, text: nn.Module | None) -> Tensor:
         """text: the encoder of a text modality (see `diagnosis.encoders`), None where there is none."""
-        K = self.own
+        K: Tensor = self.own
         if text is not None and len(self.name_ids):
             K = K + self._names(text)
         graph = Graph(*(getattr(self, f"graph_{name}") for name in self.graph_fields))
