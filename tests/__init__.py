@@ -1,0 +1,1 @@
+"""Tests; `tests.ops.cases` is also what the benchmarks measure."""
