@@ -36,7 +36,7 @@ void sweep(const Work& work, const Tensor& sample, int64_t steps) {
   check_values(work.step, work.key.row_ids, rows, steps);
   if (chunks == 0) return;
   const Run<Work> run = kernel<Work>();
-  const Type type = type_of(sample);
+  const Type type = type_of(sample, "sample");
   // 32768 elements, torch's own measure: on a busy machine waking a thread costs more than less work saves.
   const int64_t grain = std::max<int64_t>(1, 32768 / std::min(work.row_size, CHUNK));
   torch::stable::parallel_for(0, rows * chunks, grain, [&](int64_t first, int64_t last) {

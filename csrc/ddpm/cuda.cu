@@ -161,7 +161,7 @@ void sweep(const Work& work, const Tensor& sample, int64_t steps, bool pointers_
   const auto launch = [&]<class T>(T*) {
     sweep_kernel<T><<<blocks, THREADS, 0, static_cast<cudaStream_t>(stream)>>>(work, rows, steps, wide);
   };
-  switch (type_of(sample)) {
+  switch (type_of(sample, "sample")) {
     case Type::f32: launch(static_cast<float*>(nullptr)); break;
     case Type::bf16: launch(static_cast<__nv_bfloat16*>(nullptr)); break;
     case Type::f16: launch(static_cast<__half*>(nullptr)); break;

@@ -7,16 +7,6 @@ namespace rmd::ddpm {
 
 using Maybe = const std::optional<Tensor>&;
 
-inline Type type_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float: return Type::f32;
-    case ScalarType::BFloat16: return Type::bf16;
-    case ScalarType::Half: return Type::f16;
-    default: break;
-  }
-  STD_TORCH_CHECK(false, "sample has dtype code ", int(x.scalar_type()), ", expected float32, bfloat16 or float16");
-}
-
 inline int64_t row_size_of(const Tensor& sample) {
   STD_TORCH_CHECK(sample.dim() >= 1, "sample has no dimension, expected [B, ...]");
   return sample.size(0) == 0 ? 0 : sample.numel() / sample.size(0);

@@ -6,12 +6,24 @@
 
 namespace rmd {
 
-inline void check_range(const int64_t* node, int64_t edges, int64_t nodes, const char* name) {
-  for (int64_t e = 0; e < edges; ++e) {
-    if (node[e] >= 0 && node[e] < nodes) continue;
-    throw std::invalid_argument(std::string(name) + "[" + std::to_string(e) + "] is " + std::to_string(node[e]) +
-                                ", expected 0 to " + std::to_string(nodes - 1) + " (num_nodes is " +
-                                std::to_string(nodes) + ")");
+inline void check_range(const int64_t* index, int64_t count, int64_t end, const char* name,
+                        const char* end_name = "num_nodes") {
+  for (int64_t i = 0; i < count; ++i) {
+    if (index[i] >= 0 && index[i] < end) continue;
+    throw std::invalid_argument(std::string(name) + "[" + std::to_string(i) + "] is " + std::to_string(index[i]) +
+                                ", expected 0 to " + std::to_string(end - 1) + " (" + end_name + " is " +
+                                std::to_string(end) + ")");
+  }
+}
+
+// Pointers [nodes + 1] into the edges: from 0 to `edges`, never falling.
+inline void check_pointers(const int64_t* pointers, int64_t nodes, int64_t edges, const char* name) {
+  for (int64_t i = 0; i <= nodes; ++i) {
+    const int64_t low = i == 0 ? 0 : pointers[i - 1], high = i == 0 ? 0 : edges;
+    if (pointers[i] >= low && pointers[i] <= high && (i < nodes || pointers[i] == edges)) continue;
+    throw std::invalid_argument(std::string(name) + "[" + std::to_string(i) + "] is " + std::to_string(pointers[i]) +
+                                ", expected " + std::to_string(i == nodes ? edges : low) +
+                                (i == nodes || low == high ? "" : " to " + std::to_string(high)));
   }
 }
 

@@ -1,5 +1,7 @@
 // One DDPM step, as plain pointers. Knows no torch. The formula is in docs/ops/ddpm_step.md.
 #pragma once
+#include <rmd/half.h>
+
 #include <cstdint>
 
 namespace rmd::ddpm {
@@ -58,8 +60,6 @@ struct Normal {
   int64_t row_size;
   Key key;
 };
-
-enum class Type { f32, bf16, f16 };
 
 // Elements begin .. end - 1 of a row; begin is a multiple of CHUNK, so that no split changes a bit.
 constexpr int64_t CHUNK = 4096;

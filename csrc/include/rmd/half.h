@@ -6,6 +6,8 @@
 
 namespace rmd {
 
+enum class Type { f32, bf16, f16 };
+
 struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };
 

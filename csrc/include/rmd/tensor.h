@@ -1,6 +1,8 @@
 // Tensors of the stable ABI, checked into pointers. An error names the argument, what it is and what
 // was expected.
 #pragma once
+#include <rmd/half.h>
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -14,6 +16,16 @@ namespace rmd {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+inline Type type_of(const Tensor& x, const char* name) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return Type::f32;
+    case ScalarType::BFloat16: return Type::bf16;
+    case ScalarType::Half: return Type::f16;
+    default: break;
+  }
+  STD_TORCH_CHECK(false, name, " has dtype code ", int(x.scalar_type()), ", expected float32, bfloat16 or float16");
+}
 
 inline std::string shape_text(const int64_t* sizes, size_t dim) {
   std::ostringstream text;
