@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustmdiff.ops import masked_attention
+from robustmdiff.ops import masked_attention, segments_from_key_padding
 
 NAME = "robustmdiff"
 
@@ -48,20 +48,12 @@ def key_segments(
         )
     if attention_mask is None:
         return None
-    columns = torch.arange(kv_length, device=attention_mask.device)
-    length = attention_mask.sum(1)
-    first = torch.where(attention_mask, columns, kv_length).amin(1)
-    if attention_mask.device.type == "cpu" and not torch.compiler.is_compiling():
-        last = torch.where(attention_mask, columns, -1).amax(1)
-        holes = (length > 0) & (last - first + 1 != length)
-        if holes.any():
-            b = int(holes.nonzero()[0])
-            raise ValueError(
-                f"robustmdiff attention: attention_mask[{b}] has {int(length[b])} tokens between columns "
-                f"{int(first[b])} and {int(last[b])}, expected one stretch without holes"
-            )
-    start = torch.arange(batch_size, device=attention_mask.device) * kv_length + first
-    return torch.stack([start, length], -1)[:, None].to(torch.int32)
+    if attention_mask.shape != (batch_size, kv_length):
+        raise ValueError(
+            f"robustmdiff attention: attention_mask is {list(attention_mask.shape)}, "
+            f"expected [{batch_size}, {kv_length}], a column for each key"
+        )
+    return segments_from_key_padding(~attention_mask)
 
 
 def attention(

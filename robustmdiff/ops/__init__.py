@@ -3,7 +3,14 @@
 from robustmdiff.ops.ddpm import DynamicThreshold, ddpm_noise, ddpm_noise_loss, ddpm_step, ddpm_table
 from robustmdiff.ops.graph_attention import Graph, graph_attention
 from robustmdiff.ops.knowledge_attention import knowledge_attention, knowledge_top
-from robustmdiff.ops.masked_attention import masked_attention, masked_attention_lse, segments_from_padded
+from robustmdiff.ops.masked_attention import (
+    masked_attention,
+    masked_attention_lse,
+    segments_from_block_diagonal,
+    segments_from_key_padding,
+    segments_from_nested,
+    segments_from_padded,
+)
 from robustmdiff.ops.philox import philox_key
 
 __all__ = [
@@ -19,5 +26,8 @@ __all__ = [
     "masked_attention",
     "masked_attention_lse",
     "philox_key",
+    "segments_from_block_diagonal",
+    "segments_from_key_padding",
+    "segments_from_nested",
     "segments_from_padded",
 ]

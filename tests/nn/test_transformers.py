@@ -87,7 +87,9 @@ def test_attention_dropout_is_drawn_in_training():
 
 
 def test_a_mask_with_holes_is_an_error():
-    with pytest.raises(ValueError, match=r"attention_mask\[1\] has 2 tokens between columns 0 and 2"):
+    with pytest.raises(
+        ValueError, match=r"mask\[1\] has 2 columns that are not padding, from 0 on, with a hole at column 1"
+    ):
         bert("robustmdiff")(
             torch.zeros(2, 4).long(), attention_mask=torch.tensor([[1, 1, 1, 0], [1, 0, 1, 0]])
         )

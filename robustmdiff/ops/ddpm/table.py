@@ -43,7 +43,9 @@ def ddpm_table(scheduler: Any) -> Tensor:
     one = torch.tensor(1.0)
     rows = []
     for i, t in enumerate(timesteps):
-        following = alpha_bars[timesteps[i + 1]] if i + 1 < len(timesteps) else one
+        # diffusers' "trailing" timesteps end with an extra -1 where its division rounds badly (61 of 1000).
+        last = i + 1 == len(timesteps) or timesteps[i + 1] < 0
+        following = one if last else alpha_bars[timesteps[i + 1]]
         rows.append(_row(alpha_bars[t], following, t, i, variance_type))
     return torch.stack(rows) if rows else torch.empty(0, len(Coefficients._fields))
 

@@ -15,10 +15,22 @@ from torch import Tensor
 
 from robustmdiff.ops.dispatch import Backend, Op
 from robustmdiff.ops.masked_attention import definition, torch_backend
+from robustmdiff.ops.masked_attention.converters import (
+    segments_from_block_diagonal,
+    segments_from_key_padding,
+    segments_from_nested,
+)
 from robustmdiff.ops.masked_attention.segments import segments_from_padded
 from robustmdiff.ops.registration import FLOATS, autocast
 
-__all__ = ["masked_attention", "masked_attention_lse", "segments_from_padded"]
+__all__ = [
+    "masked_attention",
+    "masked_attention_lse",
+    "segments_from_block_diagonal",
+    "segments_from_key_padding",
+    "segments_from_nested",
+    "segments_from_padded",
+]
 
 
 def masked_attention(

@@ -1,0 +1,102 @@
+"""Other libraries' descriptions of a batch, as segments.
+
+q_segments, k_segments = segments_from_block_diagonal(mask)   # xformers
+segments = segments_from_nested(x)                            # torch.nested, with x.values()
+segments = segments_from_key_padding(key_padding_mask)        # padded tensors, viewed flat
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# By name, so that xformers is not imported. Their relatives (causal, local, gappy, paged) see less
+# than a whole block, or have other meanings for the same fields.
+BLOCK_DIAGONAL = ("BlockDiagonalMask", "BlockDiagonalPaddedKeysMask")
+
+
+def segments_from_block_diagonal(mask: Any) -> tuple[Tensor, Tensor]:
+    """Query and key segments, each int32 [B, 1, 2], of an xformers `BlockDiagonalMask` of B blocks, or
+    of a `BlockDiagonalPaddedKeysMask`; the tensors are those for xformers without their first axis of 1.
+
+    Raises TypeError for every other mask.
+    """
+    name = type(mask).__name__
+    if name not in BLOCK_DIAGONAL:
+        raise TypeError(
+            f"segments_from_block_diagonal: mask is a {name}, expected a {' or a '.join(BLOCK_DIAGONAL)}, "
+            "in which every query sees all keys of its block"
+        )
+    return _blocks(mask.q_seqinfo), _blocks(mask.k_seqinfo)
+
+
+def _blocks(info: Any) -> Tensor:
+    """int32 [B, 1, 2] of xformers' start of each block [B + 1] and, where blocks are padded, lengths [B]."""
+    length = info.seqlen if hasattr(info, "seqlen") else info.seqstart.diff()
+    return torch.stack([info.seqstart[:-1], length], -1)[:, None].to(torch.int32)
+
+
+def segments_from_nested(x: Any) -> Tensor:
+    """Segments int32 [B, 1, 2] of a nested tensor [B, j, ...] in torch's jagged layout: its sequences
+    as they lie in `x.values()`, those of `torch.nested.narrow` too.
+
+    Raises TypeError for a tensor that is not nested or not jagged, ValueError where the ragged axis
+    is not the second.
+    """
+    if not x.is_nested or x.layout != torch.jagged:
+        kind = f"nested with layout {x.layout}" if x.is_nested else f"a plain tensor {list(x.shape)}"
+        raise TypeError(f"segments_from_nested: x is {kind}, expected a nested tensor with torch.jagged")
+    if x._ragged_idx != 1:
+        raise ValueError(
+            f"segments_from_nested: x is ragged along axis {x._ragged_idx}, expected axis 1: [B, j, ...]"
+        )
+    offsets, lengths = x.offsets(), x.lengths()
+    if lengths is None:
+        lengths = offsets.diff()
+    return torch.stack([offsets[:-1], lengths], -1)[:, None].to(torch.int32)
+
+
+def segments_from_key_padding(key_padding_mask: Tensor, offsets: Sequence[int] | None = None) -> Tensor:
+    """Segments int32 [B, M, 2] of a padded tensor [B, L, ...] viewed flat as [B * L, ...].
+
+    key_padding_mask  bool [B, L], True where there is nothing, as for `torch.nn.MultiheadAttention`.
+                      transformers' attention_mask says the opposite: pass `attention_mask == 0`.
+    offsets           [M + 1]: the column where each modality begins, and last L; default one modality.
+
+    What is not padding must be one stretch in each modality of each row, wherever it begins. Raises
+    ValueError for shapes and dtypes and, on the CPU, for a hole, named by its row and column.
+    """
+    if key_padding_mask.ndim != 2 or key_padding_mask.dtype != torch.bool:
+        raise ValueError(
+            "segments_from_key_padding: key_padding_mask must be bool [rows, columns], "
+            f"got {key_padding_mask.dtype} {list(key_padding_mask.shape)}"
+        )
+    B, L = key_padding_mask.shape
+    columns = [0, L] if offsets is None else [int(column) for column in offsets]
+    if columns[0] != 0 or columns[-1] != L or sorted(columns) != columns:
+        raise ValueError(
+            f"segments_from_key_padding: offsets is {columns}, expected columns from 0 to {L}"
+        )
+    position = torch.arange(L, device=key_padding_mask.device)
+    firsts, lengths = [], []
+    for begin, end in pairwise(columns):
+        there, column = ~key_padding_mask[:, begin:end], position[begin:end]
+        length = there.sum(1)
+        first = torch.where(there, column, end).amin(1) if end > begin else length + begin
+        if there.device.type == "cpu" and not torch.compiler.is_compiling():
+            inside = (column >= first[:, None]) & (column < (first + length)[:, None])
+            if (there != inside).any():
+                b, hole = (inside & ~there).nonzero()[0].tolist()
+                raise ValueError(
+                    f"segments_from_key_padding: key_padding_mask[{b}] has {int(length[b])} columns that are "
+                    f"not padding, from {int(first[b])} on, with a hole at column {begin + hole}; expected "
+                    "one stretch without holes"
+                )
+        firsts.append(first)
+        lengths.append(length)
+    start = torch.stack(firsts, 1) + torch.arange(B, device=position.device)[:, None] * L
+    return torch.stack([start, torch.stack(lengths, 1)], -1).to(torch.int32)
