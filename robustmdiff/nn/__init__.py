@@ -1,4 +1,7 @@
-"""Layers made of the ops, to be put into other people's models."""
+"""Layers made of the ops, to be put into other people's models.
+
+FusedDDPMScheduler and FusedDDIMScheduler are imported from here too, where diffusers is installed.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +12,10 @@ from robustmdiff.nn.masked_attention import MaskedCrossModalAttention
 from robustmdiff.nn.transformers import register_with_transformers
 
 if TYPE_CHECKING:
-    from robustmdiff.nn.diffusers_scheduler import FusedDDIMScheduler, FusedDDPMScheduler
+    from robustmdiff.nn.diffusers_scheduler import FusedDDIMScheduler as FusedDDIMScheduler
+    from robustmdiff.nn.diffusers_scheduler import FusedDDPMScheduler as FusedDDPMScheduler
 
 __all__ = [
-    "FusedDDIMScheduler",
-    "FusedDDPMScheduler",
     "GraphAttention",
     "KnowledgeAttention",
     "MaskedAttnProcessor",

@@ -78,9 +78,7 @@ def segments_from_key_padding(key_padding_mask: Tensor, offsets: Sequence[int] |
     B, L = key_padding_mask.shape
     columns = [0, L] if offsets is None else [int(column) for column in offsets]
     if columns[0] != 0 or columns[-1] != L or sorted(columns) != columns:
-        raise ValueError(
-            f"segments_from_key_padding: offsets is {columns}, expected columns from 0 to {L}"
-        )
+        raise ValueError(f"segments_from_key_padding: offsets is {columns}, expected columns from 0 to {L}")
     position = torch.arange(L, device=key_padding_mask.device)
     firsts, lengths = [], []
     for begin, end in pairwise(columns):
