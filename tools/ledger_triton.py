@@ -1,0 +1,137 @@
+"""Triton kernels for the ledger: each launcher runs on CPU tensors while every launch is only compiled.
+
+So a kernel is compiled with exactly the types, constants and divisibilities that its launcher gives it
+at run time; without the divisibilities a compiler reports spills that do not exist.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import machine_code
+import torch
+from ledger import Line
+
+ARCHITECTURES = (80, 90, 120)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A call to compile: `run()` calls the launchers. What the named kernels must be able to do."""
+
+    name: str
+    run: Callable[[], Any]
+    dtype: torch.dtype
+    architectures: tuple[int, ...] = ARCHITECTURES
+    pipelined: tuple[str, ...] = ()  # must fetch ahead
+    tensor_cores: tuple[str, ...] = ()  # must multiply on tensor cores, in 16 bits; they round float32
+
+
+def masked_attention() -> Iterator[Situation]:
+    from robustmdiff.kernels import masked_attention as kernels
+
+    def call(D: int, dtype: torch.dtype, extras: bool) -> Callable[[], Any]:
+        def run() -> None:
+            Hkv = 2 if extras else 4
+            q, k, v = torch.zeros(256, 4, D, dtype=dtype), *torch.zeros(2, 256, Hkv, D, dtype=dtype)
+            segments = torch.tensor([[[0, 100], [100, 156]]], dtype=torch.int32)
+            affinity = torch.zeros(4, 2, 2) if extras else None
+            settings = (segments, segments, affinity, None, D**-0.5, extras, 0.0)
+            out, lse = kernels.forward(q, k, v, *settings)
+            kernels.backward(out, out, lse, q, k, v, *settings)
+
+        return run
+
+    products = ("_forward", "_backward_queries", "_backward_keys")
+    for dtype in (torch.bfloat16, torch.float32):
+        for D in (64, 128, 256):
+            name = f"masked_attention {_word(dtype)} {D}"
+            yield Situation(name, call(D, dtype, False), dtype, ARCHITECTURES, products, products)
+    yield Situation(
+        "masked_attention affinity, exclude_own, shared heads, bfloat16 64",
+        call(64, torch.bfloat16, True), torch.bfloat16, ARCHITECTURES, products, products,
+    )  # fmt: skip
+
+
+SITUATIONS: tuple[Callable[[], Iterator[Situation]], ...] = (masked_attention,)
+
+
+def missing() -> str | None:
+    if find_spec("triton") is None:
+        return "triton is not installed (pip install 'robustmdiff[triton]')"
+    return None
+
+
+def lines(words: list[str]) -> list[Line]:
+    """The lines whose name and architecture hold all the words."""
+    import triton
+
+    found: dict[tuple[str, str], Line] = {}
+    for situations in SITUATIONS:
+        for situation in situations():
+            for number in situation.architectures:
+                arch = f"sm_{number}"
+                if not all(word in f"{situation.name} {arch}" for word in words):
+                    continue
+                for kernel, metadata, cubin in compiled(situation.run, number):
+                    name = f"{situation.name}: {kernel}"
+                    with tempfile.TemporaryDirectory() as folder:
+                        path = Path(folder) / "kernel.cubin"
+                        path.write_bytes(cubin)
+                        (resources,) = machine_code.resources(path).values()
+                    found[name, arch] = Line(
+                        name, arch, f"triton {triton.__version__}",
+                        _with_shared(resources, metadata.shared),
+                        kernel in situation.pipelined,
+                        kernel in situation.tensor_cores and situation.dtype != torch.float32,
+                    )  # fmt: skip
+    return list(found.values())
+
+
+def compiled(run: Callable[[], Any], arch: int) -> list[tuple[str, Any, bytes]]:
+    """(kernel, metadata, cubin) of each launch in run(), for compute capability arch / 10."""
+    found: list[tuple[str, Any, bytes]] = []
+    with _launches_compile_only(arch, found):
+        run()
+    return found
+
+
+@contextmanager
+def _launches_compile_only(arch: int, found: list[tuple[str, Any, bytes]]) -> Iterator[None]:
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    stand_in = SimpleNamespace(
+        get_current_target=lambda: GPUTarget("cuda", arch, 32),
+        get_current_device=lambda: arch,  # Triton keeps what it compiled by device
+        get_current_stream=lambda device: 0,
+    )
+    original, before = JITFunction.run, driver._active
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        kernel = original(self, *args, grid=grid, warmup=True, **kwargs)
+        found.append((self.fn.__name__, kernel.metadata, kernel.asm["cubin"]))
+
+    driver.set_active(stand_in)
+    JITFunction.run = compile_only
+    try:
+        yield
+    finally:
+        JITFunction.run, driver._active = original, before
+
+
+def _with_shared(resources: Any, shared: int) -> Any:
+    """Triton's shared memory is dynamic, so the cubin does not know it."""
+    return replace(resources, shared=resources.shared + shared)
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
