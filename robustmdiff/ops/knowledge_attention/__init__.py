@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from robustmdiff.ops.dispatch import Backend, Op
-from robustmdiff.ops.knowledge_attention import definition, torch_backend
+from robustmdiff.ops.knowledge_attention import definition, native, torch_backend
 from robustmdiff.ops.registration import FLOATS, autocast
 
 __all__ = ["knowledge_attention", "knowledge_top"]
@@ -100,6 +100,7 @@ def _no_reasons(*_: Any) -> list[str]:
 OP = Op(
     "knowledge_attention",
     (
+        Backend("native", native.run, native.reasons),
         Backend("torch", torch_backend.run, _no_reasons),
         Backend("definition", definition.knowledge_attention, _no_reasons),
     ),
@@ -108,6 +109,7 @@ OP = Op(
 TOP = Op(
     "knowledge_top",
     (
+        Backend("native", native.top, native.reasons),
         Backend("torch", torch_backend.top_op, _no_reasons),
         Backend("definition", definition.knowledge_top, _no_reasons),
     ),

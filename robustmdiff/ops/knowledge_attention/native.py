@@ -1,0 +1,46 @@
+"""The C++ kernels behind the schema, and what they take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustmdiff import _native
+from robustmdiff.ops.knowledge_attention.schema import TENSORS, WRT, declare
+from robustmdiff.ops.registration import differentiable
+
+forward_op, backward_op, top_op = declare("")
+
+
+def reasons(q: Tensor, *_: Any) -> list[str]:
+    """Why the kernels cannot take these arguments."""
+    found = []
+    if q.device.type != "cpu":
+        found.append(f"no kernel for {q.device.type}")
+    if _native.reason is not None:
+        found.append(_native.reason)
+    if q.dtype == torch.float64:
+        found.append("float64, and the kernels compute in float32")
+    return found
+
+
+def _packed(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(None if x is None else x.contiguous() for x in tensors)
+
+
+def forward(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    return forward_op(*_packed(q, concepts, log_prior), scale)
+
+
+def backward(grad_out: Tensor, out: Tensor, lse: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *tensors, scale = inputs
+    return backward_op(*_packed(grad_out, out, lse, *tensors), scale)
+
+
+def top(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float, n: int) -> tuple[Tensor, Tensor]:
+    return top_op(*_packed(q, concepts, log_prior), scale, n)
+
+
+run = differentiable(forward, backward, TENSORS, WRT)
