@@ -19,6 +19,7 @@ constexpr int64_t GROUPS = 16;  // tasks wanted in the backward pass, where a ta
 
 struct Kernels {
   decltype(&scalar::spread) spread;
+  decltype(&scalar::dot) dot;
   decltype(&scalar::attend) attend;
   decltype(&scalar::join) join;
   decltype(&scalar::differentiate) differentiate;
@@ -27,7 +28,7 @@ struct Kernels {
 };
 
 #define RMD_KERNELS_OF(isa) \
-  Kernels { isa::spread, isa::attend, isa::join, isa::differentiate, isa::join_dq, isa::weigh }
+  Kernels { isa::spread, isa::dot, isa::attend, isa::join, isa::differentiate, isa::join_dq, isa::weigh }
 Kernels kernels() {
 #if defined(__x86_64__)
   if (isa() == Isa::avx512) return RMD_KERNELS_OF(avx512);
@@ -206,7 +207,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_out, const Tensor
     return {dq, dconcepts, dprior};
   }
   const int64_t chunk = chunk_of(a.k), chunks = (a.k + chunk - 1) / chunk, blocks = (a.rows + ROWS - 1) / ROWS;
-  const int64_t groups = std::clamp<int64_t>(GROUPS / chunks, 1, blocks), per_group = (blocks + groups - 1) / groups;
+  const int64_t wanted = std::clamp<int64_t>(GROUPS / chunks, 1, blocks), per_group = (blocks + wanted - 1) / wanted;
+  const int64_t groups = (blocks + per_group - 1) / per_group;  // so that none is empty
   const int64_t stride = stride_of(least(a.rows, ROWS)), slices = (a.d + SLICE - 1) / SLICE, pitch = round_up(a.d, 16);
   // A block's inputs, as lanes and as rows, then its dq of each chunk.
   const int64_t inputs = 2 * stride * a.d + 2 * ROWS * pitch + 2 * ROWS, of_dq = stride * a.d;
@@ -223,7 +225,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_out, const Tensor
       const int64_t within = first + slot % wave, row = (slot / wave * per_group + within) * ROWS;
       const int64_t rows = within < per_group ? std::clamp<int64_t>(a.rows - row, 0, ROWS) : 0;
       float* at = scratch.get() + slot * of_block;
-      Gradient g{.block = {row, rows, stride_of(rows), at}, .pitch = pitch};
+      Gradient g{};
+      g.block = {row, rows, stride_of(rows), at}, g.pitch = pitch;
       g.grad = at += stride * a.d;
       g.q_rows = at += stride * a.d;
       g.grad_rows = at += ROWS * pitch;
@@ -243,12 +246,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_out, const Tensor
         run.spread(a.q, a.type, b.first, b.rows, a.d, b.stride, writable(b.q), writable(g.q_rows), pitch);
         run.spread(grad_at, a.type, b.first, b.rows, a.d, b.stride, writable(g.grad), writable(g.grad_rows), pitch);
         run.spread(out_at, a.type, b.first, b.rows, a.d, b.stride, out_lanes.get(), nullptr, 0);
-        float *l = writable(g.lse), *delta = writable(g.delta);
-        std::fill(l, l + b.stride, -LOWEST), std::fill(delta, delta + b.stride, 0.0f);
-        std::copy_n(lse_at + b.first, b.rows, l);
-        for (int64_t j = 0; j < a.d; ++j) {
-          for (int64_t r = 0; r < b.stride; ++r) delta[r] += g.grad[j * b.stride + r] * out_lanes[j * b.stride + r];
-        }
+        run.dot(g.grad, out_lanes.get(), a.d, b.stride, writable(g.delta));
+        std::fill_n(writable(g.lse), b.stride, -LOWEST);
+        std::copy_n(lse_at + b.first, b.rows, writable(g.lse));
       }
     });
     torch::stable::parallel_for(

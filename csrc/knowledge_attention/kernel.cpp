@@ -305,6 +305,22 @@ void spread(const void* x, Type type, int64_t first, int64_t rows, int64_t d, in
   });
 }
 
+// In the order of score_tile: where one concept has nearly all the weight, `out` is nearly that concept,
+// and the difference of the two products must vanish with their roundings.
+void dot(const float* a, const float* b, int64_t d, int64_t stride, float* out) {
+  for (int64_t lane = 0; lane < stride; lane += W) {
+    F total = set(0.0f);
+    for (int64_t first = 0; first < d; first += DEPTH) {
+      F sum = set(0.0f);
+      for (int64_t j = first; j < least(d, first + DEPTH); ++j) {
+        sum = fma(load(b + j * stride + lane), load(a + j * stride + lane), sum);
+      }
+      total = first == 0 ? sum : total + sum;
+    }
+    store(out + lane, total);
+  }
+}
+
 void attend(const Problem& problem, const Block& block, int64_t begin, int64_t end, float* widened, float* partial) {
   const int64_t stride = block.stride;
   float *largest = partial, *sum = partial + stride, *weighted = partial + 2 * stride;

@@ -77,6 +77,8 @@ struct Scored {
   /* rows of x [.., d] as lanes [d][stride], and if asked as rows [rows][pitch] */                             \
   void spread(const void* x, Type, int64_t first, int64_t rows, int64_t d, int64_t stride, float* lanes,       \
               float* as_rows, int64_t pitch);                                                                  \
+  /* out[lane] = the sum over j of a[j][lane] b[j][lane], in the order in which scores are summed */          \
+  void dot(const float* a, const float* b, int64_t d, int64_t stride, float* out);                             \
   void attend(const Problem&, const Block&, int64_t begin, int64_t end, float* widened, float* partial);       \
   void join(const Problem&, const Block&, const float* partials, int64_t chunks, int64_t column, void* out,    \
             float* lse);                                                                                       \

@@ -30,8 +30,19 @@ def _packed(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(None if x is None else x.contiguous() for x in tensors)
 
 
+def _checked(op: Any, *args: Any) -> Any:
+    """The kernels look at the values of log_prior; the stable ABI has no ValueError to raise."""
+    try:
+        return op(*args)
+    except RuntimeError as error:
+        _, named, message = str(error).partition("knowledge_attention: log_prior[")
+        if not named:
+            raise
+        raise ValueError(named + message) from None
+
+
 def forward(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    return forward_op(*_packed(q, concepts, log_prior), scale)
+    return _checked(forward_op, *_packed(q, concepts, log_prior), scale)
 
 
 def backward(grad_out: Tensor, out: Tensor, lse: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,7 +51,7 @@ def backward(grad_out: Tensor, out: Tensor, lse: Tensor, *inputs: Any) -> tuple[
 
 
 def top(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float, n: int) -> tuple[Tensor, Tensor]:
-    return top_op(*_packed(q, concepts, log_prior), scale, n)
+    return _checked(top_op, *_packed(q, concepts, log_prior), scale, n)
 
 
 run = differentiable(forward, backward, TENSORS, WRT)

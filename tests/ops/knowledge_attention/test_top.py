@@ -7,7 +7,7 @@ from robustmdiff import use_backend
 from robustmdiff.ops import knowledge_top
 
 
-@pytest.mark.parametrize("backend", ["torch", "definition"])
+@pytest.mark.parametrize("backend", ["native", "torch", "definition"])
 def test_top_gives_the_heaviest_concepts_and_their_share(backend):
     torch.manual_seed(0)
     q, K, prior = torch.randn(5, 2, 3), torch.randn(700, 3), torch.randn(700)
@@ -26,15 +26,16 @@ def test_top_searches_chunk_by_chunk(monkeypatch):
 
     torch.manual_seed(0)
     q, K = torch.randn(5, 2, 3), torch.randn(1700, 3)
-    index, weight = knowledge_top(q, K, scale=0.7, n=600)
-    monkeypatch.setattr(torch_backend, "BLOCK", 64)
-    monkeypatch.setattr(torch_backend, "ROWS", 3)
-    same, same_weight = knowledge_top(q, K, scale=0.7, n=600)
+    with use_backend(knowledge_top="torch"):
+        index, weight = knowledge_top(q, K, scale=0.7, n=600)
+        monkeypatch.setattr(torch_backend, "BLOCK", 64)
+        monkeypatch.setattr(torch_backend, "ROWS", 3)
+        same, same_weight = knowledge_top(q, K, scale=0.7, n=600)
     assert torch.equal(index, same)
     torch.testing.assert_close(weight, same_weight)
 
 
-@pytest.mark.parametrize("backend", ["torch", "definition"])
+@pytest.mark.parametrize("backend", ["native", "torch", "definition"])
 def test_absent_concepts_have_no_weight(backend):
     K = torch.full((4, 3), torch.nan)
     K[2] = 1.0
