@@ -83,18 +83,8 @@ struct Prior {
   }
 };
 
-Type type_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float: return Type::f32;
-    case ScalarType::BFloat16: return Type::bf16;
-    case ScalarType::Half: return Type::f16;
-    default: break;
-  }
-  STD_TORCH_CHECK(false, "q has dtype code ", int(x.scalar_type()), ", expected float32, bfloat16 or float16");
-}
-
 Problem problem_of(const Tensor& q, const Tensor& concepts, const Prior& prior, double scale) {
-  const Type type = type_of(q);
+  const Type type = type_of(q, "q");
   STD_TORCH_CHECK(q.dim() == 3 && q.size(2) >= 1, "q has shape ", shape_text(q), ", expected [rows, heads, width >= 1]");
   const int64_t k = concepts.dim() == 2 ? concepts.size(0) : 0;
   const int64_t shape[] = {k, q.size(2)};

@@ -45,7 +45,7 @@ def dense(q: Tensor, concepts: Tensor, prior: Tensor | None, g: Tensor, scale: f
         gone = prior == -torch.inf
         scores = (scores + leaves[2]).masked_fill(gone, torch.finfo(q.dtype).min)
     out = torch.einsum("nhk,kd->nhd", scores.softmax(-1) * ~gone, leaves[1])
-    lse = torch.full(q.shape[:2], NOTHING, dtype=scores.dtype) if gone.all() else scores.logsumexp(-1)
+    lse = torch.full(q.shape[:2], NOTHING) if gone.all() else scores.logsumexp(-1)
     grads = torch.autograd.grad(out, leaves, g)
     return [x.detach() for x in (out, lse, *grads)] + ([q.new_zeros(0)] if prior is None else [])
 

@@ -13,8 +13,6 @@
 
 namespace rmd::knowledge {
 
-enum class Type { f32, bf16, f16 };
-
 constexpr int64_t ROWS = 64;   // query rows of a block
 constexpr int64_t TILE = 96;   // concepts that are scored before they are summed
 constexpr int64_t SLICE = 16;  // columns that are joined at a time

@@ -12,6 +12,9 @@ from robustmdiff.ops.knowledge_attention.schema import TENSORS, WRT, declare
 from robustmdiff.ops.registration import differentiable
 
 forward_op, backward_op, top_op = declare("")
+_MISSING = _native.reason
+if _MISSING is None and not torch._C._dispatch_has_kernel_for_dispatch_key(forward_op.name(), "CPU"):
+    _MISSING = "_C.so was built before it had this op; install the package again"
 
 
 def reasons(q: Tensor, *_: Any) -> list[str]:
@@ -19,8 +22,8 @@ def reasons(q: Tensor, *_: Any) -> list[str]:
     found = []
     if q.device.type != "cpu":
         found.append(f"no kernel for {q.device.type}")
-    if _native.reason is not None:
-        found.append(_native.reason)
+    if _MISSING is not None:
+        found.append(_MISSING)
     if q.dtype == torch.float64:
         found.append("float64, and the kernels compute in float32")
     return found
