@@ -1,8 +1,7 @@
 // Knowledge attention on the CPU. Compiled once per instruction set.
 //
-// Two products do all the work, both with a register tile of HEIGHT values times PANEL vectors of
-// lanes; one value is read from memory as it lies and meets PANEL vectors. For 64 rows neither the
-// concepts nor the scores are packed or copied.
+// Two products do all the work, both with a register tile of M values times V vectors of lanes; a
+// value is read from memory as it lies and meets V vectors. Neither concepts nor scores are packed.
 #include <rmd/knowledge_attention.h>
 #include <rmd/math.h>
 
@@ -11,8 +10,11 @@ namespace {
 
 using namespace rmd::RMD_ISA;
 
-constexpr int HEIGHT = 6;
-constexpr int PANEL = W == 16 ? 4 : 2;  // 24 accumulators of 32 registers, or 12 of 16
+constexpr int PANEL = W == 16 ? 4 : 2;  // V at most
+// M at most: 24 accumulators of 32 registers or 12 of 16; enough of them to hide the latency of fma, and
+// no more row pointers than there are registers.
+constexpr int rows_high(int v) { return v == 1 ? 8 : 6; }
+constexpr int columns_high(int v) { return v == 1 || (v == 2 && W == 16) ? 12 : 6; }
 constexpr int64_t DEPTH = 512;          // terms of a product that are summed before they are added to the rest
 
 // Nothing of the standard library here: its inline functions have one name for all instruction sets.
@@ -29,7 +31,7 @@ RMD_INLINE void by_rows(const float* const* rows, const float* lanes, int64_t st
     F b[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) b[v] = load(lanes + i * stride + v * W);
-#pragma GCC unroll 6
+#pragma GCC unroll 12
     for (int m = 0; m < M; ++m) {
       const F a = set(row[m][i]);
 #pragma GCC unroll 4
@@ -47,7 +49,7 @@ RMD_INLINE void by_columns(const float* const* rows, int64_t column, const float
     F b[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) b[v] = load(lanes + i * stride + v * W);
-#pragma GCC unroll 6
+#pragma GCC unroll 12
     for (int m = 0; m < M; ++m) {
       const F a = set(row[m]);
 #pragma GCC unroll 4
@@ -58,7 +60,7 @@ RMD_INLINE void by_columns(const float* const* rows, int64_t column, const float
 
 template <int M, int V>
 RMD_INLINE void clear(F (&sum)[M][V]) {
-#pragma GCC unroll 6
+#pragma GCC unroll 12
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) sum[m][v] = set(0.0f);
@@ -78,12 +80,12 @@ RMD_INLINE void sized(int64_t n, const Work& work) {
 }
 
 // work<M, V>(i, v) over all register tiles of `count` values times `vectors` vectors.
-template <class Work>
+template <int (*high)(int), class Work>
 RMD_INLINE void tiles(int64_t count, int64_t vectors, const Work& work) {
   for (int64_t v = 0; v < vectors; v += PANEL) {
     sized<PANEL>(vectors - v, [&]<int V>() {
-      for (int64_t i = 0; i < count; i += HEIGHT) {
-        sized<HEIGHT>(count - i, [&]<int M>() { work.template operator()<M, V>(i, v * W); });
+      for (int64_t i = 0; i < count; i += high(V)) {
+        sized<high(V)>(count - i, [&]<int M>() { work.template operator()<M, V>(i, v * W); });
       }
     });
   }
@@ -109,7 +111,7 @@ __attribute__((noinline)) void score_tile(const float* const* rows, const float*
 }
 
 void score(const float* const* rows, int64_t count, const Block& block, const float* lanes, int64_t d, float* scores) {
-  tiles(count, block.stride / W, [&]<int M, int V>(int64_t c, int64_t lane) {
+  tiles<rows_high>(count, block.stride / W, [&]<int M, int V>(int64_t c, int64_t lane) {
     score_tile<M, V>(rows + c, lanes + lane, block.stride, d, scores + c * block.stride + lane);
   });
 }
@@ -131,7 +133,7 @@ __attribute__((noinline)) void add_tile(const float* const* rows, int64_t count,
 
 void add_weighted(const float* const* rows, int64_t count, const Block& block, const float* weights, int64_t d,
                   const float* keep, float* out) {
-  tiles(d, block.stride / W, [&]<int M, int V>(int64_t j, int64_t lane) {
+  tiles<columns_high>(d, block.stride / W, [&]<int M, int V>(int64_t j, int64_t lane) {
     add_tile<M, V>(rows, count, weights + lane, block.stride, j, keep + lane, out + j * block.stride + lane);
   });
 }
@@ -205,8 +207,10 @@ void soften(const Tile& tile, const Problem& problem, int64_t stride, float* sco
 template <class T>
 void spread_as(const T* x, int64_t rows, int64_t d, int64_t stride, float* lanes, float* as_rows, int64_t pitch) {
   if (rows < stride) fill(lanes, d * stride, 0.0f);
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t j = 0; j < d; ++j) lanes[j * stride + r] = widen(x[r * d + j]);
+  for (int64_t first = 0; first < d; first += SLICE) {  // a line of each row at a time
+    for (int64_t j = first; j < least(d, first + SLICE); ++j) {
+      for (int64_t r = 0; r < rows; ++r) lanes[j * stride + r] = widen(x[r * d + j]);
+    }
   }
   if (as_rows == nullptr) return;
   for (int64_t r = 0; r < rows; ++r) {
@@ -386,7 +390,7 @@ void differentiate(const Problem& problem, const Gradient& g, int64_t begin, int
     score(tile.rows, tile.count, g.block, g.grad, d, products);
     harden(tile, problem, g, fresh, scores, products, dprior);
     add_weighted(tile.rows, tile.count, g.block, products, d, keep, dq);
-    tiles(tile.count, g.pitch / W, [&]<int M, int V>(int64_t c, int64_t column) {
+    tiles<rows_high>(tile.count, g.pitch / W, [&]<int M, int V>(int64_t c, int64_t column) {
       dconcepts_tile<M, V>(g, scores + c * stride, products + c * stride, tile.concepts + c, column, d, fresh, dconcepts);
     });
   }

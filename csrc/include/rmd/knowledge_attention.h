@@ -24,10 +24,11 @@ constexpr int64_t CHUNKS = 64;  // at most
 RMD_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 RMD_INLINE int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 
-// Concepts of a chunk. Depends on k alone, and so do the bits of a row.
+// Concepts of a chunk: nearly even shares of the table, in whole register tiles. Depends on k alone,
+// and so do the bits of a row.
 RMD_INLINE int64_t chunk_of(int64_t k) {
-  const int64_t even = round_up((k + CHUNKS - 1) / CHUNKS, TILE);
-  return even < 2 * TILE ? 2 * TILE : even;
+  const int64_t chunks = least(CHUNKS, (k + 2 * TILE - 1) / (2 * TILE));
+  return chunks <= 1 ? 2 * TILE : round_up((k + chunks - 1) / chunks, 6);
 }
 
 struct Problem {
