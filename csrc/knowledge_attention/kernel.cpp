@@ -15,7 +15,9 @@ constexpr int PANEL = W == 16 ? 4 : 2;  // V at most
 // no more row pointers than there are registers.
 constexpr int rows_high(int v) { return v == 1 ? 8 : 6; }
 constexpr int columns_high(int v) { return v == 1 || (v == 2 && W == 16) ? 12 : 6; }
-constexpr int64_t DEPTH = 512;          // terms of a product that are summed before they are added to the rest
+// Terms of a score that are summed before they are added to the rest: DEPTH x PANEL vectors of lanes stay
+// in the first cache while all concepts of a tile pass by.
+constexpr int64_t DEPTH = 128;
 
 // Nothing of the standard library here: its inline functions have one name for all instruction sets.
 RMD_INLINE void fill(float* to, int64_t count, float value) {
@@ -91,29 +93,32 @@ RMD_INLINE void tiles(int64_t count, int64_t vectors, const Work& work) {
   }
 }
 
-// scores[c][lane] = rows[c] . lanes
+// scores[c][lane] (+)= the sum over columns first .. first + depth - 1 of rows[c][j] lanes[j][lane]
 template <int M, int V>
-__attribute__((noinline)) void score_tile(const float* const* rows, const float* lanes, int64_t stride, int64_t d,
-                                          float* scores) {
-  for (int64_t j = 0; j < d; j += DEPTH) {
-    const float* at[M];
-    for (int m = 0; m < M; ++m) at[m] = rows[m] + j;
-    F sum[M][V];
-    clear(sum);
-    by_rows(at, lanes + j * stride, stride, least(DEPTH, d - j), sum);
-    for (int m = 0; m < M; ++m) {
-      for (int v = 0; v < V; ++v) {
-        float* to = scores + m * stride + v * W;
-        store(to, j == 0 ? sum[m][v] : load(to) + sum[m][v]);
-      }
+__attribute__((noinline)) void score_tile(const float* const* rows, const float* lanes, int64_t stride, int64_t first,
+                                          int64_t depth, float* scores) {
+  const float* at[M];
+  for (int m = 0; m < M; ++m) at[m] = rows[m] + first;
+  F sum[M][V];
+  clear(sum);
+  by_rows(at, lanes + first * stride, stride, depth, sum);
+#pragma GCC unroll 12
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      float* to = scores + m * stride + v * W;
+      store(to, first == 0 ? sum[m][v] : load(to) + sum[m][v]);
     }
   }
 }
 
 void score(const float* const* rows, int64_t count, const Block& block, const float* lanes, int64_t d, float* scores) {
-  tiles<rows_high>(count, block.stride / W, [&]<int M, int V>(int64_t c, int64_t lane) {
-    score_tile<M, V>(rows + c, lanes + lane, block.stride, d, scores + c * block.stride + lane);
-  });
+  for (int64_t first = 0; first < d; first += DEPTH) {
+    tiles<rows_high>(count, block.stride / W, [&]<int M, int V>(int64_t c, int64_t lane) {
+      score_tile<M, V>(rows + c, lanes + lane, block.stride, first, least(DEPTH, d - first),
+                       scores + c * block.stride + lane);
+    });
+  }
 }
 
 // out[j][lane] = out[j][lane] keep[lane] + sum over c of rows[c][j] weights[c][lane]
@@ -123,19 +128,14 @@ __attribute__((noinline)) void add_tile(const float* const* rows, int64_t count,
   F sum[M][V];
   clear(sum);
   by_columns(rows, column, weights, stride, count, sum);
+#pragma GCC unroll 12
   for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       float* to = out + m * stride + v * W;
       store(to, fma(load(to), load(keep + v * W), sum[m][v]));
     }
   }
-}
-
-void add_weighted(const float* const* rows, int64_t count, const Block& block, const float* weights, int64_t d,
-                  const float* keep, float* out) {
-  tiles<columns_high>(d, block.stride / W, [&]<int M, int V>(int64_t j, int64_t lane) {
-    add_tile<M, V>(rows, count, weights + lane, block.stride, j, keep + lane, out + j * block.stride + lane);
-  });
 }
 
 // The next concepts that are present, as float rows: where they lie, or widened.
@@ -144,6 +144,8 @@ struct Tile {
   float prior[TILE];
   int64_t concepts[TILE];
   int64_t count;
+  const char* next;  // where the concepts after them lie
+  int64_t next_bytes;
 
   int64_t fill(const Problem& problem, int64_t at, int64_t end, float* widened) {
     for (count = 0; at < end && count < TILE; ++at) {
@@ -165,6 +167,9 @@ struct Tile {
       }
       ++count;
     }
+    const int64_t bytes = problem.d * (problem.type == Type::f32 ? 4 : 2);
+    next = static_cast<const char*>(problem.concepts) + at * bytes;
+    next_bytes = least(least(TILE, end - at) * bytes, 1 << 18);
     return at;
   }
 
@@ -175,6 +180,16 @@ struct Tile {
     for (; j < d; ++j) to[j] = widen(from[j]);
   }
 };
+
+// Adds the concepts of a tile to out; meanwhile the next ones come into the second cache.
+void add_weighted(const Tile& tile, const Block& block, const float* weights, int64_t d, const float* keep, float* out) {
+  tiles<columns_high>(d, block.stride / W, [&]<int M, int V>(int64_t j, int64_t lane) {
+    for (int64_t at = tile.next_bytes * j / d; lane == 0 && at < tile.next_bytes * (j + M) / d; at += 64) {
+      __builtin_prefetch(tile.next + at, 0, 2);
+    }
+    add_tile<M, V>(tile.rows, tile.count, weights + lane, block.stride, j, keep + lane, out + j * block.stride + lane);
+  });
+}
 
 // Products to scores, and to weights exp(score - largest), perhaps in place; `keep` is what earlier
 // weights are worth now.
@@ -259,18 +274,25 @@ __attribute__((noinline)) void dconcepts_tile(const Gradient& g, const float* p,
   clear(sum);
   by_rows(p_rows, g.grad_rows + column, g.pitch, g.block.rows, sum);
   by_rows(ds_rows, g.q_rows + column, g.pitch, g.block.rows, sum);
+  const bool whole = column + V * W <= d;
+  alignas(64) float last[M][V * W];
+#pragma GCC unroll 12
   for (int m = 0; m < M; ++m) {
     float* to = dconcepts + concepts[m] * d + column;
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      const int64_t at = v * W, left = d - column - at;
-      if (left >= W) {
+      const int64_t at = v * W;
+      if (whole) {
         store(to + at, fresh ? sum[m][v] : load(to + at) + sum[m][v]);
-        continue;
+      } else {
+        store(last[m] + at, sum[m][v]);
       }
-      alignas(64) float last[W];
-      store(last, sum[m][v]);
-      for (int64_t j = 0; j < left; ++j) to[at + j] = fresh ? last[j] : to[at + j] + last[j];
     }
+  }
+  if (whole) return;
+  for (int m = 0; m < M; ++m) {
+    float* to = dconcepts + concepts[m] * d + column;
+    for (int64_t j = 0; j < d - column; ++j) to[j] = fresh ? last[m][j] : to[j] + last[m][j];
   }
 }
 
@@ -337,7 +359,7 @@ void attend(const Problem& problem, const Block& block, int64_t begin, int64_t e
     if (tile.count == 0) break;
     score(tile.rows, tile.count, block, block.q, problem.d, scores);
     soften(tile, problem, stride, scores, scores, largest, sum, keep);
-    add_weighted(tile.rows, tile.count, block, scores, problem.d, keep, weighted);
+    add_weighted(tile, block, scores, problem.d, keep, weighted);
   }
 }
 
@@ -389,7 +411,7 @@ void differentiate(const Problem& problem, const Gradient& g, int64_t begin, int
     score(tile.rows, tile.count, g.block, g.block.q, d, scores);
     score(tile.rows, tile.count, g.block, g.grad, d, products);
     harden(tile, problem, g, fresh, scores, products, dprior);
-    add_weighted(tile.rows, tile.count, g.block, products, d, keep, dq);
+    add_weighted(tile, g.block, products, d, keep, dq);
     tiles<rows_high>(tile.count, g.pitch / W, [&]<int M, int V>(int64_t c, int64_t column) {
       dconcepts_tile<M, V>(g, scores + c * stride, products + c * stride, tile.concepts + c, column, d, fresh, dconcepts);
     });
