@@ -3,6 +3,7 @@
 #include <rmd/isa.h>
 #include <rmd/knowledge_attention.h>
 #include <rmd/tensor.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <algorithm>
 #include <cmath>
@@ -48,6 +49,22 @@ Floats floats(int64_t count) {
   void* p = std::aligned_alloc(64, round_up(std::max<int64_t>(count, 1) * sizeof(float), 64));
   if (p == nullptr) throw std::bad_alloc();
   return Floats(static_cast<float*>(p));
+}
+
+// A contiguous CPU tensor, without the dispatcher: on small inputs it would cost more than the work.
+Tensor empty(std::initializer_list<int64_t> sizes, int32_t dtype) {
+  int64_t strides[3] = {1, 1, 1};
+  for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(1, sizes.begin()[i]);
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.begin(), strides, dtype,
+                                                  aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+int32_t dtype_of(const Tensor& x) {
+  int32_t dtype;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
+  return dtype;
 }
 
 // log_prior as float32; an error where it is NaN or +inf.
@@ -112,8 +129,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& concepts, Mayb
   const Prior prior(log_prior, concepts_of(concepts), q);
   const Problem a = problem_of(q, concepts, prior, scale);
   const Kernels run = kernels();
-  Tensor out = torch::stable::empty_like(q);
-  Tensor lse = torch::stable::new_empty(q, {q.size(0), q.size(1)}, ScalarType::Float);
+  Tensor out = empty({q.size(0), q.size(1), a.d}, dtype_of(q));
+  Tensor lse = empty({q.size(0), q.size(1)}, aoti_torch_dtype_float32());
   void* out_at = out.mutable_data_ptr();
   float* lse_at = static_cast<float*>(lse.mutable_data_ptr());
   const int64_t chunk = chunk_of(a.k), chunks = (a.k + chunk - 1) / chunk, blocks = (a.rows + ROWS - 1) / ROWS;
@@ -190,8 +207,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_out, const Tensor
   const void* out_at = checked_like(out, "out", q);
   const float* lse_at = data<float>(lse, "lse", {q.size(0), q.size(1)}, q);
   const Kernels run = kernels();
-  Tensor dq = torch::stable::empty_like(q), dconcepts = torch::stable::empty_like(concepts);
-  Tensor dprior = log_prior ? torch::stable::empty_like(*log_prior) : torch::stable::new_empty(q, {0});
+  Tensor dq = empty({q.size(0), q.size(1), a.d}, dtype_of(q)), dconcepts = empty({a.k, a.d}, dtype_of(q));
+  Tensor dprior = empty({log_prior ? a.k : 0}, dtype_of(log_prior ? *log_prior : q));
   if (a.rows == 0 || a.k == 0) {
     torch::stable::zero_(dq), torch::stable::zero_(dconcepts), torch::stable::zero_(dprior);
     return {dq, dconcepts, dprior};
@@ -304,8 +321,8 @@ std::tuple<Tensor, Tensor> top(const Tensor& q, const Tensor& concepts, Maybe lo
   const Problem a = problem_of(q, concepts, prior, scale);
   STD_TORCH_CHECK(n >= 1 && n <= a.k, "n is ", n, ", expected 1 to k = ", a.k);
   const Kernels run = kernels();
-  Tensor index = torch::stable::new_empty(q, {q.size(0), q.size(1), n}, ScalarType::Long);
-  Tensor weight = torch::stable::new_empty(q, {q.size(0), q.size(1), n}, ScalarType::Float);
+  Tensor index = empty({q.size(0), q.size(1), n}, aoti_torch_dtype_int64());
+  Tensor weight = empty({q.size(0), q.size(1), n}, aoti_torch_dtype_float32());
   int64_t* index_at = static_cast<int64_t*>(index.mutable_data_ptr());
   float* weight_at = static_cast<float*>(weight.mutable_data_ptr());
   std::vector<int64_t> absent;
