@@ -1,113 +1,141 @@
-"""Side by side in one process: every candidate once a round, in turning order, against the machine's limit.
-
-`pytest benchmarks` prints one table a workload and appends its rows to benchmarks/results/*.jsonl.
-"""
+"""Options of the suite, and the fixture that measures: `python -m pytest benchmarks`."""
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import statistics
-import subprocess
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from pytest_benchmark.stats import Metadata
 
-RESULTS = Path(__file__).parent / "results"
-Candidates = dict[str, Callable[[], object]]
+from benchmarks import comparison, machine
+from benchmarks.candidates import Workload
+from benchmarks.limits import Limit
+from benchmarks.measure import Samples
 
-
-def _machine() -> dict[str, object]:
-    cpu = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-            break
-    sha = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "commit": sha,
-        "load": round(os.getloadavg()[0], 1),  # processes that ran meanwhile: under 1 is a quiet machine
-    }
+ONTOLOGIES = Path(__file__).parents[2] / "shared" / "data" / "ontology"
 
 
-def _seconds(call: Callable[[], object], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return (time.perf_counter() - start) / calls
+def pytest_addoption(parser: pytest.Parser) -> None:
+    cuda = "cuda" if torch.cuda.is_available() else "cpu"
+    add = parser.getgroup("kernels").addoption
+    add("--device", choices=["cpu", "cuda"], default=os.environ.get("RMD_TEST_DEVICE", cuda))
+    add(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="default: float32 on the CPU, bfloat16 on a GPU",
+    )
+    add("--seconds", type=float, default=12.0, help="to measure each pass of a workload for (default 12)")
+    add("--results", type=Path, help="JSONL to append to (benchmarks/results/<machine>-<commit>.jsonl)")
+    add("--commit", help="what to call this tree where there is no git")
+    add(
+        "--ontology-dir",
+        type=Path,
+        default=ONTOLOGIES,
+        help="folder with OBO files or Orphanet's tables, for graph_attention on real graphs",
+    )
+    add(
+        "--profile",
+        action="store_true",
+        help="a torch profiler trace of each of our kernels, in the folder traces beside the results",
+    )
 
 
-def _calls(call: Callable[[], object]) -> int:
-    """Enough calls for about 2 ms, after two to warm up."""
-    _seconds(call, 2)
-    return max(1, int(2e-3 / max(_seconds(call, 1), 1e-7)))
+@pytest.fixture(scope="session")
+def device(pytestconfig) -> str:
+    return pytestconfig.getoption("--device")
 
 
-def measure(candidates: Candidates, limits: Candidates, rounds: int) -> list[dict[str, object]]:
-    """Per candidate: the median time, and the median and quartiles of its ratio to the limit of the
-    same round. The limit of a round is the fastest of `limits`, which move the same bytes and do nothing."""
-    everything = candidates | limits
-    calls = {name: _calls(call) for name, call in everything.items()}
-    times: dict[str, list[float]] = {name: [] for name in everything}
-    names = list(everything)
-    for turn in range(rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            times[name].append(_seconds(everything[name], calls[name]))
-    floor = [min(times[name][turn] for name in limits) for turn in range(rounds)]
-    rows = []
-    for name in candidates:
-        ratios = sorted(spent / least for spent, least in zip(times[name], floor, strict=True))
-        low, _, high = statistics.quantiles(ratios, n=4)
-        rows.append(
-            {
-                "candidate": name,
-                "ms": round(1e3 * statistics.median(times[name]), 4),
-                "ratio": round(statistics.median(ratios), 2),
-                "quartiles": [round(low, 2), round(high, 2)],
-                "limit_ms": round(1e3 * statistics.median(floor), 4),
-            }
-        )
-    return rows
+@pytest.fixture(scope="session")
+def dtype(pytestconfig, device) -> torch.dtype:
+    given = pytestconfig.getoption("--dtype") or ("float32" if device == "cpu" else "bfloat16")
+    return getattr(torch, given)
 
 
 @pytest.fixture
-def compare(capsys):
-    """compare(op, workload, candidates, limits, bytes_moved): measure, print a table, append the rows."""
+def record(pytestconfig, capsys, device) -> Callable[[Sequence[comparison.Row]], None]:
+    """record(rows): print them and append them to the results."""
+    commit = pytestconfig.getoption("--commit") or machine.commit()
+    file = pytestconfig.getoption("--results") or machine.results_file(device, commit)
+
+    def run(rows: Sequence[comparison.Row]) -> None:
+        comparison.append(file, rows, machine.describe(device, commit))
+        with capsys.disabled():
+            print("\n" + comparison.table(rows))
+
+    run.file = file
+    return run
+
+
+@pytest.fixture
+def bench(request, record) -> Callable[..., list[comparison.Row]]:
+    """bench(workload, makers, tiny, limits, share=1, **labels): compare and record; `share` of --seconds.
+
+    Other arguments of `comparison.compare` are handed on; further ones are put into every row.
+    """
 
     def run(
-        op: str, workload: str, candidates: Candidates, limits: Candidates, bytes_moved: int, rounds: int = 40
-    ) -> list[dict[str, object]]:
-        rows = measure(candidates, limits, rounds)
-        machine = _machine()
-        RESULTS.mkdir(exist_ok=True)
-        with (RESULTS / f"{op}.jsonl").open("a") as file:
-            for row in rows:
-                file.write(
-                    json.dumps({"op": op, "workload": workload, **row, "rounds": rounds, **machine}) + "\n"
-                )
-        limit = float(str(rows[0]["limit_ms"]))
-        with capsys.disabled():
-            print(
-                f"\n\n{op}, {workload}: limit {limit:.3f} ms = {bytes_moved / limit / 1e6:.1f} GB/s", end=""
-            )
-            print(f"  ({machine['cpu']}, {machine['threads']} threads, load {machine['load']})")
-            for row in rows:
-                low, high = row["quartiles"]  # type: ignore[misc]
-                name, spread = str(row["candidate"]), f"({low} to {high})"
-                print(f"  {name:34} {row['ms']:>10} ms  {row['ratio']:>7} x limit  {spread}")
+        workload: Workload,
+        makers: comparison.Makers,
+        tiny: Workload,
+        limits: Sequence[Limit],
+        *,
+        share: float = 1.0,
+        training: bool = True,
+        memory: bool = True,
+        check: comparison.Check | None = None,
+        **labels: Any,
+    ) -> list[comparison.Row]:
+        rows, samples = comparison.compare(
+            workload,
+            makers,
+            tiny,
+            limits,
+            seconds=share * request.config.getoption("--seconds"),
+            training=training,
+            memory=memory,
+            check=check,
+            traces=record.file.parent / "traces" if request.config.getoption("--profile") else None,
+        )
+        rows = [row | labels for row in rows]
+        record(rows)
+        _to_pytest_benchmark(request, rows, samples)
         return rows
 
     return run
+
+
+def _to_pytest_benchmark(
+    request: pytest.FixtureRequest, rows: Sequence[comparison.Row], samples: dict[str, Samples]
+) -> None:
+    """Hand our rounds to pytest-benchmark, whose own would time one function after the other. Its
+    table, --benchmark-json and --benchmark-compare then work as usual."""
+    session = request.config._benchmarksession  # type: ignore[attr-defined]
+    if session.disabled:
+        return
+    for row in rows:
+        if "ms" not in row:
+            continue
+        part, candidate = row["pass"], row["candidate"]
+        stats = Metadata(
+            SimpleNamespace(
+                name=candidate,
+                fullname=f"{request.node.nodeid}[{part}, {candidate}]",
+                group=f"{row['op']}, {row['workload']}, {row['dtype']}, {part}",
+                param=None,
+                params=None,
+                extra_info={key: row[key] for key in ("times_limit", "limit", "verdict")},
+                cprofile_stats=None,
+                has_error=False,
+            ),
+            iterations=1,
+            options={"disable_gc": True},
+        )
+        for turns in samples.values():
+            for seconds in turns.get(candidate, {}).get(part, ()):
+                stats.update(seconds)
+        session.benchmarks.append(stats)

@@ -46,6 +46,12 @@ def segments(lengths: list[list[int]], columns: list[int]) -> Tensor:
     return segments_from_padded(torch.tensor(lengths), columns)
 
 
+def segments_of_packed(lengths: Tensor) -> tuple[Tensor, int]:
+    """Segments of tokens that lie end to end, absent modalities taking no room, and how many there are."""
+    ends = lengths.flatten().cumsum(0).view_as(lengths)
+    return torch.stack([ends - lengths, lengths], -1).to(torch.int32), int(ends[-1, -1])
+
+
 def rows_of(segments: Tensor, rows: int) -> Tensor:
     present = torch.zeros(rows, dtype=torch.bool)
     for start, length in segments.flatten(0, 1).tolist():
@@ -108,22 +114,25 @@ def masked_case(
     )
 
 
-def knowledge_case(name: str, N: int, H: int, d: int, k: int, absent: list[int] | None) -> Case:
+def knowledge_case(
+    name: str, N: int, H: int, d: int, k: int, absent: list[int] | None, scale: float = 0.3
+) -> Case:
     gone = torch.zeros(k, dtype=torch.bool)
     if absent:
         gone[absent] = True
 
     def plain(q: Tensor, concepts: Tensor, log_prior: Tensor | None = None) -> Tensor:
-        scores = torch.einsum("nhd,kd->nhk", q, concepts) * 0.3
+        scores = torch.einsum("nhd,kd->nhk", q, concepts) * scale
         if log_prior is not None:
             scores = scores + log_prior
-        scores = scores.masked_fill(gone, torch.finfo(q.dtype).min)
-        return torch.einsum("nhk,kd->nhd", scores.softmax(-1) * ~gone, concepts)
+        scores = scores.masked_fill(gone.to(q.device), torch.finfo(q.dtype).min)
+        weights = scores.softmax(-1) * ~gone.to(q.device)
+        return torch.einsum("nhk,kd->nhd", weights, concepts)
 
     def run(q: Tensor, concepts: Tensor, log_prior: Tensor | None = None) -> Tensor:
         if log_prior is not None:
             log_prior = log_prior.masked_fill(gone, -torch.inf)
-        return knowledge_attention(q, concepts, log_prior, scale=0.3)
+        return knowledge_attention(q, concepts, log_prior, scale=scale)
 
     tensors = {"q": draw(N, H, d, seed=5), "concepts": draw(k, d, seed=6)}
     if absent is not None:

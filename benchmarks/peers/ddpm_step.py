@@ -1,0 +1,153 @@
+"""ddpm_step and its peers: guidance, clipping to +-1, noise drawn by every candidate.
+
+diffusers' DDIM with eta = 1 and the clipped prediction kept is the same step, written differently.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from torch import Tensor
+
+from benchmarks.candidates import FORWARD, Candidate, Workload, WrongResult
+from benchmarks.limits import BYTES
+from benchmarks.peers.ours import backends
+from robustmdiff.ops import ddpm_step, ddpm_table, philox_key
+from robustmdiff.ops.ddpm import definition
+
+GUIDANCE, STEP, STEPS = 3.0, 20, 50
+
+
+@dataclass(frozen=True)
+class Step(Workload):
+    step: Tensor  # int64 [B]
+    table: Tensor  # float32 [STEPS, 8]
+    key: Tensor
+
+
+def workload(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> Step:
+    scheduler = DDPMScheduler(clip_sample=True)
+    scheduler.set_timesteps(STEPS)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {name: torch.randn(shape, generator=generator) for name in ("x", "output", "uncond")}
+    size = math.prod(shape) * dtype.itemsize
+    step = torch.full((shape[0],), STEP, device=device)
+    table = ddpm_table(scheduler).to(device)
+
+    def mean(x: Tensor, output: Tensor, uncond: Tensor) -> Tensor:
+        none = torch.zeros_like(x)
+        return definition.ddpm_step(
+            output, x, step, table, uncond=uncond, guidance=GUIDANCE, clip=1.0, noise=none
+        )
+
+    return Step(
+        "ddpm_step",
+        "x".join(map(str, shape)),
+        {name: x.to(device, dtype) for name, x in tensors.items()},
+        mean,
+        {FORWARD: {BYTES: 4.0 * size}},
+        step,
+        table,
+        philox_key(1).to(device),
+    )
+
+
+def check(given: Step) -> Callable[[Candidate, bool], None]:
+    """Without its mean, a result must be standard normal times sigma."""
+    mean = given.exact(**{name: x.double() for name, x in given.tensors.items()})
+    sigma = given.table[STEP, 4].double()
+
+    def run(candidate: Candidate, _: bool) -> None:
+        with torch.no_grad():
+            z = (candidate(**given.tensors).double() - mean) / sigma
+        n = z.numel()
+        rounding = float(torch.finfo(given.dtype).eps * mean.abs().max() / sigma)
+        right = (
+            abs(float(z.mean())) < 5 / math.sqrt(n) + rounding
+            and abs(float(z.var()) - 1) < 5 * math.sqrt(2 / n) + rounding
+            and float(z.abs().max()) < 7
+        )
+        if not right:
+            raise WrongResult(
+                f"{candidate.name}: the noise of {given.name} has mean {float(z.mean()):.2g}, variance "
+                f"{float(z.var()):.3g} and maximum {float(z.abs().max()):.3g}, expected a standard normal"
+            )
+
+    return run
+
+
+def ours(given: Step) -> Callable[..., Tensor]:
+    def run(x: Tensor, output: Tensor, uncond: Tensor) -> Tensor:
+        return ddpm_step(
+            output, x, given.step, given.table, uncond=uncond, guidance=GUIDANCE, clip=1.0, key=given.key
+        )
+
+    return run
+
+
+def ours_in_place(given: Step) -> Candidate:
+    outs = itertools.cycle([torch.empty_like(given.tensors["x"]) for _ in range(4)])
+
+    def run(_: None, x: Tensor, output: Tensor, uncond: Tensor) -> Tensor:
+        return ddpm_step(
+            output, x, given.step, given.table,
+            uncond=uncond, guidance=GUIDANCE, clip=1.0, key=given.key, out=next(outs),
+        )  # fmt: skip
+
+    return Candidate("ours, out=", run, ours=True)
+
+
+def _formula(given: Step) -> Callable[..., Tensor]:
+    def run(_: None, x: Tensor, output: Tensor, uncond: Tensor) -> Tensor:
+        noise = torch.randn_like(x)
+        return definition.ddpm_step(
+            output, x, given.step, given.table, uncond=uncond, guidance=GUIDANCE, clip=1.0, noise=noise
+        )
+
+    return run
+
+
+def eager(given: Step) -> Candidate:
+    return Candidate("torch eager", _formula(given))
+
+
+def compiled(given: Step) -> Candidate:
+    return Candidate("torch.compile", torch.compile(_formula(given), fullgraph=True, dynamic=False))
+
+
+def diffusers_ddpm(given: Step) -> Candidate:
+    scheduler = DDPMScheduler(clip_sample=True)
+    scheduler.set_timesteps(STEPS)
+    t = scheduler.timesteps[STEP]
+
+    def run(_: None, x: Tensor, output: Tensor, uncond: Tensor) -> Tensor:
+        return scheduler.step(uncond + GUIDANCE * (output - uncond), t, x, return_dict=False)[0]
+
+    return Candidate("diffusers DDPMScheduler", run)
+
+
+def diffusers_ddim(given: Step) -> Candidate:
+    scheduler = DDIMScheduler(clip_sample=True, set_alpha_to_one=True)
+    scheduler.set_timesteps(STEPS)
+    t = scheduler.timesteps[STEP]
+
+    def run(_: None, x: Tensor, output: Tensor, uncond: Tensor) -> Tensor:
+        guided = uncond + GUIDANCE * (output - uncond)
+        return scheduler.step(guided, t, x, eta=1.0, use_clipped_model_output=True, return_dict=False)[0]
+
+    return Candidate("diffusers DDIMScheduler, eta 1", run)
+
+
+MAKERS: dict[str, Callable[[Step], Candidate]] = {
+    "diffusers DDPMScheduler": diffusers_ddpm,
+    "diffusers DDIMScheduler, eta 1": diffusers_ddim,
+    "torch eager": eager,
+    "torch.compile": compiled,
+    **backends("ddpm_step", ours, {}),
+    "ours, out=": ours_in_place,
+}

@@ -1,0 +1,101 @@
+"""What a call costs before any work: every op on 64 elements, beside `x + 1` in the same rounds."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.comparison import STEADY, Row, milliseconds
+from benchmarks.measure import call_turn, measure, movement, ratio, significant
+from robustmdiff import explain
+from robustmdiff.ops import (
+    Graph,
+    ddpm_step,
+    ddpm_table,
+    graph_attention,
+    knowledge_attention,
+    masked_attention,
+    philox_key,
+)
+
+CALL = "call"
+
+
+def calls(device: str, dtype: torch.dtype) -> dict[str, tuple[Callable[..., Tensor], tuple, dict]]:
+    """Each op with arguments of 64 elements."""
+    diffusers = pytest.importorskip("diffusers")
+
+    def x(*shape: int) -> Tensor:
+        return torch.randn(shape, device=device, dtype=dtype)
+
+    segments = torch.tensor([[[0, 2], [2, 2]]], dtype=torch.int32, device=device)
+    ring = torch.arange(4)
+    graph = Graph.from_edges(ring, ring.roll(1), 4).to(device)
+    scheduler = diffusers.DDPMScheduler()
+    scheduler.set_timesteps(50)
+    table, key = ddpm_table(scheduler).to(device), philox_key(1).to(device)
+    step = torch.zeros(4, dtype=torch.int64, device=device)
+    return {
+        "masked_attention": (
+            masked_attention,
+            (x(4, 1, 16), x(4, 1, 16), x(4, 1, 16), segments, segments),
+            {},
+        ),
+        "knowledge_attention": (knowledge_attention, (x(4, 1, 16), x(4, 16)), {"scale": 0.25}),
+        "graph_attention": (graph_attention, (x(4, 1, 16), x(4, 1, 16), x(4, 1, 16), graph), {}),
+        "ddpm_step": (ddpm_step, (x(4, 16), x(4, 16), step, table), {"key": key}),
+    }
+
+
+def test_call_overhead(record, pytestconfig, device, dtype):
+    x, out = torch.randn(64, device=device, dtype=dtype), torch.empty(64, device=device, dtype=dtype)
+    turns = {"x + 1": lambda: x + 1, "torch.add(x, 1, out=)": lambda: torch.add(x, 1, out=out)}
+    backend = {}
+    for op, (call, args, settings) in calls(device, dtype).items():
+        backend[op] = explain(op, *args, **settings).chosen
+        turns[f"{op}, no gradient"] = no_gradient(call, args, settings)
+        if "out" in inspect.signature(call).parameters:
+            turns[f"{op}, out="] = no_gradient(call, args, settings | {"out": torch.empty_like(args[0])})
+        recorded = (args[0].detach().requires_grad_(), *args[1:])
+        turns[f"{op}, gradient recorded"] = lambda call=call, a=recorded, s=settings: call(*a, **s)
+    samples = measure(
+        {name: call_turn(call, CALL, device) for name, call in turns.items()},
+        0.5 * pytestconfig.getoption("--seconds"),
+        rounds=(10, 200),
+    )
+    add = samples["x + 1"][CALL]
+    rows: list[Row] = []
+    for name in list(turns)[2:]:
+        op, _, how = name.partition(", ")
+        spent = samples[name][CALL]
+        rows.append(
+            {
+                "op": "call_overhead",
+                "workload": f"64 elements, {how}",
+                "dtype": str(dtype).removeprefix("torch."),
+                "pass": "forward",
+                "candidate": f"{op}, {backend[op]}",
+                "ours": True,
+                "ms": milliseconds(spent),
+                "prepare_ms": None,
+                "times_limit": ratio(spent, add),
+                "limit": "x + 1",
+                "limit_ms": milliseconds(add),
+                "limit_moved": significant(movement(add), 2),
+                "rounds": len(spent),
+                "verdict": "measured" if movement(add) <= STEADY else "inconclusive",
+            }
+        )
+    record(rows)
+
+
+def no_gradient(call: Callable[..., Tensor], args: tuple, settings: dict) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        with torch.no_grad():
+            return call(*args, **settings)
+
+    return run
