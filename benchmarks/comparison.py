@@ -223,13 +223,17 @@ def table(rows: Sequence[Row]) -> str:
             lines[-1] += f": limit {timed[0]['limit_ms']} ms ({timed[0]['limit']}), {moved}"
             lines[-1] += ": INCONCLUSIVE" if timed[0]["verdict"] == "inconclusive" else ""
         lines += [f"  {row['candidate']:30} {_line(row)}" for row in timed]
-        lines += [f"  {row['candidate']:30} {row['verdict']}: {row['reason']}" for row in group if "ms" not in row]
+        lines += [
+            f"  {row['candidate']:30} {row['verdict']}: {row['reason']}" for row in group if "ms" not in row
+        ]
     return "\n".join(lines)
 
 
 def _line(row: Row) -> str:
     middle, low, high = row["times_limit"]
-    notes = [f"{row['ms']:>9.4g} ms {middle:>7.3g} x limit ({low:.3g} to {high:.3g}), {100 / middle:.0f} % of it"]
+    notes = [
+        f"{row['ms']:>9.4g} ms {middle:>7.3g} x limit ({low:.3g} to {high:.3g}), {100 / middle:.0f} % of it"
+    ]
     if row["prepare_ms"]:
         notes.append(f"preparation {row['prepare_ms']:.3g} ms")
     if row.get("peak_mib") is not None:

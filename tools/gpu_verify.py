@@ -47,7 +47,8 @@ class Stage:
     cuda: bool = False  # means something on a GPU only
 
 
-def stages(workers: int) -> tuple[Stage, ...]:
+def stages(workers: int, commit: str) -> tuple[Stage, ...]:
+    benchmarks = ("benchmarks", "--seconds", "4", "--commit", commit, "--results", str(log("benchmarks")))
     spread = ("-n", str(workers), "--dist", "loadfile") if workers > 2 else ()
     return (
         Stage("smoke", 150, (*PYTEST, "tests/device/test_smoke.py")),
@@ -56,7 +57,7 @@ def stages(workers: int) -> tuple[Stage, ...]:
         Stage("streams", 120, (*PYTEST, "tests/device/test_streams.py"), cuda=True),
         Stage("memcheck", 120, (*SANITIZER, *PYTEST, *TINY), cuda=True),
         Stage("initcheck", 120, (*SANITIZER, "--tool", "initcheck", *PYTEST, *TINY), cuda=True),
-        Stage("benchmarks", 600, (*PYTEST, "benchmarks")),
+        Stage("benchmarks", 600, (*PYTEST, *benchmarks)),
     )
 
 
@@ -72,7 +73,7 @@ def main() -> int:
 
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda and torch sees no GPU; --device cpu runs the CPU backends")
-    every = stages(os.cpu_count() or 1)
+    every = stages(os.cpu_count() or 1, arguments.commit)
     unknown = set(arguments.only or ()) - {stage.name for stage in every}
     if unknown:
         parser.error(f"--only is {sorted(unknown)}, expected some of {[stage.name for stage in every]}")
@@ -144,6 +145,11 @@ def seconds(call: Callable[[], object], device: str) -> float:
 # A stage
 
 
+def log(stage: str) -> Path:
+    """Where the tests of a stage are noted; the benchmarks append their rows to it."""
+    return ROOT / "build" / f"verify-{stage}.jsonl"
+
+
 def outcome(word: str, **more: Any) -> Row:
     return {"outcome": word, **more}
 
@@ -156,13 +162,13 @@ def run(stage: Stage, device: str, left_s: float) -> list[Row]:
         return [outcome("cannot run here", why=f"there is no {stage.command[0]}")]
     if left_s < 5:
         return [outcome("out of time", why="nothing was left of the budget")]
-    log = ROOT / "build" / f"verify-{stage.name}.jsonl"
-    log.parent.mkdir(exist_ok=True)
-    log.unlink(missing_ok=True)
+    notes = log(stage.name)
+    notes.parent.mkdir(exist_ok=True)
+    notes.unlink(missing_ok=True)
     paths = [str(ROOT), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "RMD_TEST_DEVICE": device,
-        LOG: str(log),
+        LOG: str(notes),
         "PYTHONPATH": os.pathsep.join(paths),
     }
     start, limit_s = time.monotonic(), min(left_s, stage.limit_s)
@@ -173,8 +179,8 @@ def run(stage: Stage, device: str, left_s: float) -> list[Row]:
         word, tail = "passed" if done.returncode == 0 else "failed", done.stdout[-2000:] + done.stderr[-2000:]
     except subprocess.TimeoutExpired:
         word, tail = "out of time", f"stopped after {limit_s:.0f} s"
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    found = Counter(row["outcome"] for row in rows)
+    rows = [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
+    found = Counter(row["outcome"] for row in rows if "test" in row)
     spent = round(time.monotonic() - start, 1)
     return [*rows, outcome(word, seconds=spent, tests=dict(found), why="" if word == "passed" else tail)]
 
