@@ -45,7 +45,7 @@ class KnowledgeAttention(nn.Module):
             absent = log_prior == -torch.inf
             known = log_prior.isfinite()
             log_prior[~known] = log_prior[known].mean() if known.any() else 0.0
-            self.strength = nn.Parameter(torch.zeros(()))
+            self.strength = nn.Parameter(torch.zeros(1))  # not a scalar, which FSDP cannot shard
         self.register_buffer("log_prior", log_prior)
         self.register_buffer("absent", absent)
 

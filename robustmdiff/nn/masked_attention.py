@@ -102,11 +102,12 @@ class MaskedCrossModalAttention(nn.Module):
 def pack(x: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Only what the segments name: (rows of x [.., d], segments of these rows, which rows they are).
 
-    On the CPU the present rows are taken out, rows int64. In a compiled graph or on a GPU, where
-    their number is not known without waiting, the others are set to 0 in place of it, rows bool
-    [T]. Where every row is present nothing is done and rows is None.
+    On the CPU the present rows are taken out, rows int64. In a compiled graph, under torch.func or
+    on a GPU, where their number cannot be known or not without waiting, the others are set to 0 in
+    place of it, rows bool [T]. Where every row is present nothing is done and rows is None.
     """
-    if segments.device.type == "cpu" and not torch.compiler.is_compiling():
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if segments.device.type == "cpu" and not traced:
         if segments.ndim != 3 or segments.dtype != torch.int32:
             return x, segments, None  # the op says what is wrong
         rows, packed = _present(segments.numpy().tobytes(), segments.shape[0], segments.shape[1], x.shape[0])

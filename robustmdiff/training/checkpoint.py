@@ -136,12 +136,13 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
             raise CheckpointError(f"{path}: has no weight {name!r}, which {type(model).__name__} expects")
         if name not in own:
             raise CheckpointError(f"{path}: has a weight {name!r}, unknown to {type(model).__name__}")
-        if own[name].shape != weights[name].shape:
+        one = own[name].numel() == weights[name].numel() == 1  # a number is [] or, for FSDP, [1]
+        if own[name].shape != weights[name].shape and not one:
             raise CheckpointError(
                 f"{path}: weight {name!r} is {list(weights[name].shape)}, {type(model).__name__} "
                 f"expects {list(own[name].shape)}"
             )
-    model.load_state_dict(weights)
+    model.load_state_dict({name: weight.reshape(own[name].shape) for name, weight in weights.items()})
 
 
 def _difference(key: str, theirs: Any, ours: Any) -> str:

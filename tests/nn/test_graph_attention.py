@@ -41,14 +41,6 @@ def test_a_node_that_nothing_points_to_keeps_its_value():
     assert (out[[0, 1, 3, 6]] != x[[0, 1, 3, 6]]).all()
 
 
-def test_compiles_whole_and_exports():
-    module, x = layer(), torch.randn(N, D, dtype=torch.float64)
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x, GRAPH), module(x, GRAPH))
-    exported = torch.export.export(module, (x, GRAPH)).module()
-    torch.testing.assert_close(exported(x, GRAPH), module(x, GRAPH))
-
-
 def test_heads_divide_the_width():
     with pytest.raises(ValueError, match="heads is 5, expected a divisor of d = 12"):
         GraphAttention(12, 5)

@@ -89,11 +89,6 @@ def test_top_gives_the_concepts_that_the_layer_reads(concept_d):
     torch.testing.assert_close(weight, A.topk(3).values)
 
 
-def test_compiles_whole():
-    module, H, K = layer(7, draw(CONCEPTS)), draw(N, D), draw(CONCEPTS, 7)
-    torch.testing.assert_close(torch.compile(module, fullgraph=True, backend="aot_eager")(H, K), module(H, K))
-
-
 def test_heads_divide_the_width():
     with pytest.raises(ValueError, match="heads is 5, expected a divisor of d = 12"):
         KnowledgeAttention(12, 5)

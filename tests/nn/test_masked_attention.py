@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -114,24 +112,6 @@ def test_absent_tokens_are_not_paid_for():
     projections = [name for name in full if "mm" in name]
     assert projections
     assert sum(half[name] for name in projections) * 20 == sum(full[name] for name in projections) * 12
-
-
-def test_compiled_eager_and_copied_layers_agree():
-    module, x = layer(affinity=True, modalities=2), tokens()
-    eager = module(x, SEGMENTS)
-    torch.testing.assert_close(torch.compile(module, fullgraph=True, backend="aot_eager")(x, SEGMENTS), eager)
-    assert torch.equal(copy.deepcopy(module)(x, SEGMENTS), eager)
-    other = MaskedCrossModalAttention(D, HEADS, affinity=True, modalities=2).double()
-    other.load_state_dict(module.state_dict())
-    assert torch.equal(other(x, SEGMENTS), eager)
-
-
-def test_autocast_runs_the_layer_in_bfloat16():
-    module, x = layer().float(), tokens().float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = module(x, SEGMENTS)
-    assert low.dtype == torch.bfloat16
-    torch.testing.assert_close(low.float(), module(x, SEGMENTS), rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize(

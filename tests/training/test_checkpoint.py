@@ -164,6 +164,13 @@ def test_another_model(run_copy):
         load_weights(nn.Linear(2, 3, bias=False), nn.Linear(2, 3).state_dict(), run_copy)
 
 
+def test_a_number_is_a_list_of_one(run_copy):
+    """Runs from before KnowledgeAttention's strength was [1] still load."""
+    layer = nn.Linear(1, 1)
+    load_weights(layer, {"weight": torch.tensor(3.0), "bias": torch.tensor([[2.0]])}, run_copy)
+    assert (layer.weight.item(), layer.bias.item()) == (3.0, 2.0)
+
+
 def test_a_full_disk_leaves_the_previous_checkpoint(run_copy, monkeypatch):
     before = (run_copy / LAST).read_bytes()
 
