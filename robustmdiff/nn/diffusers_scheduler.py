@@ -35,6 +35,9 @@ class _Fused(SchedulerMixin):
     alphas_cumprod: Tensor
     num_inference_steps: int
 
+    # x_0 costs a pass of its own. Set to False where nobody looks at it: `step` then gives None in its place.
+    predict_x0: bool = True
+
     def add_noise(
         self,
         original_samples: Tensor,
@@ -62,8 +65,10 @@ class _Fused(SchedulerMixin):
             return DynamicThreshold(config.dynamic_thresholding_ratio, config.sample_max_value)
         return config.clip_sample_range if config.clip_sample else None
 
-    def _x0(self, output: Tensor, sample: Tensor, step: Tensor, table: Tensor, like: str) -> Tensor:
+    def _x0(self, output: Tensor, sample: Tensor, step: Tensor, table: Tensor, like: str) -> Tensor | None:
         """The clipped x_0 alone: a step that keeps nothing else."""
+        if not self.predict_x0:
+            return None
         only = self._table(f"x_0 of {like}", (table,), sample.device, lambda: _only_x0(table))
         return ddpm_step(
             output, sample, step, only,
@@ -96,7 +101,7 @@ class FusedDDPMScheduler(_Fused, DDPMScheduler):
         noise: Tensor | None = None,
         key: Tensor | None = None,
         row_ids: Tensor | None = None,
-    ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor | None]:
         """x_t -> x_{t-1} and the predicted x_0.
 
         model_output  [B, C, ...], or [B, 2 C, ...] with a learned variance, which is the second half.
@@ -181,7 +186,8 @@ class FusedDDPMScheduler(_Fused, DDPMScheduler):
 class FusedDDIMScheduler(_Fused, DDIMScheduler):
     """`diffusers.DDIMScheduler`: same configuration, same results, one pass over the tensors.
 
-    A second pass is taken where x_0 is clipped and the direction is not derived from it again.
+    A second pass is taken where x_0 is clipped, the direction is not derived from it again, and there
+    is noise (eta > 0) or prediction_type is "sample".
     """
 
     final_alpha_cumprod: Tensor
@@ -199,7 +205,7 @@ class FusedDDIMScheduler(_Fused, DDIMScheduler):
         *,
         key: Tensor | None = None,
         row_ids: Tensor | None = None,
-    ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor | None]:
         """Song et al. 2021, eq. 12 and 16: x_t -> x_prev and the predicted x_0.
 
         timestep  0 to num_train_timesteps - 1; a tensor [B] gives each sample its own.
@@ -211,34 +217,34 @@ class FusedDDIMScheduler(_Fused, DDIMScheduler):
         sample = sample.to(torch.promote_types(sample.dtype, model_output.dtype))
         clip, prediction = self._clip(), self.config.prediction_type
         derived = clip is None or use_clipped_model_output
-        name = f"{self.num_inference_steps} steps, eta {eta}, {'derived' if derived else prediction}"
+        source = "x_0" if derived else prediction
+        name = f"{self.num_inference_steps} steps, eta {eta}, direction from {source}"
         made_of = self.alphas_cumprod, self.final_alpha_cumprod
-        table = self._table(
-            name, made_of, sample.device, lambda: self._coefficients(eta, None if derived else prediction)
-        )
+        table = self._table(name, made_of, sample.device, lambda: self._coefficients(eta, source))
         step = _per_sample("timestep", timestep, sample) + 1
         if eta <= 0:
-            variance_noise, key, row_ids = sample.detach(), None, None  # sigma is 0: never read
+            variance_noise, key, row_ids = model_output, None, None  # weighted by the column of sigma
         elif _one_source("FusedDDIMScheduler", variance_noise=variance_noise, key=key, generator=generator):
             variance_noise = _draw(model_output, generator)
         previous = ddpm_step(
             model_output, sample, step, table,
             clip=clip, prediction=prediction, noise=variance_noise, key=key, row_ids=row_ids,
         )  # fmt: skip
-        if not derived:
+        if source == "sample" or (eta > 0 and not derived):
             weight = table[:, Coefficients._fields.index("log_variance_min")][step].to(sample.dtype)
             previous = previous + weight.view(-1, *[1] * (sample.dim() - 1)) * model_output
         x0 = self._x0(model_output, sample, step, table, name)
         return DDIMSchedulerOutput(previous, x0) if return_dict else (previous, x0)
 
-    def _coefficients(self, eta: float, prediction: str | None) -> Tensor:
+    def _coefficients(self, eta: float, source: str) -> Tensor:
         """float32 [T + 1, 8]. Row t + 1 belongs to timestep t; t = -1, which "trailing" timesteps may end
         with where their division rounds badly, counts as the last one, as torch's indexing has it.
 
         a and b are the roots of alpha bar and 1 - alpha bar. The direction to x_t is d e with the noise
-        e = (x_t - a x_0) / b; so x_prev = (a_prev - d a / b) x_0 + (d / b) x_t + sigma z. Where x_0 is
-        clipped but e is not derived from it, e is taken from what the model predicts: its share of x_t
-        goes to weight_xt, that of the model's output to the column log_variance_min, free otherwise.
+        e = (x_t - a x_0) / b, so x_prev = (a_prev - d a / b) x_0 + (d / b) x_t + sigma z. Where x_0 is
+        clipped and e is not derived from it but from what the model predicts (`source`), the share of
+        x_t in d e goes to weight_xt, and that of the model's output takes the place of the noise where
+        there is none, or else goes to the column log_variance_min, which is free.
         """
         T = self.config.num_train_timesteps
         t = torch.arange(-1, T)
@@ -253,12 +259,14 @@ class FusedDDIMScheduler(_Fused, DDIMScheduler):
         a_prev, d = alpha_bar_prev**0.5, (1 - alpha_bar_prev - sigma**2) ** 0.5
         a64, b64, d64 = a.double(), b.double(), d.double()
         of_x0, of_xt, of_output = {
-            None: (a_prev - d64 * a64 / b64, d64 / b64, 0 * d64),
+            "x_0": (a_prev - d64 * a64 / b64, d64 / b64, 0 * d64),
             "epsilon": (a_prev, 0 * d64, d64),
             "sample": (a_prev, d64 / b64, -d64 * a64 / b64),
             "v_prediction": (a_prev, d64 * b64, d64 * a64),
-        }[prediction]
-        return _rows(a, b, of_x0.float(), of_xt.float(), sigma, of_output.float())
+        }[source]
+        if eta <= 0 and source != "sample":  # there of_output is negative, and no sigma can be
+            sigma = of_output
+        return _rows(*(x.float() for x in (a, b, of_x0, of_xt, sigma, of_output)))
 
 
 def _rows(*columns: Tensor) -> Tensor:

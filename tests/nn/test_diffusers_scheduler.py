@@ -31,6 +31,9 @@ def as_exact_as_diffusers(found, theirs, exact):
     """At most twice diffusers' own error against float64 arithmetic with the same coefficients."""
     for field in ("prev_sample", "pred_original_sample"):
         x, y, truth = (output[field].double() for output in (found, theirs, exact))
+        if truth.isnan().any():  # 1 - alpha bar - sigma^2 fell below 0 by rounding, in float64 only
+            torch.testing.assert_close(x, y, equal_nan=True, rtol=1e-5, atol=1e-5)
+            continue
         size = truth.abs().max()
         budget = 2 * ((y - truth).abs().max() + EPS * size)
         assert (x - truth).abs().max() <= budget, f"{field}: {(x - truth).abs().max():.1e} > {budget:.1e}"
@@ -225,6 +228,19 @@ def test_a_key_belongs_to_the_sample_and_not_to_the_batch(ours):
     assert torch.equal(noised[1:], scheduler.add_noise(x[1:], None, t, key=key, row_ids=row_ids[1:]))
 
 
+@pytest.mark.parametrize("ours", [FusedDDPMScheduler, FusedDDIMScheduler])
+def test_x0_may_be_left_out(ours):
+    scheduler = ours()
+    scheduler.set_timesteps(10)
+    x, output = tensors(0, 1)
+    full = scheduler.step(output, 500, x, generator=seeded())
+    scheduler.predict_x0 = False
+    found = scheduler.step(output, 500, x, generator=seeded())
+    assert torch.equal(found.prev_sample, full.prev_sample)
+    assert found.pred_original_sample is None
+    assert scheduler.step(output, 500, x, return_dict=False)[1] is None
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("theirs", "ours"), PAIRS)
 def test_narrow_dtypes_are_as_exact_as_diffusers(theirs, ours, dtype):
@@ -242,9 +258,11 @@ def test_narrow_dtypes_are_as_exact_as_diffusers(theirs, ours, dtype):
     assert b.step(output, t, x.float(), generator=seeded()).prev_sample.dtype == torch.float32
 
 
-def test_the_gradient_is_diffusers():
+@pytest.mark.parametrize(("theirs", "ours"), PAIRS)
+def test_the_gradient_is_diffusers(theirs, ours):
     found = []
-    for scheduler in (DDPMScheduler(thresholding=False), FusedDDPMScheduler(thresholding=False)):
+    for scheduler in (theirs(), ours()):
+        scheduler.set_timesteps(10)
         x, output = (tensor.requires_grad_() for tensor in tensors(0, 1))
         step = scheduler.step(output, 500, x, generator=seeded())
         (step.prev_sample.square().sum() + step.pred_original_sample.sum()).backward()
