@@ -1,4 +1,4 @@
-// log, sin, cos and exp of W floats: the polynomials of Cephes (S. Moshier), errors below 1.5 ulp on
+// log, sin, cos, exp and 2^x of W floats: the polynomials of Cephes (S. Moshier), errors below 1.5 ulp on
 // the ranges named. Knows no torch.
 #pragma once
 #include <rmd/vec.h>
@@ -55,6 +55,21 @@ RMD_INLINE F exp(F x) {
   p = fma(p, r, set(5.0000001201e-1f));
   p = fma(p, r * r, r) + set(1.0f);
   return as_float(add(as_bits(p), shl<23>(to_int(n))));
+}
+
+// 2^x for x up to 127; below -126 it is 2^-126. A NaN stays NaN.
+RMD_INLINE F exp2(F x) {
+  x = max(set(-126.0f), x);
+  const F shifted = x + set(0x1.8p23f + 127.0f);  // its low bits are the exponent field of 2^round(x)
+  const F r = x - (shifted - set(0x1.8p23f + 127.0f));
+  F p = set(1.535336188319500e-4f);
+  p = fma(p, r, set(1.339887440266574e-3f));
+  p = fma(p, r, set(9.618437357674640e-3f));
+  p = fma(p, r, set(5.550332471162809e-2f));
+  p = fma(p, r, set(2.402264791363012e-1f));
+  p = fma(p, r, set(6.931472028550421e-1f));
+  p = fma(p, r, set(1.0f));
+  return p * as_float(shl<23>(as_bits(shifted)));
 }
 
 }  // namespace rmd::RMD_ISA

@@ -69,6 +69,31 @@ RMD_INLINE void to_order(F* x) {
   x[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
   x[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
 }
+// W vectors of W numbers, rows to columns.
+RMD_INLINE void transpose(F* x) {
+  F pair[16], four[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    pair[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+    pair[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {  // four[4 n + j], 128 bits k: column 4 k + j of rows 4 n to 4 n + 3
+    const int from = i / 4 * 4 + i % 4 / 2;
+    const __m512d a = _mm512_castps_pd(pair[from]), b = _mm512_castps_pd(pair[from + 2]);
+    four[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+    four[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const F a = _mm512_shuffle_f32x4(four[j], four[4 + j], 0x88), b = _mm512_shuffle_f32x4(four[8 + j], four[12 + j], 0x88);
+    const F c = _mm512_shuffle_f32x4(four[j], four[4 + j], 0xdd), d = _mm512_shuffle_f32x4(four[8 + j], four[12 + j], 0xdd);
+    x[j] = _mm512_shuffle_f32x4(a, b, 0x88);
+    x[4 + j] = _mm512_shuffle_f32x4(c, d, 0x88);
+    x[8 + j] = _mm512_shuffle_f32x4(a, b, 0xdd);
+    x[12 + j] = _mm512_shuffle_f32x4(c, d, 0xdd);
+  }
+}
 RMD_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
 RMD_INLINE F load(const bf16* p) {
   return as_float(shl<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))));
@@ -139,6 +164,26 @@ RMD_INLINE void to_order(F* x) {
   x[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
   x[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
 }
+RMD_INLINE void transpose(F* x) {
+  F pair[8], four[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    pair[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
+    pair[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    const int from = i / 4 * 4 + i % 4 / 2;
+    const __m256d a = _mm256_castps_pd(pair[from]), b = _mm256_castps_pd(pair[from + 2]);
+    four[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+    four[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    x[j] = _mm256_permute2f128_ps(four[j], four[4 + j], 0x20);
+    x[4 + j] = _mm256_permute2f128_ps(four[j], four[4 + j], 0x31);
+  }
+}
 RMD_INLINE F load(const float* p) { return _mm256_loadu_ps(p); }
 RMD_INLINE F load(const bf16* p) {
   return as_float(shl<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
@@ -195,6 +240,7 @@ RMD_INLINE void multiply(Wide a, U b, Wide& high, Wide& low) {
 }
 RMD_INLINE U group_of_lanes() { return 0; }
 RMD_INLINE void to_order(F*) {}
+RMD_INLINE void transpose(F*) {}
 template <class T> RMD_INLINE F load(const T* p) { return widen(*p); }
 template <class T> RMD_INLINE void store(T* p, F x) { narrow(x, *p); }
 

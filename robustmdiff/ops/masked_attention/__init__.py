@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robustmdiff.ops.dispatch import Backend, Op
-from robustmdiff.ops.masked_attention import definition, torch_backend, triton_backend
+from robustmdiff.ops.masked_attention import definition, native, torch_backend, triton_backend
 from robustmdiff.ops.masked_attention.converters import (
     segments_from_block_diagonal,
     segments_from_key_padding,
@@ -212,6 +212,7 @@ def _no_reasons(*_: Any) -> list[str]:
 OP = Op(
     "masked_attention",
     (
+        Backend("native", native.run, native.reasons),
         Backend("triton", triton_backend.run, triton_backend.reasons),
         Backend("torch", torch_backend.run, _no_reasons),
         Backend("definition", definition.masked_attention, _no_reasons),

@@ -1,0 +1,238 @@
+// masked_attention on CPU tensors: segments checked, instruction set chosen, patients spread over threads.
+#include <rmd/isa.h>
+#include <rmd/masked_attention.h>
+#include <rmd/segments.h>
+#include <rmd/tensor.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <numeric>
+#include <tuple>
+#include <vector>
+
+namespace rmd::masked_attention {
+namespace {
+
+using Maybe = const std::optional<Tensor>&;
+
+// A patient is cut into parts of this many query rows: by its own size alone, as where dk and dv are
+// summed decides their last bits. At most MOST_PARTS hold a dk and dv of their own at a time.
+constexpr int64_t PART = 1024, MOST_PARTS = 8;
+
+// Multiply-adds below which waking a second thread costs more than it saves.
+constexpr double WORTH_A_THREAD = 1e6;
+
+Type type_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return Type::f32;
+    case ScalarType::BFloat16: return Type::bf16;
+    case ScalarType::Half: return Type::f16;
+    default: break;
+  }
+  STD_TORCH_CHECK(false, "masked_attention: q has dtype code ", int(x.scalar_type()),
+                  ", expected float32, bfloat16 or float16");
+}
+
+struct Shape {
+  int64_t tokens, heads, D;
+};
+
+// x [tokens, heads, D] like q in everything but its sizes; copied where D is strided.
+Tokens tokens_of(const Tensor& x, const char* name, Shape shape, const Tensor& q, std::vector<Tensor>& held) {
+  STD_TORCH_CHECK(x.scalar_type() == q.scalar_type() && !x.is_cuda(), name, " has dtype code ", int(x.scalar_type()),
+                  ", expected ", int(q.scalar_type()), " like q, on the CPU");
+  STD_TORCH_CHECK(x.dim() == 3 && x.size(0) == shape.tokens && x.size(1) == shape.heads && x.size(2) == shape.D, name,
+                  " has shape ", shape_text(x), ", expected [", shape.tokens, ", ", shape.heads, ", ", shape.D, "]");
+  held.push_back(x.stride(2) == 1 || shape.D == 1 ? x : torch::stable::contiguous(x));
+  return {const_cast<void*>(held.back().const_data_ptr()), held.back().stride(0), held.back().stride(1)};
+}
+
+Tensor fresh_like(const Tensor& x) { return torch::stable::new_empty(x, x.sizes()); }
+
+Tokens tokens_of(const Tensor& fresh) {
+  return {fresh.mutable_data_ptr(), fresh.size(1) * fresh.size(2), fresh.size(2)};
+}
+
+const int32_t* segments_of(const Tensor& x, const char* name, int64_t B, std::vector<Tensor>& held) {
+  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Int && x.dim() == 3 && x.size(0) == B && x.size(2) == 2, name,
+                  " has dtype code ", int(x.scalar_type()), " and shape ", shape_text(x), ", expected int32 [", B,
+                  ", modalities, 2]");
+  held.push_back(torch::stable::contiguous(x));
+  return static_cast<const int32_t*>(held.back().const_data_ptr());
+}
+
+Listed listed(const Rows& rows) { return {rows.row.data(), rows.modality.data(), rows.first.data()}; }
+
+// What forward and backward share: the checked arguments, and the work cut into items.
+struct Batch {
+  std::vector<Tensor> held;
+  Rows q_rows, k_rows;
+  int64_t B, most_keys = 0, partial = 0;
+  std::vector<Item> items;
+
+  void read(Call& call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_segments,
+            const Tensor& k_segments, Maybe affinity, Maybe key, double scale, bool exclude_own, int64_t most_parts) {
+    STD_TORCH_CHECK(q.dim() == 3 && k.dim() == 3, "q and k have shapes ", shape_text(q), " and ", shape_text(k),
+                    ", expected [tokens, heads, width]");
+    STD_TORCH_CHECK(!key, "key is given, but the native backend has no dropout");
+    call.type = type_of(q);
+    call.H = q.size(1), call.Hkv = k.size(1), call.D = q.size(2);
+    STD_TORCH_CHECK(call.D > 0 && call.Hkv > 0 && call.H % call.Hkv == 0, "k has shape ", shape_text(k),
+                    ", expected a width of at least 1 and heads that divide those of q, ", shape_text(q));
+    B = q_segments.dim() == 3 ? q_segments.size(0) : 0;
+    call.q = tokens_of(q, "q", {q.size(0), call.H, call.D}, q, held);
+    call.k = tokens_of(k, "k", {k.size(0), call.Hkv, call.D}, q, held);
+    call.v = tokens_of(v, "v", {k.size(0), call.Hkv, call.D}, q, held);
+    const int32_t* of_q = segments_of(q_segments, "q_segments", B, held);
+    const int32_t* of_k = segments_of(k_segments, "k_segments", B, held);
+    call.Mq = q_segments.size(1), call.M = k_segments.size(1);
+    STD_TORCH_CHECK(!exclude_own || call.Mq == call.M, "exclude_own needs as many query as key modalities, got ",
+                    call.Mq, " and ", call.M);
+    call.affinity = nullptr;
+    if (affinity) {
+      held.push_back(torch::stable::contiguous(torch::stable::to(*affinity, ScalarType::Float)));
+      call.affinity = data<float>(held.back(), "affinity", {call.H, call.Mq, call.M}, q);
+    }
+    call.scale = float(scale), call.exclude_own = exclude_own;
+    q_rows = list_rows("q_segments", of_q, B, call.Mq, q.size(0));
+    k_rows = list_rows("k_segments", of_k, B, call.M, k.size(0));
+    call.q_rows = listed(q_rows), call.k_rows = listed(k_rows);
+    cut(call, most_parts);
+  }
+
+  void cut(const Call& call, int64_t most_parts) {
+    for (int64_t b = 0; b < B; ++b) {
+      const int64_t queries = queries_of(call, b) * group_of(call), keys = keys_of(call, b);
+      if (queries + keys == 0) continue;
+      most_keys = std::max(most_keys, keys);
+      const int64_t parts = std::clamp((queries + PART - 1) / PART, int64_t(1), most_parts);
+      for (int64_t head = 0; head < call.Hkv; ++head) {
+        for (int64_t part = 0; part < parts; ++part) {
+          items.push_back({b, head, part, parts, int64_t(items.size()), partial});
+        }
+        if (parts > 1) partial += 2 * parts * keys * padded(call.D);
+      }
+    }
+  }
+};
+
+// All items over the threads of torch, the largest first; no item depends on which thread takes it.
+template <class AnyCall>
+void run_all(const AnyCall& call, const Batch& batch) {
+  void (*run)(const AnyCall&, const Item&, float*) = scalar::run;
+  int64_t (*scratch)(const AnyCall&, int64_t) = scalar::scratch;
+#if defined(__x86_64__)
+  if (isa() == Isa::avx512) run = avx512::run, scratch = avx512::scratch;
+  if (isa() == Isa::avx2) run = avx2::run, scratch = avx2::scratch;
+#endif
+  const auto cost = [&](const Item& item) {
+    return double(queries_of(call, item.patient)) * group_of(call) * keys_of(call, item.patient) * call.D / item.parts;
+  };
+  std::vector<int64_t> order(batch.items.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t i, int64_t j) { return cost(batch.items[i]) > cost(batch.items[j]); });
+  double total = 0;
+  for (const Item& item : batch.items) total += cost(item);
+  const int64_t floats = scratch(call, batch.most_keys);
+  std::atomic<size_t> next{0};
+  const auto worker = [&](int64_t, int64_t) {
+    const auto release = [](float* p) { ::operator delete[](p, std::align_val_t(64)); };
+    const std::unique_ptr<float, decltype(release)> memory(
+        static_cast<float*>(::operator new[](floats * sizeof(float), std::align_val_t(64))), release);
+    for (size_t i = next++; i < order.size(); i = next++) run(call, batch.items[order[i]], memory.get());
+  };
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), order.size());
+  if (threads <= 1 || total < WORTH_A_THREAD) return worker(0, 1);
+  torch::stable::parallel_for(0, threads, 1, worker);
+}
+
+// dk and dv of the patients that were cut.
+void add_all_parts(const Backward& call, const Batch& batch) {
+  void (*add_parts)(const Backward&, const Item&) = scalar::add_parts;
+#if defined(__x86_64__)
+  if (isa() == Isa::avx512) add_parts = avx512::add_parts;
+  if (isa() == Isa::avx2) add_parts = avx2::add_parts;
+#endif
+  if (batch.partial == 0) return;
+  torch::stable::parallel_for(0, batch.items.size(), 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      if (batch.items[i].parts > 1 && batch.items[i].part == 0) add_parts(call, batch.items[i]);
+    }
+  });
+}
+
+// What each item found, added in order.
+Tensor sum_affinities(const Backward& call, const Batch& batch, Maybe affinity, const Tensor& q) {
+  if (!affinity) return torch::stable::new_empty(q, {0});
+  const int64_t size = group_of(call) * call.Mq * call.M;  // of the heads that share their keys
+  std::vector<double> sum(call.Hkv * size);
+  for (const Item& item : batch.items) {
+    for (int64_t i = 0; i < size; ++i) sum[item.kv_head * size + i] += call.daffinity[item.number * size + i];
+  }
+  Tensor found = torch::stable::new_empty(q, {call.H, call.Mq, call.M}, ScalarType::Float);
+  std::copy(sum.begin(), sum.end(), static_cast<float*>(found.mutable_data_ptr()));
+  return torch::stable::to(found, affinity->scalar_type());
+}
+
+void zero_gaps(const Rows& rows, const Tensor& x) {
+  const int64_t bytes = x.size(1) * x.size(2) * (x.scalar_type() == ScalarType::Float ? 4 : 2);
+  for (size_t i = 0; i < rows.gaps.size(); i += 2) {
+    std::memset(static_cast<char*>(x.mutable_data_ptr()) + rows.gaps[i] * bytes, 0,
+                (rows.gaps[i + 1] - rows.gaps[i]) * bytes);
+  }
+}
+
+std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_segments,
+                                   const Tensor& k_segments, Maybe affinity, Maybe key, double scale, bool exclude_own,
+                                   double) {
+  Forward call;
+  Batch batch;
+  batch.read(call, q, k, v, q_segments, k_segments, affinity, key, scale, exclude_own, 1 << 30);
+  Tensor out = fresh_like(q);
+  Tensor lse = torch::stable::new_empty(q, {q.size(0), q.size(1)}, ScalarType::Float);
+  call.out = tokens_of(out), call.lse = static_cast<float*>(lse.mutable_data_ptr());
+  zero_gaps(batch.q_rows, out);
+  for (size_t i = 0; i < batch.q_rows.gaps.size(); i += 2) {
+    std::fill(call.lse + batch.q_rows.gaps[i] * call.H, call.lse + batch.q_rows.gaps[i + 1] * call.H, NOTHING);
+  }
+  run_all(call, batch);
+  return {out, lse};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_out, const Tensor& out, const Tensor& lse,
+                                                    const Tensor& q, const Tensor& k, const Tensor& v,
+                                                    const Tensor& q_segments, const Tensor& k_segments, Maybe affinity,
+                                                    Maybe key, double scale, bool exclude_own, double) {
+  Backward call;
+  Batch batch;
+  batch.read(call, q, k, v, q_segments, k_segments, affinity, key, scale, exclude_own, MOST_PARTS);
+  const Shape like_q{q.size(0), call.H, call.D};
+  call.grad_out = tokens_of(grad_out, "grad_out", like_q, q, batch.held);
+  call.out = tokens_of(out, "out", like_q, q, batch.held);
+  batch.held.push_back(torch::stable::contiguous(lse));
+  call.lse = data<float>(batch.held.back(), "lse", {q.size(0), call.H}, q);
+  Tensor dq = fresh_like(q), dk = fresh_like(k), dv = fresh_like(v);
+  call.dq = tokens_of(dq), call.dk = tokens_of(dk), call.dv = tokens_of(dv);
+  zero_gaps(batch.q_rows, dq), zero_gaps(batch.k_rows, dk), zero_gaps(batch.k_rows, dv);
+  const std::unique_ptr<float[]> partial(batch.partial ? new float[batch.partial] : nullptr);
+  call.partial = partial.get();
+  const int64_t affinities = affinity ? group_of(call) * call.Mq * call.M : 0;
+  std::vector<float> daffinities(batch.items.size() * affinities);
+  call.daffinity = affinity ? daffinities.data() : nullptr;
+  run_all(call, batch);
+  add_all_parts(call, batch);
+  return {dq, dk, dv, sum_affinities(call, batch, affinity, q)};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(robustmdiff, CPU, m) {
+  m.impl("masked_attention_fwd", TORCH_BOX(&forward));
+  m.impl("masked_attention_bwd", TORCH_BOX(&backward));
+}
+
+}  // namespace rmd::masked_attention
