@@ -15,6 +15,7 @@ from robustmdiff.ops.knowledge_attention import OP as KNOWLEDGE
 from robustmdiff.ops.knowledge_attention import TOP
 from robustmdiff.ops.knowledge_attention import torch_backend as knowledge_backend
 from robustmdiff.ops.masked_attention import OP as MASKED
+from robustmdiff.ops.masked_attention import native as masked_native
 from robustmdiff.ops.masked_attention import torch_backend as masked_backend
 
 SEGMENTS = torch.tensor([[[0, 3], [3, 0]], [[4, 2], [6, 1]]], dtype=torch.int32)
@@ -38,6 +39,7 @@ def graph_args() -> tuple:
 
 OPERATORS = [
     pytest.param(masked_backend, masked_args, id="masked_attention"),
+    pytest.param(masked_native, masked_args, id="masked_attention-native"),
     pytest.param(knowledge_backend, knowledge_args, id="knowledge_attention"),
     pytest.param(graph_backend, graph_args, id="graph_attention"),
 ]
