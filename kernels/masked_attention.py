@@ -213,6 +213,29 @@ def _range_of(first, patient, modalities, own, EXCLUDE_OWN: tl.constexpr):
 
 
 @triton.jit
+def _record(records, t, exists, affinity, row, step, AFFINITY: tl.constexpr):
+    """First row, rows, modality and affinity (at row + step * modality, in bits) of tile t.
+
+    A loop fetches the record of the tile after the one it is at. Fetched where it is needed, it would
+    leave the address of the tile's keys unknown until then, and the pipeline one tile deep, however many
+    stages it is given.
+    """
+    record = records + 4 * t.to(tl.int64)
+    j = tl.load(record + 3, mask=exists, other=0)
+    bias = 0.0
+    if AFFINITY:
+        bias = tl.load(affinity + row + step * j, mask=exists, other=0.0).to(tl.float32) * LOG2E
+    return tl.load(record, mask=exists, other=0), tl.load(record + 1, mask=exists, other=0), j, bias
+
+
+@triton.jit
+def _past_own(t, own, skip, EXCLUDE_OWN: tl.constexpr):
+    if EXCLUDE_OWN:
+        t += skip * (t >= own).to(tl.int32)
+    return t
+
+
+@triton.jit
 def _forward(
     q, k, v, out, lse,
     q_records, q_first, k_records, k_first, affinity, key, threshold, keep_scale,
@@ -236,18 +259,15 @@ def _forward(
     largest = tl.full([BLOCK_Q], -float("inf"), tl.float32)
     total = tl.zeros([BLOCK_Q], tl.float32)
     sums = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
+    t = _past_own(begin, own, skip, EXCLUDE_OWN)
+    at, there, j, bias = _record(k_records, t, count > 0, affinity, (head * Mq + i) * M, 1, AFFINITY)
     for x in range(0, count):
-        t = begin + x
-        if EXCLUDE_OWN:
-            t += skip * (t >= own).to(tl.int32)
-        tile = k_records + 4 * t.to(tl.int64)
-        at = tl.load(tile)
-        there = tl.load(tile + 1)
+        t = _past_own(begin + x + 1, own, skip, EXCLUDE_OWN)
+        after = _record(k_records, t, x + 1 < count, affinity, (head * Mq + i) * M, 1, AFFINITY)
         keys = _tile(k, at, there, head // GROUP, k_row, k_head, D, BLOCK_K, BLOCK_D)
         scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2E)
         if AFFINITY:
-            j = tl.load(tile + 3)
-            scores += tl.load(affinity + (head * Mq + i) * M + j).to(tl.float32) * LOG2E
+            scores += bias
         scores = tl.where((c < there)[None, :], scores, -float("inf"))
         now = tl.maximum(largest, tl.max(scores, 1))
         weights = tl.exp2(scores - now[:, None])
@@ -259,6 +279,7 @@ def _forward(
         values = _tile(v, at, there, head // GROUP, v_row, v_head, D, BLOCK_K, BLOCK_D)
         sums = tl.dot(weights.to(values.dtype), values, sums * shrink[:, None], input_precision="ieee")
         largest = now
+        at, there, j, bias = after
     saw = total > 0
     _put(out, sums / tl.where(saw, total, 1.0)[:, None], row, live, head, H, D, BLOCK_Q, BLOCK_D)
     found = tl.where(saw, (largest + tl.log2(tl.where(saw, total, 1.0))) / LOG2E, -1e30)
@@ -296,19 +317,16 @@ def _backward_queries(
     saw = tl.load(lse + place, mask=n < live, other=float("inf")) * LOG2E
     sums = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
     by_modality = tl.zeros([WIDTH], tl.float32)
+    t = _past_own(begin, own, skip, EXCLUDE_OWN)
+    at, there, j, bias = _record(k_records, t, count > 0, affinity, (head * Mq + i) * M, 1, AFFINITY)
     for x in range(0, count):
-        t = begin + x
-        if EXCLUDE_OWN:
-            t += skip * (t >= own).to(tl.int32)
-        tile = k_records + 4 * t.to(tl.int64)
-        at = tl.load(tile)
-        there = tl.load(tile + 1)
+        t = _past_own(begin + x + 1, own, skip, EXCLUDE_OWN)
+        after = _record(k_records, t, x + 1 < count, affinity, (head * Mq + i) * M, 1, AFFINITY)
         keys = _tile(k, at, there, head // GROUP, k_row, k_head, D, BLOCK_K, BLOCK_D)
         values = _tile(v, at, there, head // GROUP, v_row, v_head, D, BLOCK_K, BLOCK_D)
         scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * (scale * LOG2E)
         if AFFINITY:
-            j = tl.load(tile + 3)
-            scores += tl.load(affinity + (head * Mq + i) * M + j).to(tl.float32) * LOG2E
+            scores += bias
         weights = tl.where((c < there)[None, :], tl.exp2(scores - saw[:, None]), 0.0)
         dweights = tl.dot(g, tl.trans(values), input_precision="ieee")
         if DROPOUT:
@@ -318,6 +336,7 @@ def _backward_queries(
         if AFFINITY:
             by_modality += tl.where(m == j, tl.sum(dscores), 0.0)
         sums = tl.dot(dscores.to(keys.dtype), keys, sums, input_precision="ieee")
+        at, there, j, bias = after
     _put(dq, sums * scale, row, live, head, H, D, BLOCK_Q, BLOCK_D)
     if AFFINITY:
         tl.store(partial + (tl.program_id(0).to(tl.int64) * H + head) * M + m, by_modality, mask=m < M)
@@ -337,6 +356,17 @@ def _sum_affinity(
         at = partial + ((t * H + head) * M)[:, None] + m[None, :]
         total += tl.sum(tl.load(at, mask=mine[:, None] & (m < M)[None, :], other=0.0), 0)
     tl.store(daffinity + (head * Mq + i) * M + m, total.to(daffinity.dtype.element_ty), mask=m < M)
+
+
+@triton.jit
+def _query_tile(x, begin, count, own, skip, kv_head, GROUP: tl.constexpr, EXCLUDE_OWN: tl.constexpr):
+    """Head of q and tile of queries that come x-th: the tiles of one head, then those of the next."""
+    head = kv_head
+    t = begin + x
+    if GROUP > 1:
+        head = kv_head * GROUP + x // tl.maximum(count, 1)
+        t = begin + x % tl.maximum(count, 1)
+    return head, _past_own(t, own, skip, EXCLUDE_OWN)
 
 
 @triton.jit
@@ -363,17 +393,12 @@ def _backward_keys(
     values = _tile(v, at, there, kv_head, v_row, v_head, D, BLOCK_K, BLOCK_D)
     dkeys = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
     dvalues = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
+    head, t = _query_tile(0, begin, count, own, skip, kv_head, GROUP, EXCLUDE_OWN)
+    row, live, i, bias = _record(q_records, t, count > 0, affinity, head * Mq * M + j, M, AFFINITY)
     for x in range(0, count * GROUP):
-        head = kv_head
-        t = begin + x
-        if GROUP > 1:
-            head = kv_head * GROUP + x // count
-            t = begin + x % count
-        if EXCLUDE_OWN:
-            t += skip * (t >= own).to(tl.int32)
-        tile = q_records + 4 * t.to(tl.int64)
-        row = tl.load(tile)
-        live = tl.load(tile + 1)
+        head_after, t = _query_tile(x + 1, begin, count, own, skip, kv_head, GROUP, EXCLUDE_OWN)
+        exists = x + 1 < count * GROUP
+        after = _record(q_records, t, exists, affinity, head_after * Mq * M + j, M, AFFINITY)
         queries = _tile(q, row, live, head, q_row, q_head, D, BLOCK_Q, BLOCK_D)
         g = _tile(grad, row, live, head, grad_row, grad_head, D, BLOCK_Q, BLOCK_D)
         place = (row + n).to(tl.int64) * H + head
@@ -381,8 +406,7 @@ def _backward_keys(
         g_out = tl.load(delta + place, mask=n < live, other=0.0)
         scores = tl.dot(keys, tl.trans(queries), input_precision="ieee") * (scale * LOG2E)
         if AFFINITY:
-            i = tl.load(tile + 3)
-            scores += tl.load(affinity + (head * Mq + i) * M + j).to(tl.float32) * LOG2E
+            scores += bias
         weights = tl.exp2(scores - saw[None, :])  # [keys, queries]; the keys beyond the tile are not written
         dweights = tl.dot(values, tl.trans(g), input_precision="ieee")
         kept = weights
@@ -393,5 +417,7 @@ def _backward_keys(
         dvalues = tl.dot(kept.to(g.dtype), g, dvalues, input_precision="ieee")
         dscores = weights * (dweights - g_out[None, :])
         dkeys = tl.dot(dscores.to(queries.dtype), queries, dkeys, input_precision="ieee")
+        head = head_after
+        row, live, i, bias = after
     _put(dk, dkeys * scale, at, there, kv_head, H // GROUP, D, BLOCK_K, BLOCK_D)
     _put(dv, dvalues, at, there, kv_head, H // GROUP, D, BLOCK_K, BLOCK_D)

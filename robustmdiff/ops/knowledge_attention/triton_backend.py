@@ -1,0 +1,40 @@
+"""knowledge_attention on Triton: the operators around `robustmdiff.kernels.knowledge_attention`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from robustmdiff.ops import triton_support
+from robustmdiff.ops.knowledge_attention.schema import TENSORS, WRT, declare
+from robustmdiff.ops.knowledge_attention.torch_backend import check_prior
+from robustmdiff.ops.registration import differentiable, implement
+
+
+def reasons(q: Tensor, *_: Any) -> list[str]:
+    return triton_support.reasons(q, q.shape[-1])
+
+
+def forward(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    from robustmdiff.kernels import knowledge_attention
+
+    if log_prior is not None and log_prior.device.type == "cpu":
+        check_prior(log_prior)
+    return knowledge_attention.forward(q, concepts, log_prior, scale)
+
+
+def backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from robustmdiff.kernels import knowledge_attention
+
+    return knowledge_attention.backward(*args)
+
+
+def no_top(*_: Any) -> list[str]:
+    return ["there is no Triton kernel for knowledge_top, torch runs it"]
+
+
+forward_op, backward_op, _ = declare("_triton")
+implement("knowledge_attention_fwd_triton", forward)
+implement("knowledge_attention_bwd_triton", backward)
+run = differentiable(forward_op, backward_op, TENSORS, WRT)
