@@ -20,7 +20,8 @@ LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 SPLITS = 128  # of the concepts, at most
 SPLIT = 1024  # concepts of a split, at least
 SCRATCH = 2**26  # floats that hold the splits' sums at a time
-PROGRAMS = 264  # what the backward pass over concepts spreads the rows for: two for each SM of an H100
+PROGRAMS = 264  # the backward pass over concepts parts the rows for as many: two for each SM of an H100
+PART = 512  # rows of such a part, at least
 
 
 def forward(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
@@ -33,14 +34,15 @@ def forward(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float)
     with on_device_of(q):
         for block in _blocks(N * H, splits * D):
             n = block.stop - block.start
-            sums = torch.empty(splits, n, D, dtype=torch.float32, device=q.device) if splits > 1 else out[block]
-            state = torch.empty(2, splits, n, dtype=torch.float32, device=q.device) if splits > 1 else lse[block]
+            sums, state = out[block], lse[block]
+            if splits > 1:
+                sums, state = _scratch(q, splits, n, D), _scratch(q, 2, splits, n)
             _forward[(triton.cdiv(n, config.rows), splits)](
                 rows[block], concepts, log_prior, sums, state, n, k, split, splits, scale,
                 WHOLE=splits == 1, **_constants(D, log_prior, config),
             )  # fmt: skip
             if splits > 1:
-                _join[(n,)](sums, state, out[block], lse[block], n, splits, **_width(D), num_warps=4, **OPTIONS)
+                _join[(n,)](sums, state, out[block], lse[block], n, splits, **_width(D), **OPTIONS)
     return out.view(q.shape), lse.view(N, H)
 
 
@@ -68,7 +70,7 @@ def backward(
     with on_device_of(q):
         for block in _blocks(N * H, splits * D):
             n = block.stop - block.start
-            sums = torch.empty(splits, n, D, dtype=torch.float32, device=q.device) if splits > 1 else dq[block]
+            sums = _scratch(q, splits, n, D) if splits > 1 else dq[block]
             _backward_rows[(triton.cdiv(n, by_row.rows), splits)](
                 rows[block], grads[block], outs[block], lse[block], delta[block], concepts, log_prior, sums,
                 n, k, split, scale, **_constants(D, log_prior, by_row),
@@ -76,20 +78,19 @@ def backward(
             if splits > 1:
                 _add(sums, dq[block])
         tiles = triton.cdiv(k, by_concept.columns)
-        parts = min(triton.cdiv(PROGRAMS, tiles), triton.cdiv(N * H, 512))
+        parts = min(triton.cdiv(PROGRAMS, tiles), triton.cdiv(N * H, PART))
         part = triton.cdiv(triton.cdiv(N * H, parts), by_concept.rows) * by_concept.rows
         parts = triton.cdiv(N * H, part)
         dconcepts, to_concepts, to_prior = torch.empty_like(concepts), None, dprior
         if parts > 1:
-            to_concepts = torch.empty(parts, k, D, dtype=torch.float32, device=q.device)
-            to_prior = torch.empty(parts, k, dtype=torch.float32, device=q.device)
+            to_concepts, to_prior = _scratch(q, parts, k, D), _scratch(q, parts, k)
         _backward_concepts[(tiles, parts)](
             rows, grads, lse, delta, concepts, log_prior, dconcepts if to_concepts is None else to_concepts,
             to_prior, N * H, k, part, scale, **_constants(D, log_prior, by_concept),
         )  # fmt: skip
         if to_concepts is not None:
             _add(to_concepts, dconcepts)
-            if dprior is not None:
+            if dprior is not None and to_prior is not None:
                 _add(to_prior, dprior)
     return dq.view(q.shape), dconcepts, nothing if dprior is None else dprior
 
@@ -106,10 +107,14 @@ def _blocks(rows: int, floats: int) -> list[slice]:
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
+def _scratch(like: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=like.device)
+
+
 def _add(parts: Tensor, out: Tensor) -> None:
     """out = the sum of parts over its first axis, in order."""
     n = out.numel()
-    _add_parts[(triton.cdiv(n, 1024),)](parts, out, n, parts.shape[0], SIZE=1024, num_warps=4, **OPTIONS)
+    _add_parts[(triton.cdiv(n, 1024),)](parts, out, n, parts.shape[0], SIZE=1024, **OPTIONS)
 
 
 # (rows, concepts) of a tile, warps, stages: by architecture, then by bits of the dtype and padded width.
@@ -171,11 +176,15 @@ def _put(tensor, x, index, there, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 @triton.jit
 def _bias(log_prior, c, exists, PRIOR: tl.constexpr):
-    """What is added to the scores of concepts c, in bits, and which of them are there."""
+    """What is added to the scores of concepts c, in bits; -inf where a concept is absent.
+
+    A loop fetches it for the tile after the one it is at. Fetched where it is needed, it would leave the
+    mask of the tile's concepts unknown until then, and the pipeline one tile deep.
+    """
     bias = tl.where(exists, 0.0, -float("inf"))
     if PRIOR:
         bias = tl.load(log_prior + c, mask=exists, other=-float("inf")).to(tl.float32) * LOG2E
-    return bias, bias > -float("inf")
+    return bias
 
 
 @triton.jit
@@ -191,9 +200,11 @@ def _forward(
     largest = tl.full([ROWS], -1e30, tl.float32)  # finite: a tile may hold nothing
     total = tl.zeros([ROWS], tl.float32)
     sums = tl.zeros([ROWS, BLOCK_D], tl.float32)
-    for at in range(begin, end, CONCEPTS):
-        c = at + tl.arange(0, CONCEPTS)
-        bias, there = _bias(log_prior, c, c < end, PRIOR)
+    c = begin + tl.arange(0, CONCEPTS)
+    bias = _bias(log_prior, c, c < end, PRIOR)
+    for _ in range(begin, end, CONCEPTS):
+        after = _bias(log_prior, c + CONCEPTS, c + CONCEPTS < end, PRIOR)
+        there = bias > -float("inf")
         K = _tile(concepts, c, there, D, BLOCK_D)
         scores = tl.dot(queries, tl.trans(K), input_precision="ieee") * (scale * LOG2E)
         scores = tl.where(there[None, :], scores + bias[None, :], -float("inf"))
@@ -203,6 +214,8 @@ def _forward(
         total = total * shrink + tl.sum(weights, 1)
         sums = tl.dot(weights.to(K.dtype), K, sums * shrink[:, None], input_precision="ieee")
         largest = now
+        bias = after
+        c += CONCEPTS
     if WHOLE:
         saw = total > 0
         some = tl.where(saw, total, 1.0)
@@ -250,18 +263,22 @@ def _backward_rows(
     queries = _tile(q, r, there, D, BLOCK_D)
     g = _tile(grad, r, there, D, BLOCK_D)
     g_out = tl.sum(g.to(tl.float32) * _tile(out, r, there, D, BLOCK_D).to(tl.float32), 1)
-    tl.store(delta + r, g_out, mask=(r < rows) & (s == 0))
+    tl.store(delta + r, g_out, mask=r < tl.where(s == 0, rows, 0))
     saw = tl.where(there, saw * LOG2E, float("inf"))
     sums = tl.zeros([ROWS, BLOCK_D], tl.float32)
-    for at in range(begin, end, CONCEPTS):
-        c = at + tl.arange(0, CONCEPTS)
-        bias, exists = _bias(log_prior, c, c < end, PRIOR)
+    c = begin + tl.arange(0, CONCEPTS)
+    bias = _bias(log_prior, c, c < end, PRIOR)
+    for _ in range(begin, end, CONCEPTS):
+        after = _bias(log_prior, c + CONCEPTS, c + CONCEPTS < end, PRIOR)
+        exists = bias > -float("inf")
         K = _tile(concepts, c, exists, D, BLOCK_D)
         scores = tl.dot(queries, tl.trans(K), input_precision="ieee") * (scale * LOG2E) + bias[None, :]
         weights = tl.where(exists[None, :], tl.exp2(scores - saw[:, None]), 0.0)
         dweights = tl.dot(g, tl.trans(K), input_precision="ieee")
         dscores = weights * (dweights - g_out[:, None]) * scale
         sums = tl.dot(dscores.to(K.dtype), K, sums, input_precision="ieee")
+        bias = after
+        c += CONCEPTS
     _put(sums_at, sums, s.to(tl.int64) * rows + r, r < rows, D, BLOCK_D)
 
 
@@ -274,15 +291,14 @@ def _backward_concepts(
     p = tl.program_id(1)
     begin = p * part
     end = tl.minimum(begin + part, rows)
-    bias, exists = _bias(log_prior, c, c < k, PRIOR)
+    bias = _bias(log_prior, c, c < k, PRIOR)
+    exists = bias > -float("inf")
     K = _tile(concepts, c, exists, D, BLOCK_D)
     sums = tl.zeros([CONCEPTS, BLOCK_D], tl.float32)
     prior = tl.zeros([CONCEPTS], tl.float32)
     for at in range(begin, end, ROWS):
         r = at + tl.arange(0, ROWS)
-        saw = tl.load(lse + r, mask=r < end, other=-1e30)
-        there = saw > -1e29
-        saw = tl.where(there, saw * LOG2E, float("inf"))
+        saw = tl.load(lse + r, mask=r < end, other=float("inf")) * LOG2E
         g_out = tl.load(delta + r, mask=r < end, other=0.0)
         queries = _tile(q, r, r < end, D, BLOCK_D)
         g = _tile(grad, r, r < end, D, BLOCK_D)
@@ -294,9 +310,10 @@ def _backward_concepts(
         sums = tl.dot(weights.to(g.dtype), g, sums, input_precision="ieee")
         sums = tl.dot((dscores * scale).to(queries.dtype), queries, sums, input_precision="ieee")
     place = p.to(tl.int64) * k + c
+    sums = tl.where(exists[:, None], sums, 0.0)  # a row that saw nothing may hold NaN in its gradient
     _put(to_concepts, sums, place, c < k, D, BLOCK_D)
     if PRIOR:
-        tl.store(to_prior + place, prior.to(to_prior.dtype.element_ty), mask=c < k)
+        tl.store(to_prior + place, tl.where(exists, prior, 0.0).to(to_prior.dtype.element_ty), mask=c < k)
 
 
 @triton.jit

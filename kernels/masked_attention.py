@@ -112,15 +112,42 @@ def backward(
 
 
 # (queries, keys) of a tile, warps, stages: by architecture, then by bits of the dtype and padded width.
-# None is any other GPU from compute capability 8.0 on: 99 KiB of shared memory.
+# None is any other GPU from compute capability 8.0 on: 99 KiB of shared memory. float32 is exact, so it
+# stays off the tensor cores and takes small tiles. Chosen by what compiles without a spill.
 FORWARD = {
+    80: {
+        (16, 64): Config(128, 64, 4, 3), (16, 128): Config(128, 64, 8, 3), (16, 256): Config(64, 32, 8, 3),
+        (32, 64): Config(64, 32, 8, 2), (32, 128): Config(32, 32, 8, 2), (32, 256): Config(16, 16, 4, 2),
+    },
+    90: {
+        (16, 64): Config(128, 64, 8, 3), (16, 128): Config(128, 64, 8, 3), (16, 256): Config(128, 32, 8, 3),
+        (32, 64): Config(64, 32, 8, 2), (32, 128): Config(32, 32, 8, 2), (32, 256): Config(16, 16, 4, 2),
+    },
     None: {
-        (16, 64): Config(128, 64, 4, 2), (16, 128): Config(64, 64, 4, 2), (16, 256): Config(64, 32, 4, 2),
-        (32, 64): Config(64, 32, 4, 2), (32, 128): Config(32, 32, 4, 2), (32, 256): Config(16, 32, 4, 2),
+        (16, 64): Config(128, 64, 8, 3), (16, 128): Config(128, 64, 8, 3), (16, 256): Config(64, 32, 8, 2),
+        (32, 64): Config(64, 32, 8, 2), (32, 128): Config(32, 32, 8, 2), (32, 256): Config(16, 16, 4, 2),
     },
 }  # fmt: skip
-BACKWARD_QUERIES = {None: FORWARD[None]}
-BACKWARD_KEYS = {None: FORWARD[None]}
+BACKWARD_QUERIES = {
+    90: {
+        (16, 64): Config(128, 64, 8, 2), (16, 128): Config(64, 64, 8, 2), (16, 256): Config(64, 32, 8, 2),
+        (32, 64): Config(32, 32, 8, 2), (32, 128): Config(32, 32, 8, 2), (32, 256): Config(16, 16, 8, 2),
+    },
+    None: {
+        (16, 64): Config(64, 64, 4, 2), (16, 128): Config(64, 32, 8, 2), (16, 256): Config(32, 32, 8, 2),
+        (32, 64): Config(32, 32, 8, 2), (32, 128): Config(32, 16, 8, 2), (32, 256): Config(16, 16, 8, 2),
+    },
+}  # fmt: skip
+BACKWARD_KEYS = {
+    90: {
+        (16, 64): Config(64, 64, 8, 2), (16, 128): Config(64, 64, 8, 2), (16, 256): Config(32, 64, 8, 2),
+        (32, 64): Config(32, 32, 8, 2), (32, 128): Config(16, 32, 8, 2), (32, 256): Config(16, 16, 8, 2),
+    },
+    None: {
+        (16, 64): Config(64, 64, 8, 2), (16, 128): Config(32, 64, 8, 2), (16, 256): Config(16, 32, 8, 2),
+        (32, 64): Config(32, 32, 8, 2), (32, 128): Config(16, 32, 8, 2), (32, 256): Config(16, 16, 8, 2),
+    },
+}  # fmt: skip
 
 
 def _configuration(table: dict, q: Tensor) -> Config:
@@ -260,7 +287,7 @@ def _forward(
     total = tl.zeros([BLOCK_Q], tl.float32)
     sums = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
     t = _past_own(begin, own, skip, EXCLUDE_OWN)
-    at, there, j, bias = _record(k_records, t, count > 0, affinity, (head * Mq + i) * M, 1, AFFINITY)
+    at, there, _, bias = _record(k_records, t, count > 0, affinity, (head * Mq + i) * M, 1, AFFINITY)
     for x in range(0, count):
         t = _past_own(begin + x + 1, own, skip, EXCLUDE_OWN)
         after = _record(k_records, t, x + 1 < count, affinity, (head * Mq + i) * M, 1, AFFINITY)
@@ -279,7 +306,7 @@ def _forward(
         values = _tile(v, at, there, head // GROUP, v_row, v_head, D, BLOCK_K, BLOCK_D)
         sums = tl.dot(weights.to(values.dtype), values, sums * shrink[:, None], input_precision="ieee")
         largest = now
-        at, there, j, bias = after
+        at, there, _, bias = after
     saw = total > 0
     _put(out, sums / tl.where(saw, total, 1.0)[:, None], row, live, head, H, D, BLOCK_Q, BLOCK_D)
     found = tl.where(saw, (largest + tl.log2(tl.where(saw, total, 1.0))) / LOG2E, -1e30)
@@ -394,7 +421,7 @@ def _backward_keys(
     dkeys = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
     dvalues = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
     head, t = _query_tile(0, begin, count, own, skip, kv_head, GROUP, EXCLUDE_OWN)
-    row, live, i, bias = _record(q_records, t, count > 0, affinity, head * Mq * M + j, M, AFFINITY)
+    row, live, _, bias = _record(q_records, t, count > 0, affinity, head * Mq * M + j, M, AFFINITY)
     for x in range(0, count * GROUP):
         head_after, t = _query_tile(x + 1, begin, count, own, skip, kv_head, GROUP, EXCLUDE_OWN)
         exists = x + 1 < count * GROUP
@@ -418,6 +445,6 @@ def _backward_keys(
         dscores = weights * (dweights - g_out[None, :])
         dkeys = tl.dot(dscores.to(queries.dtype), queries, dkeys, input_precision="ieee")
         head = head_after
-        row, live, i, bias = after
+        row, live, _, bias = after
     _put(dk, dkeys * scale, at, there, kv_head, H // GROUP, D, BLOCK_K, BLOCK_D)
     _put(dv, dvalues, at, there, kv_head, H // GROUP, D, BLOCK_K, BLOCK_D)

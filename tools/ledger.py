@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 LEDGER = Path(__file__).with_name("ledger.json")
 MORE_REGISTERS = 8  # the growth that is still noise
-MORE_SHARED = 1024  # bytes
+MORE_SHARED = 1024  # bytes; less shared memory by more than that is a pipeline that has lost stages
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ def growth(now: Resources, before: Resources) -> Iterator[str]:
         yield f"takes {now.registers} registers, was {before.registers}"
     if now.shared > before.shared + MORE_SHARED:
         yield f"takes {now.shared} bytes of shared memory, was {before.shared}"
+    if before.cp_async > 0 and now.shared < before.shared - MORE_SHARED:
+        yield f"fetches less far ahead: {now.shared} bytes of shared memory, was {before.shared}"
     for kind in ("cp_async", "wgmma"):
         if getattr(now, kind) == 0 < getattr(before, kind):
             yield f"has no {kind}, had {getattr(before, kind)}"

@@ -60,7 +60,30 @@ def masked_attention() -> Iterator[Situation]:
     )  # fmt: skip
 
 
-SITUATIONS: tuple[Callable[[], Iterator[Situation]], ...] = (masked_attention,)
+def knowledge_attention() -> Iterator[Situation]:
+    from robustmdiff.kernels import knowledge_attention as kernels
+
+    def call(D: int, k: int, dtype: torch.dtype, prior: bool) -> Callable[[], Any]:
+        def run() -> None:
+            q, concepts = torch.zeros(1024, 1, D, dtype=dtype), torch.zeros(k, D, dtype=dtype)
+            log_prior = torch.zeros(k) if prior else None
+            out, lse = kernels.forward(q, concepts, log_prior, 0.1)
+            kernels.backward(out, out, lse, q, concepts, log_prior, 0.1)
+
+        return run
+
+    products = ("_forward", "_backward_rows", "_backward_concepts")
+    for dtype in (torch.bfloat16, torch.float32):
+        for D in (64, 128, 256):
+            name = f"knowledge_attention {_word(dtype)} {D}"
+            yield Situation(name, call(D, 4096, dtype, True), dtype, ARCHITECTURES, products, products)
+    yield Situation(
+        "knowledge_attention no prior, one split, bfloat16 128",
+        call(128, 1024, torch.bfloat16, False), torch.bfloat16, ARCHITECTURES, products, products,
+    )  # fmt: skip
+
+
+SITUATIONS: tuple[Callable[[], Iterator[Situation]], ...] = (masked_attention, knowledge_attention)
 
 
 def missing() -> str | None:

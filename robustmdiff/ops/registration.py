@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
+
+from robustmdiff.ops import flop_formulas
 
 NAMESPACE = "robustmdiff"
 
@@ -50,8 +51,8 @@ def define(name: str, schema: str, fake: Callable[..., Any], flops: Callable[...
 
     torch.library.impl(qualified, "AutocastCPU", without_autocast("cpu"))
     torch.library.impl(qualified, "AutocastCUDA", without_autocast("cuda"))
-    register_flop_formula(operator.overloadpacket, get_raw=True)(
-        lambda *args, out_val=None, **kwargs: flops(*args, **kwargs)
+    flop_formulas.register(
+        operator.overloadpacket, lambda *args, out_val=None, **kwargs: flops(*args, **kwargs)
     )
     return operator
 

@@ -56,8 +56,7 @@ def test_import_is_quick_and_light():
     code = (
         "import torch, numpy, time, sys; start = time.perf_counter(); import robustmdiff;"
         "print(time.perf_counter() - start);"
-        # not triton: where it is installed, torch.utils.flop_counter brings it
-        "print([m for m in ('transformers', 'diffusers', 'matplotlib') if m in sys.modules])"
+        "print([m for m in ('triton', 'transformers', 'diffusers', 'matplotlib') if m in sys.modules])"
     )
     for _ in range(3):  # a busy machine gets another chance
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

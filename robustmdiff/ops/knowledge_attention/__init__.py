@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from robustmdiff.ops.dispatch import Backend, Op
-from robustmdiff.ops.knowledge_attention import definition, native, torch_backend
+from robustmdiff.ops.knowledge_attention import definition, native, torch_backend, triton_backend
 from robustmdiff.ops.registration import FLOATS, autocast
 
 __all__ = ["knowledge_attention", "knowledge_top"]
@@ -101,6 +101,7 @@ OP = Op(
     "knowledge_attention",
     (
         Backend("native", native.run, native.reasons),
+        Backend("triton", triton_backend.run, triton_backend.reasons),
         Backend("torch", torch_backend.run, _no_reasons),
         Backend("definition", definition.knowledge_attention, _no_reasons),
     ),
@@ -110,6 +111,7 @@ TOP = Op(
     "knowledge_top",
     (
         Backend("native", native.top, native.reasons),
+        Backend("triton", torch_backend.top_op, triton_backend.no_top),
         Backend("torch", torch_backend.top_op, _no_reasons),
         Backend("definition", definition.knowledge_top, _no_reasons),
     ),

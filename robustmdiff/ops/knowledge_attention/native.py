@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from robustmdiff import _native
-from robustmdiff.ops.knowledge_attention.schema import TENSORS, WRT, declare
+from robustmdiff.ops.knowledge_attention.schema import TENSORS, WRT, declare, declare_top
 from robustmdiff.ops.registration import differentiable
 
-forward_op, backward_op, top_op = declare("")
+forward_op, backward_op = declare("")
+top_op = declare_top("")
 _MISSING = _native.reason
 if _MISSING is None and not torch._C._dispatch_has_kernel_for_dispatch_key(forward_op.name(), "CPU"):
     _MISSING = "_C.so was built before it had this op; install the package again"

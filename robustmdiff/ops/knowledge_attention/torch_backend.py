@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from robustmdiff.ops.knowledge_attention.schema import TENSORS, WRT, declare
+from robustmdiff.ops.knowledge_attention.schema import TENSORS, WRT, declare, declare_top
 from robustmdiff.ops.registration import NOTHING, differentiable, implement, lse_dtype
 
 BLOCK = 2**20  # scores held at a time
@@ -18,7 +18,7 @@ ROWS = 1024  # query rows of a block
 
 
 def forward(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    absent = _absent(log_prior)
+    absent = absent_concepts(log_prior)
     queries = q.to(lse_dtype(q.dtype)).flatten(0, 1)  # [N * H, d]
     outs, lses = [], []
     for q_b in queries.split(ROWS):
@@ -48,7 +48,7 @@ def backward(
     log_prior: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    absent = _absent(log_prior)
+    absent = absent_concepts(log_prior)
     dtype = lse.dtype
     queries, grads = q.to(dtype).flatten(0, 1), grad_out.to(dtype).flatten(0, 1)
     if absent is not None:  # a row that saw nothing does not look at its gradient
@@ -73,7 +73,7 @@ def backward(
 
 
 def top(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float, n: int) -> tuple[Tensor, Tensor]:
-    absent = _absent(log_prior)
+    absent = absent_concepts(log_prior)
     indices, weights = [], []
     for q_b in q.to(lse_dtype(q.dtype)).flatten(0, 1).split(ROWS):
         index = torch.zeros(len(q_b), 0, dtype=torch.int64, device=q.device)
@@ -89,7 +89,7 @@ def top(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float, n: 
     return torch.cat(indices).view(*q.shape[:2], n), torch.cat(weights).view(*q.shape[:2], n)
 
 
-def _absent(log_prior: Tensor | None) -> Tensor | None:
+def absent_concepts(log_prior: Tensor | None) -> Tensor | None:
     """bool [k], or None where no concept is absent. On a GPU the values are not looked at."""
     if log_prior is None:
         return None
@@ -123,7 +123,8 @@ def _scores(q: Tensor, K: Tensor, log_prior: Tensor | None, rows: slice, scale: 
     return torch.addmm(log_prior[rows].to(q.dtype), q, K.T, alpha=scale)
 
 
-forward_op, backward_op, top_op = declare("_torch")
+forward_op, backward_op = declare("_torch")
+top_op = declare_top("_torch")
 implement("knowledge_attention_fwd_torch", forward)
 implement("knowledge_attention_bwd_torch", backward)
 implement("knowledge_top_torch", top)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robustmdiff.ops import triton_support
 from robustmdiff.ops.knowledge_attention.schema import TENSORS, WRT, declare
-from robustmdiff.ops.knowledge_attention.torch_backend import check_prior
+from robustmdiff.ops.knowledge_attention.torch_backend import absent_concepts
 from robustmdiff.ops.registration import differentiable, implement
 
 
@@ -19,8 +19,8 @@ def reasons(q: Tensor, *_: Any) -> list[str]:
 def forward(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     from robustmdiff.kernels import knowledge_attention
 
-    if log_prior is not None and log_prior.device.type == "cpu":
-        check_prior(log_prior)
+    if q.device.type == "cpu":
+        absent_concepts(log_prior)  # raises for a prior that is NaN or +inf
     return knowledge_attention.forward(q, concepts, log_prior, scale)
 
 
@@ -34,7 +34,7 @@ def no_top(*_: Any) -> list[str]:
     return ["there is no Triton kernel for knowledge_top, torch runs it"]
 
 
-forward_op, backward_op, _ = declare("_triton")
+forward_op, backward_op = declare("_triton")
 implement("knowledge_attention_fwd_triton", forward)
 implement("knowledge_attention_bwd_triton", backward)
 run = differentiable(forward_op, backward_op, TENSORS, WRT)
