@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from robustmdiff import use_backend
 from robustmdiff.ops import ddpm_noise, ddpm_step, philox_key
-from robustmdiff.ops.ddpm import schema
+from robustmdiff.ops.ddpm import native
 from robustmdiff.ops.philox import philox_normal
 
 TABLE = torch.linspace(0.1, 0.9, 80).reshape(10, 8)
@@ -35,14 +35,14 @@ def threads():
 
 def test_normals_are_those_of_the_definition_to_1e_6(isa):
     step, ids, n = torch.tensor([0, 7, 2**31 + 3]), torch.tensor([0, 5, 2**32 - 1]), 100_003
-    z = schema.normal(torch.empty(3, n), step, KEY, ids)
+    z = native.operators.normal(torch.empty(3, n), step, KEY, ids)
     assert (z - philox_normal(KEY, step, ids, n)).abs().max() <= 1e-6
 
 
 def test_words_are_exact(isa):
     """Radius and angle of each pair show two of its words; one wrong bit in one round would scatter both."""
     step, n = torch.tensor([4]), 4096
-    z = schema.normal(torch.empty(1, n), step, KEY, None).double().numpy()[0].reshape(-1, 2)
+    z = native.operators.normal(torch.empty(1, n), step, KEY, None).double().numpy()[0].reshape(-1, 2)
     exact = philox_normal(KEY, step, None, n).numpy()[0].reshape(-1, 2)
     radius, angle = np.hypot(*z.T), np.arctan2(z[:, 1], z[:, 0])
     assert np.abs(radius - np.hypot(*exact.T)).max() < 1e-6

@@ -1,24 +1,14 @@
-"""The C++ and CUDA kernels behind the schema: what they take, and their gradients in torch."""
+"""The C++ and CUDA kernels behind the schema, and what they take."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from robustmdiff import _native
-from robustmdiff.ops.ddpm import schema
-from robustmdiff.ops.ddpm.definition import (
-    DynamicThreshold,
-    coefficients,
-    learned_deviation,
-    noise_target,
-    predicted_x0,
-)
-from robustmdiff.ops.philox import NOISING
+from robustmdiff.ops.ddpm import fused
+from robustmdiff.ops.ddpm.definition import DynamicThreshold
+from robustmdiff.ops.ddpm.schema import declare
 
 
 def reasons(
@@ -34,184 +24,8 @@ def reasons(
         found.append(missing)
     if sample.dtype == torch.float64:
         found.append("float64, and the kernels compute in float32")
-    if isinstance(clip, DynamicThreshold):
-        found.append("dynamic thresholding needs a quantile of each row, which stays in torch")
-    if torch.is_grad_enabled():
-        for name, x in without_gradient.items():
-            if x is not None and x.requires_grad:
-                found.append(f"{name} needs a gradient, which only torch gives")
-    return found
+    return found + fused.reasons(without_gradient, clip)
 
 
-def _differentiable(
-    op: str,
-    forward: Callable[..., Tensor],
-    gradients: Callable[..., tuple[Tensor | None, ...]],
-    tensors: int,
-    wrt: tuple[int, ...],
-) -> Callable[..., Tensor]:
-    """`forward(*inputs)` with a gradient. The first `tensors` inputs are Tensor or None, the rest
-    settings; `gradients(grad, *inputs)` gives one gradient per position in `wrt`."""
-
-    def slots(saved: tuple[Tensor | None, ...], settings: tuple[Any, ...], grad: Tensor) -> tuple[Any, ...]:
-        found = (_Once.apply if torch.is_grad_enabled() else gradients)(grad, *saved, *settings)
-        slots: list[Tensor | None] = [None] * (tensors + len(settings))
-        for position, gradient in zip(wrt, found, strict=True):
-            slots[position] = gradient
-        return tuple(slots)
-
-    class _Once(torch.autograd.Function):
-        """The backward pass while a graph of it is recorded: it runs, but has no gradient."""
-
-        @staticmethod
-        def forward(*args: Any) -> Any:
-            return gradients(*args)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            pass
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Any) -> Any:
-            raise RuntimeError(f"{op}: the native backend has no second derivative; ask for torch by name")
-
-    class _Classic(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Tensor:
-            ctx.save_for_backward(*inputs[:tensors])
-            ctx.settings = inputs[tensors:]
-            return forward(*inputs)
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-            return slots(ctx.saved_tensors, ctx.settings, grad)
-
-    class _Functorch(torch.autograd.Function):
-        """The same for torch.func: it needs setup_context, which costs five times as much a call."""
-
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(*inputs: Any) -> Tensor:
-            return forward(*inputs)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            ctx.save_for_backward(*inputs[:tensors])
-            ctx.settings = inputs[tensors:]
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-            return slots(ctx.saved_tensors, ctx.settings, grad)
-
-    def run(*inputs: Any) -> Tensor:
-        if torch._C._are_functorch_transforms_active():
-            return _Functorch.apply(*inputs)
-        if torch.is_grad_enabled() and any(inputs[i] is not None and inputs[i].requires_grad for i in wrt):
-            return _Classic.apply(*inputs)
-        return forward(*inputs)
-
-    return run
-
-
-def _packed(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    return tuple(None if x is None else x.contiguous() for x in tensors)
-
-
-def step(*args: Any, out: Tensor | None = None) -> Tensor:
-    *tensors, guidance, clip, prediction = args
-    tensors[5] = None if tensors[5] is None else tensors[5].float()
-    inputs = (*_packed(*tensors), guidance, math.inf if clip is None else clip, prediction)
-    if out is None:
-        return _step(*inputs)
-    schema.step_out(out, *inputs)
-    return out
-
-
-def noise(*args: Any, out: Tensor | None = None) -> Tensor:
-    if out is None:
-        return _noise(*_packed(*args))
-    schema.noise_out(out, *_packed(*args))
-    return out
-
-
-def noise_loss(prediction: Tensor, *args: Any) -> Tensor:
-    *tensors, target = args
-    return _noise_loss(prediction, *_packed(*tensors), target)
-
-
-def _step_gradients(
-    grad: Tensor,
-    sample: Tensor,
-    output: Tensor,
-    step: Tensor,
-    table: Tensor,
-    uncond: Tensor | None,
-    guidances: Tensor | None,
-    variance_output: Tensor | None,
-    key: Tensor | None,
-    row_ids: Tensor | None,
-    noise: Tensor | None,
-    guidance: float,
-    clip: float,
-    prediction: int,
-) -> tuple[Tensor | None, ...]:
-    """Of sample, model_output, uncond and variance_output, in float32."""
-    dtype, grad, x_t = grad.dtype, grad.float(), sample.float()
-    c = coefficients(table, step, x_t)
-    a, b = c.sqrt_alpha_bar, c.sqrt_beta_bar
-    g: float | Tensor = guidance if guidances is None else guidances.reshape(a.shape)
-    through_x0 = c.weight_x0 * grad
-    if clip < math.inf:
-        guided = output.float() if uncond is None else uncond + g * (output.float() - uncond)
-        x0 = predicted_x0(guided, x_t, a, b, schema.PREDICTIONS[prediction])
-        through_x0 = torch.where(x0.abs() <= clip, through_x0, 0)
-    by_sample, by_output = ((1 / a, -b / a), (0.0, 1.0), (a, -b))[prediction]
-    to_sample = c.weight_xt * grad + by_sample * through_x0
-    to_guided = by_output * through_x0
-    to_output, to_uncond, to_variance = to_guided, None, None
-    if uncond is not None:
-        to_output, to_uncond = (g * to_guided).to(dtype), ((1 - g) * to_guided).to(dtype)
-    if variance_output is not None:
-        z = schema.normal(x_t, step, key, row_ids) if noise is None else noise.float()
-        z = torch.where(c.sigma > 0, z, 0)
-        low, high = c.log_variance_min, c.log_variance_max
-        deviation = learned_deviation(variance_output.float(), low, high)
-        to_variance = (grad * z * deviation * (high - low) / 4).to(dtype)
-    return to_sample.to(dtype), to_output.to(dtype), to_uncond, to_variance
-
-
-def _noise_gradients(grad: Tensor, sample: Tensor, step: Tensor, table: Tensor, *_: Any) -> tuple[Tensor]:
-    a = coefficients(table, step, sample.float()).sqrt_alpha_bar
-    return ((a * grad.float()).to(sample.dtype),)
-
-
-def _error(
-    prediction: Tensor,
-    sample: Tensor,
-    step: Tensor,
-    table: Tensor,
-    key: Tensor,
-    row_ids: Tensor | None,
-    target: str,
-) -> Tensor:
-    """prediction - target, float32 [B, ...], the noise drawn anew."""
-    x0 = sample.float()
-    z = schema.normal(x0, step + NOISING, key, row_ids)
-    return prediction.float() - noise_target(x0, step, table, target, z)
-
-
-def _loss_forward(prediction: Tensor, *inputs: Any) -> Tensor:
-    error = _error(prediction, *inputs)
-    return error.square().reshape(error.shape[0], error.shape[1:].numel()).mean(1)
-
-
-def _loss_gradients(grad: Tensor, prediction: Tensor, *inputs: Any) -> tuple[Tensor]:
-    error = _error(prediction, *inputs)
-    each = 2 * grad / max(prediction.shape[1:].numel(), 1)
-    return ((error * each.reshape(-1, *[1] * (error.dim() - 1))).to(prediction.dtype),)
-
-
-_step = _differentiable("ddpm_step", schema.step, _step_gradients, tensors=10, wrt=(0, 1, 4, 6))
-_noise = _differentiable("ddpm_noise", schema.noise, _noise_gradients, tensors=6, wrt=(0,))
-_noise_loss = _differentiable("ddpm_noise_loss", _loss_forward, _loss_gradients, tensors=6, wrt=(0,))
+operators = declare("")
+step, noise, noise_loss = fused.fused(operators)

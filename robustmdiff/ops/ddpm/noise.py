@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustmdiff.ops.ddpm import definition, native
+from robustmdiff.ops.ddpm import definition, native, triton_backend
 from robustmdiff.ops.ddpm.check import check_like_sample, check_out, check_schedule, one_of
 from robustmdiff.ops.ddpm.schema import PREDICTIONS
 from robustmdiff.ops.dispatch import Backend, Op
@@ -132,43 +133,38 @@ def _loss_torch(
     return definition.ddpm_noise_loss(_wide(prediction), x, step, table, target=target, noise=z)
 
 
-def _loss_native(
-    prediction: Tensor,
-    sample: Tensor,
-    step: Tensor,
-    table: Tensor,
-    key: Tensor | None,
-    row_ids: Tensor | None,
-    noise: Tensor | None,
-    target: str,
-) -> Tensor:
-    return native.noise_loss(prediction, sample, step, table, key, row_ids, target)
+def _noise_reasons(backend: Any) -> Callable[..., list[str]]:
+    """Of the native or the Triton backend."""
+
+    def reasons(
+        sample: Tensor,
+        step: Tensor,
+        table: Tensor,
+        key: Tensor | None,
+        row_ids: Tensor | None,
+        noise: Tensor | None,
+        **_: Any,
+    ) -> list[str]:
+        return backend.reasons(sample, {"noise": noise, "table": table})
+
+    return reasons
 
 
-def _noise_reasons(
-    sample: Tensor,
-    step: Tensor,
-    table: Tensor,
-    key: Tensor | None,
-    row_ids: Tensor | None,
-    noise: Tensor | None,
-    **_: Any,
-) -> list[str]:
-    return native.reasons(sample, {"noise": noise, "table": table})
+def _loss_reasons(backend: Any) -> Callable[..., list[str]]:
+    def reasons(
+        prediction: Tensor,
+        sample: Tensor,
+        step: Tensor,
+        table: Tensor,
+        key: Tensor | None,
+        row_ids: Tensor | None,
+        noise: Tensor | None,
+        target: str,
+    ) -> list[str]:
+        found = backend.reasons(prediction, {"sample": sample, "table": table})
+        return found if noise is None else [*found, "noise is given, so there is none to draw"]
 
-
-def _loss_reasons(
-    prediction: Tensor,
-    sample: Tensor,
-    step: Tensor,
-    table: Tensor,
-    key: Tensor | None,
-    row_ids: Tensor | None,
-    noise: Tensor | None,
-    target: str,
-) -> list[str]:
-    found = native.reasons(prediction, {"sample": sample, "table": table})
-    return found if noise is None else [*found, "noise is given, so there is none to draw"]
+    return reasons
 
 
 def _no_reason(*_: Any, **__: Any) -> list[str]:
@@ -177,11 +173,19 @@ def _no_reason(*_: Any, **__: Any) -> list[str]:
 
 NOISE = Op(
     "ddpm_noise",
-    (Backend("native", native.noise, _noise_reasons), Backend("torch", _noise_torch, _no_reason)),
+    (
+        Backend("native", native.noise, _noise_reasons(native)),
+        Backend("triton", triton_backend.noise, _noise_reasons(triton_backend)),
+        Backend("torch", _noise_torch, _no_reason),
+    ),
     _prepare_noise,
 )
 LOSS = Op(
     "ddpm_noise_loss",
-    (Backend("native", _loss_native, _loss_reasons), Backend("torch", _loss_torch, _no_reason)),
+    (
+        Backend("native", native.noise_loss, _loss_reasons(native)),
+        Backend("triton", triton_backend.noise_loss, _loss_reasons(triton_backend)),
+        Backend("torch", _loss_torch, _no_reason),
+    ),
     _prepare_loss,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -32,8 +32,22 @@ def _no_products(*_: Any) -> int:
     return 0
 
 
-step = define("ddpm_step", f"({STEP}) -> Tensor", _like_the_first, _no_products)
-step_out = define("ddpm_step_out", f"(Tensor(a!) out, {STEP}) -> ()", _nothing, _no_products)
-noise = define("ddpm_noise", f"({NOISE}) -> Tensor", _like_the_first, _no_products)
-noise_out = define("ddpm_noise_out", f"(Tensor(a!) out, {NOISE}) -> ()", _nothing, _no_products)
-normal = define("philox_normal", f"({NORMAL}) -> Tensor", _like_the_first, _no_products)
+class Operators(NamedTuple):
+    """The operators of one backend."""
+
+    step: Any
+    step_out: Any
+    noise: Any
+    noise_out: Any
+    normal: Any
+
+
+def declare(suffix: str) -> Operators:
+    """Define the operators of one backend; "" is the native one."""
+    return Operators(
+        define(f"ddpm_step{suffix}", f"({STEP}) -> Tensor", _like_the_first, _no_products),
+        define(f"ddpm_step_out{suffix}", f"(Tensor(a!) out, {STEP}) -> ()", _nothing, _no_products),
+        define(f"ddpm_noise{suffix}", f"({NOISE}) -> Tensor", _like_the_first, _no_products),
+        define(f"ddpm_noise_out{suffix}", f"(Tensor(a!) out, {NOISE}) -> ()", _nothing, _no_products),
+        define(f"philox_normal{suffix}", f"({NORMAL}) -> Tensor", _like_the_first, _no_products),
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustmdiff.ops.ddpm import definition, native
+from robustmdiff.ops.ddpm import definition, native, triton_backend
 from robustmdiff.ops.ddpm.check import (
     check_clip,
     check_guidance,
@@ -153,28 +154,34 @@ def _run_torch(
     return result.contiguous() if out is None else out.copy_(result)
 
 
-def _reasons_native(
-    sample: Tensor,
-    model_output: Tensor,
-    step: Tensor,
-    table: Tensor,
-    uncond: Tensor | None,
-    guidances: Tensor | None,
-    variance_output: Tensor | None,
-    key: Tensor | None,
-    row_ids: Tensor | None,
-    noise: Tensor | None,
-    guidance: float,
-    clip: float | DynamicThreshold | None,
-    prediction: int,
-) -> list[str]:
-    return native.reasons(sample, {"guidance": guidances, "noise": noise, "table": table}, clip)
+def _reasons(backend: Any) -> Callable[..., list[str]]:
+    """Of the native or the Triton backend."""
+
+    def reasons(
+        sample: Tensor,
+        model_output: Tensor,
+        step: Tensor,
+        table: Tensor,
+        uncond: Tensor | None,
+        guidances: Tensor | None,
+        variance_output: Tensor | None,
+        key: Tensor | None,
+        row_ids: Tensor | None,
+        noise: Tensor | None,
+        guidance: float,
+        clip: float | DynamicThreshold | None,
+        prediction: int,
+    ) -> list[str]:
+        return backend.reasons(sample, {"guidance": guidances, "noise": noise, "table": table}, clip)
+
+    return reasons
 
 
 OP = Op(
     "ddpm_step",
     (
-        Backend("native", native.step, _reasons_native),
+        Backend("native", native.step, _reasons(native)),
+        Backend("triton", triton_backend.step, _reasons(triton_backend)),
         Backend("torch", _run_torch, lambda *args: []),
     ),
     _prepare,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from robustmdiff import _native
 from robustmdiff.ops.ddpm import ddpm_table
+from robustmdiff.ops.triton_support import INTERPRETED
 
 
 @dataclass
@@ -31,8 +32,9 @@ def table() -> Tensor:
     return ddpm_table(Schedule())
 
 
-@pytest.fixture(params=["native", "torch"])
+@pytest.fixture(params=["triton"] if INTERPRETED else ["native", "torch"])
 def engine(request) -> str:
+    """Triton alone in its interpreter (tests/kernels starts that), every other backend elsewhere."""
     if request.param == "native":
         assert _native.reason is None, _native.reason
     return request.param

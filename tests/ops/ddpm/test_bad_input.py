@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robustmdiff.ops import DynamicThreshold, ddpm_noise, ddpm_noise_loss, ddpm_step, philox_key
-from robustmdiff.ops.ddpm import schema
+from robustmdiff.ops.ddpm import native
 
 X = torch.zeros(3, 4)
 STEP = torch.tensor([0, 1, 2])
@@ -145,4 +145,4 @@ def test_the_operator_itself_checks_before_it_touches_memory(table, position, va
     if position == 0:
         args[1] = value
     with pytest.raises(RuntimeError, match=message):
-        schema.step(*args)
+        native.operators.step(*args)

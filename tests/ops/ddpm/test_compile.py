@@ -7,7 +7,7 @@ import torch
 
 from robustmdiff import use_backend
 from robustmdiff.ops import ddpm_noise, ddpm_step, philox_key
-from robustmdiff.ops.ddpm import schema
+from robustmdiff.ops.ddpm import native
 
 SHAPES = [(3, 8), (5, 8), (1, 8), (3, 1), (0, 8), (4, 13)]
 
@@ -89,11 +89,11 @@ def test_opcheck(table, dtype):
     g, rows = torch.ones(3), torch.tensor([4, 5, 6])
     step_args = (x, output, step, table, x, g, output, key, rows, None, 1.0, 1.0, 0)
     noise_args = (x, step, table, None, None, output)
-    torch.library.opcheck(schema.step, step_args)
-    torch.library.opcheck(schema.step_out, (torch.empty_like(x), *step_args))
-    torch.library.opcheck(schema.noise, noise_args)
-    torch.library.opcheck(schema.noise_out, (torch.empty_like(x), *noise_args))
-    torch.library.opcheck(schema.normal, (x, step, key, rows))
+    torch.library.opcheck(native.operators.step, step_args)
+    torch.library.opcheck(native.operators.step_out, (torch.empty_like(x), *step_args))
+    torch.library.opcheck(native.operators.noise, noise_args)
+    torch.library.opcheck(native.operators.noise_out, (torch.empty_like(x), *noise_args))
+    torch.library.opcheck(native.operators.normal, (x, step, key, rows))
 
 
 def test_autocast_leaves_the_step_in_the_dtype_of_its_sample(engine, table):

@@ -1,0 +1,66 @@
+"""The DDPM ops on Triton: the operators around `robustmdiff.kernels.ddpm`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustmdiff.ops import triton_support
+from robustmdiff.ops.ddpm import fused
+from robustmdiff.ops.ddpm.definition import DynamicThreshold
+from robustmdiff.ops.ddpm.schema import declare
+from robustmdiff.ops.registration import implement
+
+
+def reasons(
+    sample: Tensor, without_gradient: dict[str, Tensor | None], clip: float | DynamicThreshold | None = None
+) -> list[str]:
+    """Why the kernels cannot take these arguments."""
+    return triton_support.reasons(sample) + fused.reasons(without_gradient, clip)
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _step_out(out: Tensor, *inputs: Any) -> None:
+    from robustmdiff.kernels import ddpm
+
+    ddpm.step(out, *inputs)
+
+
+def _step(sample: Tensor, *inputs: Any) -> Tensor:
+    out = _like(sample)
+    _step_out(out, sample, *inputs)
+    return out
+
+
+def _noise_out(out: Tensor, *inputs: Any) -> None:
+    from robustmdiff.kernels import ddpm
+
+    ddpm.noise(out, *inputs)
+
+
+def _noise(sample: Tensor, *inputs: Any) -> Tensor:
+    out = _like(sample)
+    _noise_out(out, sample, *inputs)
+    return out
+
+
+def _normal(like: Tensor, step: Tensor, key: Tensor, row_ids: Tensor | None) -> Tensor:
+    from robustmdiff.kernels import ddpm
+
+    out = _like(like)
+    ddpm.normal(out, step, key, row_ids)
+    return out
+
+
+operators = declare("_triton")
+implement("ddpm_step_triton", _step)
+implement("ddpm_step_out_triton", _step_out)
+implement("ddpm_noise_triton", _noise)
+implement("ddpm_noise_out_triton", _noise_out)
+implement("philox_normal_triton", _normal)
+step, noise, noise_loss = fused.fused(operators)
