@@ -83,7 +83,62 @@ def knowledge_attention() -> Iterator[Situation]:
     )  # fmt: skip
 
 
-SITUATIONS: tuple[Callable[[], Iterator[Situation]], ...] = (masked_attention, knowledge_attention)
+def graph_attention() -> Iterator[Situation]:
+    from robustmdiff.kernels import graph_attention as kernels
+
+    def call(D: int, dtype: torch.dtype, relations: int) -> Callable[[], Any]:
+        def run() -> None:
+            nodes, edges = 1024, 4 * kernels.SPLIT  # enough for a long row
+            q, k, v = torch.zeros(3, nodes, 4, D, dtype=dtype)
+            pointers, indices = (
+                torch.zeros(nodes + 1, dtype=torch.int64),
+                torch.zeros(edges, dtype=torch.int64),
+            )
+            relation, bias = (indices, torch.zeros(4, relations)) if relations else (None, None)
+            graph = pointers, indices, relation, pointers, indices, indices, bias
+            out, lse = kernels.forward(q, k, v, *graph)
+            kernels.backward(out, out, lse, q, k, v, *graph)
+
+        return run
+
+    gathers = ("_forward", "_backward_targets", "_backward_sources")
+    for D, dtype, relations, architectures in (
+        (64, torch.bfloat16, 16, ARCHITECTURES),
+        (64, torch.float32, 16, ARCHITECTURES),
+        (256, torch.bfloat16, 0, (90,)),
+    ):
+        name = f"graph_attention {_word(dtype)} {D}{' relations' if relations else ''}"
+        yield Situation(name, call(D, dtype, relations), dtype, architectures, gathers)
+
+
+def ddpm() -> Iterator[Situation]:
+    from robustmdiff.kernels import ddpm as kernels
+
+    def call(dtype: torch.dtype, everything: bool) -> Callable[[], Any]:
+        def run() -> None:
+            x, step, table = (
+                torch.zeros(4, 4096, dtype=dtype),
+                torch.zeros(4, dtype=torch.int64),
+                torch.zeros(16, 8),
+            )
+            key, more = torch.zeros(2, dtype=torch.int64), x if everything else None
+            guidances = torch.zeros(4) if everything else None
+            kernels.step(x, x, x, step, table, more, guidances, more, key, None, None, 1.0, 1.0, 0)
+            kernels.noise(x, x, step, table, key, None, None)
+            kernels.normal(x, step, key, None)
+
+        return run
+
+    yield Situation("ddpm bfloat16", call(torch.bfloat16, False), torch.bfloat16)
+    yield Situation("ddpm float32 guidance, learned variance", call(torch.float32, True), torch.float32)
+
+
+SITUATIONS: tuple[Callable[[], Iterator[Situation]], ...] = (
+    masked_attention,
+    knowledge_attention,
+    graph_attention,
+    ddpm,
+)
 
 
 def missing() -> str | None:

@@ -30,7 +30,7 @@ def forward(
     out_edge: Tensor,
     relation_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    _check_relation(relation, relation_bias)
+    check_relation(relation, relation_bias)
     H, D = q.shape[1:]
     given, dtype = q.dtype, lse_dtype(q.dtype)
     q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
@@ -143,7 +143,7 @@ def _sum(x: Tensor, row: Tensor, pointers: Tensor) -> Tensor:
     return x.new_zeros(pointers.shape[0] - 1, *x.shape[1:]).scatter_add_(0, index, x)
 
 
-def _check_relation(relation: Tensor | None, relation_bias: Tensor | None) -> None:
+def check_relation(relation: Tensor | None, relation_bias: Tensor | None) -> None:
     if relation is None or relation_bias is None or relation.device.type != "cpu" or not len(relation):
         return
     if int(relation.max()) >= relation_bias.shape[1]:
