@@ -6,6 +6,7 @@ float64. A wrong one raises; one that cannot run here is listed with the reason.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -125,9 +126,12 @@ def results(call: Callable[..., Tensor], tensors: Tensors, grad_out: Tensor, gra
 
 
 def reason_of(error: BaseException) -> str:
-    """The first sentence of what was raised."""
-    sentence = " ".join(str(error).split()).partition(". ")[0]
-    return f"{type(error).__name__}: {sentence[:160]}"
+    """The first sentence of what was raised, or how much memory it was short of."""
+    text = " ".join(str(error).split())
+    memory = re.search(r"tried to allocate \S+ \w+", text, re.IGNORECASE)
+    if memory:
+        return f"out of memory: {memory[0].lower()}"
+    return f"{type(error).__name__}: {text.partition('. ')[0][:160]}"
 
 
 def attempt(name: str, make: Callable[[], Candidate], tensors: Tensors) -> tuple[list[str], Declined | None]:

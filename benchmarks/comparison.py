@@ -17,8 +17,10 @@ from benchmarks.candidates import (
     Declined,
     Judge,
     Workload,
+    WrongResult,
     attempt,
     grad_out_of,
+    reason_of,
     results,
 )
 from benchmarks.limits import Limit, per_round
@@ -48,24 +50,29 @@ def eligible(
     makers: Makers, workload: Workload, tiny: Workload, training: bool, check: Check
 ) -> tuple[dict[str, list[Candidate]], list[Declined]]:
     """Who may be timed at what: tried on a tiny input, then checked on the inputs to be timed."""
+    tried = {name: attempt(name, lambda make=make: make(tiny), tiny.tensors) for name, make in makers.items()}
+    torch.compiler.reset()  # what failed to compile, or compiled for many shapes, would stay uncompiled
     able: dict[str, list[Candidate]] = {FORWARD: [], TRAINING: []}
     declined = []
-    for name, make in makers.items():
-        passes, refusal = attempt(name, lambda make=make: make(tiny), tiny.tensors)
+    for name, (passes, refusal) in tried.items():
         if refusal is not None:
             declined.append(refusal)
         if FORWARD not in passes:
             continue
-        candidate = make(workload)
-        gradients = training and TRAINING in passes
-        try:
-            check(candidate, gradients)
-        except torch.OutOfMemoryError:
-            declined.append(Declined(name, "out of memory"))
-            continue
-        able[FORWARD].append(candidate)
-        if gradients:
-            able[TRAINING].append(candidate)
+        candidate = makers[name](workload)
+        for kind in (TRAINING, FORWARD) if training and TRAINING in passes else (FORWARD,):
+            try:
+                check(candidate, kind == TRAINING)
+            except WrongResult:
+                raise
+            except Exception as error:  # what it could do on a tiny input it may not do on this one
+                missing = (TRAINING, BACKWARD) if kind == TRAINING else (FORWARD,)
+                declined.append(Declined(name, reason_of(error), missing))
+                continue
+            able[FORWARD].append(candidate)
+            if kind == TRAINING:
+                able[TRAINING].append(candidate)
+            break
     return able, declined
 
 

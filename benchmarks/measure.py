@@ -21,6 +21,8 @@ from benchmarks.candidates import BACKWARD, FORWARD, TRAINING, Candidate, Tensor
 
 PAST_THE_CACHE = 2**29  # bytes of inputs, used in turn
 SHORTEST = 2e-3  # seconds that one turn lasts at least
+LONG = 0.1  # seconds of a call that needs no second one to warm up
+FEWEST = 3  # rounds of who is very slow
 PREPARE = "prepare"
 
 Turn = Callable[[int], dict[str, float]]  # how often to call -> seconds a call, by part
@@ -81,14 +83,22 @@ def call_turn(call: Callable[[], object], part: str, device: str) -> Turn:
 
 
 def measure(turns: dict[str, Turn], seconds: float, rounds: tuple[int, int] = (5, 40)) -> Samples:
-    """The seconds of each round, for about `seconds` in all and at least `rounds[0]` rounds."""
-    calls, round_s = {}, 0.0
+    """The seconds of each round, for about `seconds` in all and at least `rounds[0]` rounds.
+
+    Who takes more than a tenth of `seconds` for one turn takes part in the first FEWEST rounds only.
+    """
+    calls: dict[str, int] = {}
+    spent: dict[str, float] = {}
     for name, turn in turns.items():
-        turn(1)  # warm: compile, page in
-        spent = max(sum(turn(1).values()), 1e-7)
-        calls[name] = max(1, round(SHORTEST / spent))
-        round_s += calls[name] * spent
-    count = int(min(max(rounds[0], seconds / round_s), rounds[1]))
+        spent[name] = sum(turn(1).values())  # warm: compile, page in
+        if spent[name] < LONG:
+            spent[name] = sum(turn(1).values())
+        calls[name] = max(1, round(SHORTEST / max(spent[name], 1e-7)))
+        spent[name] *= calls[name]
+    slow = {name for name in turns if spent[name] > max(seconds / 10, LONG)}
+    left = seconds - FEWEST * sum(spent[name] for name in slow)
+    each = sum(spent[name] for name in turns if name not in slow)
+    count = int(min(max(rounds[0], left / max(each, 1e-7)), rounds[1]))
     samples: Samples = {name: {} for name in turns}
     names = list(turns)
     collecting = gc.isenabled()
@@ -97,8 +107,10 @@ def measure(turns: dict[str, Turn], seconds: float, rounds: tuple[int, int] = (5
         for round_ in range(count):
             first = round_ % len(names)
             for name in names[first:] + names[:first]:
-                for part, spent in turns[name](calls[name]).items():
-                    samples[name].setdefault(part, []).append(spent)
+                if name in slow and round_ >= FEWEST:
+                    continue
+                for part, found in turns[name](calls[name]).items():
+                    samples[name].setdefault(part, []).append(found)
     finally:
         if collecting:
             gc.enable()
@@ -106,8 +118,9 @@ def measure(turns: dict[str, Turn], seconds: float, rounds: tuple[int, int] = (5
 
 
 def ratio(numerator: list[float], denominator: list[float]) -> list[float]:
-    """Median of the ratios of each round, and its 95 % bootstrap interval over rounds."""
-    ratios = np.array(numerator) / np.array(denominator)
+    """Median of the ratios of each round that both took part in, and its 95 % bootstrap interval."""
+    both = min(len(numerator), len(denominator))
+    ratios = np.array(numerator[:both]) / np.array(denominator[:both])
     drawn = np.random.default_rng(0).integers(len(ratios), size=(1000, len(ratios)))
     low, high = np.quantile(np.median(ratios[drawn], 1), [0.025, 0.975])
     return [significant(float(x)) for x in (np.median(ratios), low, high)]

@@ -154,33 +154,22 @@ def sdpa_packed(workload: Patients) -> Candidate:
 
 
 def flex(workload: Patients) -> Candidate:
-    """All patients on one axis [1, H, T, D]; the block mask says who belongs to whom."""
+    """Padded, with a block mask of who sees whom: faster on the CPU than all patients on one axis."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    attend = torch.compile(flex_attention, dynamic=False)
-    totals = workload.lengths.sum(1)
+    attend, seen, width = torch.compile(flex_attention, dynamic=False), workload.seen(), workload.width
+
+    def sees(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return seen[b, i] & seen[b, j]
 
     def prepare(q: Tensor, k: Tensor, v: Tensor) -> object:
-        patient = torch.arange(len(totals)).repeat_interleave(totals).to(q.device)
-
-        def same(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            return patient[i] == patient[j]
-
-        T = q.shape[2]
-        return create_block_mask(same, None, None, T, T, device=q.device.type)
+        seen.copy_(workload.seen())  # one function for all batches: a new one would compile anew
+        return create_block_mask(sees, len(seen), None, width, width, device=q.device.type)
 
     def run(mask: object, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attend(q, k, v, block_mask=mask)
 
-    return Candidate("FlexAttention, block mask", run, prepare, _heads_first, _tokens_first)
-
-
-def _heads_first(x: Tensor) -> Tensor:
-    return x.transpose(0, 1)[None].contiguous()
-
-
-def _tokens_first(x: Tensor) -> Tensor:
-    return x[0].transpose(0, 1)
+    return Candidate("FlexAttention, block mask", run, prepare, workload.pad, workload.unpad)
 
 
 def varlen(workload: Patients) -> Candidate:

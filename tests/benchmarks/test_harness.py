@@ -70,6 +70,18 @@ def test_who_cannot_run_is_listed_with_the_reason():
     assert "half" in comparison.table(rows)
 
 
+def test_who_can_do_only_small_inputs_is_listed_too():
+    def small(_, x, y):
+        if len(x) > 2 and x.requires_grad:
+            raise RuntimeError("too large")
+        return x * y.exp()
+
+    rows = compared(RIGHT, candidate("small", small))
+    found = {row["pass"]: row for row in rows if row["candidate"] == "small"}
+    assert found[FORWARD]["ms"] > 0
+    assert found[TRAINING]["reason"] == found[BACKWARD]["reason"] == "RuntimeError: too large"
+
+
 def test_a_row_says_everything(tmp_path):
     rows = compared(RIGHT, PEER)
     file = tmp_path / "results" / "rows.jsonl"
@@ -139,6 +151,15 @@ def test_every_round_has_everybody_in_turning_order():
     samples = measure({name: turn(name) for name in "abc"}, 0, rounds=(3, 9))
     assert "".join(order[6:]) == "abcbcacab"  # after the warm-up
     assert {name: len(parts["call"]) for name, parts in samples.items()} == dict.fromkeys("abc", 3)
+
+
+def test_the_very_slow_take_part_in_fewer_rounds():
+    def turn(calls):
+        return {"call": 0.2}
+
+    samples = measure({"slow": turn, "fast": lambda calls: {"call": 0.02}}, 0, rounds=(6, 9))
+    assert [len(samples[name]["call"]) for name in ("slow", "fast")] == [3, 6]
+    assert ratio(samples["slow"]["call"], samples["fast"]["call"])[0] == pytest.approx(10)
 
 
 def test_memory_counts_what_a_call_holds():
