@@ -95,6 +95,6 @@ def per_round(limits: Iterable[Limit], samples: Samples, need: dict[str, float])
             for limit in limits
             if limit.kind == kind
         ]
-        by_kind[kind] = [amount * min(round_) for round_ in zip(*rates, strict=True)]
+        by_kind[kind] = [amount * min(round_) for round_ in zip(*rates, strict=False)]  # rounds of all
     binds = max(by_kind, key=lambda kind: sorted(by_kind[kind])[len(by_kind[kind]) // 2])
-    return binds, [max(round_) for round_ in zip(*by_kind.values(), strict=True)]
+    return binds, [max(round_) for round_ in zip(*by_kind.values(), strict=False)]
