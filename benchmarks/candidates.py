@@ -46,6 +46,7 @@ class Candidate:
     run(prepared, **tensors)   the computation.
     arrange, restore           from the flat layout of the workload to the one this candidate likes best,
                                and back; not timed: a model could keep its tensors so.
+    forward_only               why it is left out of the passes with gradients; "" if it is not.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Candidate:
     arrange: Callable[[Tensor], Tensor] = _same
     restore: Callable[[Tensor], Tensor] = _same
     ours: bool = False
+    forward_only: str = ""
 
     def __call__(self, **tensors: Tensor) -> Tensor:
         return self.run(None if self.prepare is None else self.prepare(**tensors), **tensors)
@@ -143,6 +145,8 @@ def attempt(name: str, make: Callable[[], Candidate], tensors: Tensors) -> tuple
         grad_out = candidate.arrange(next(iter(tensors.values())))
         results(candidate, given, grad_out, gradients=False)
         passes.append(FORWARD)
+        if candidate.forward_only:
+            return passes, Declined(name, candidate.forward_only, (TRAINING, BACKWARD))
         results(candidate, given, grad_out, gradients=True)
         passes += [TRAINING, BACKWARD]
     except Exception as error:  # whatever a library raises where it cannot run

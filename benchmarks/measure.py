@@ -137,8 +137,8 @@ def significant(x: float, digits: int = 4) -> float:
 
 
 def peak_mib(call: Callable[[], object], device: str) -> float | None:
-    """MiB that a call holds at its largest beyond what was there before; None where nobody can tell."""
-    call()
+    """MiB that a call holds at its largest beyond what was there before; None where nobody can tell.
+    The call must have run before: what a first call sets up stays."""
     gc.collect()
     if device == "cuda":
         torch.cuda.synchronize()

@@ -13,12 +13,15 @@ from robustmdiff.ops.dispatch import Op
 
 
 def backends(
-    op: str, call: Callable[[Workload], Callable[..., Tensor]], prepare: dict[str, Callable[[Workload], Any]]
+    op: str,
+    call: Callable[[Workload], Callable[..., Tensor]],
+    prepare: dict[str, Callable[[Workload], Any]],
+    forward_only: dict[str, str] | None = None,
 ) -> dict[str, Callable[[Workload], Candidate]]:
     """{"ours, <backend>": maker}, for all backends but the definition, which is no kernel.
 
     call(workload) is the op on tensors; prepare by backend is what that backend does with the batch's
-    structure alone.
+    structure alone; forward_only by backend why its gradients are not timed.
     """
 
     def maker(backend: str) -> Callable[[Workload], Candidate]:
@@ -30,7 +33,8 @@ def backends(
                     return run(**tensors)
 
             before = prepare[backend](workload) if backend in prepare else None
-            return Candidate(f"ours, {backend}", on_backend, before, ours=True)
+            left_out = (forward_only or {}).get(backend, "")
+            return Candidate(f"ours, {backend}", on_backend, before, ours=True, forward_only=left_out)
 
         return make
 

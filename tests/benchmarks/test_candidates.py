@@ -37,7 +37,7 @@ def test_a_candidate_is_right_or_says_why_not(workload, name, make):
     if passes:
         Judge(workload, gradients=len(passes) > 1).check(make(workload), gradients=len(passes) > 1)
     if name == "ours, torch":
-        assert len(passes) == 3
+        assert len(passes) == (1 if make(workload).forward_only else 3)
 
 
 @pytest.mark.parametrize("name", [name for name in ddpm_step.MAKERS if not name.startswith(SLOW)])
