@@ -111,6 +111,15 @@ RMD_INLINE void store(bf16* p, F x) {
 RMD_INLINE void store(f16* p, F x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 }
+RMD_INLINE float sum(F x) { return _mm512_reduce_add_ps(x); }
+// The first n < W elements, zeros behind them; what lies behind is not touched.
+RMD_INLINE F load(const float* p, int n) { return _mm512_maskz_loadu_ps(M((1u << n) - 1), p); }
+RMD_INLINE F load(const bf16* p, int n) {
+  return as_float(shl<16>(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(M((1u << n) - 1), p))));
+}
+RMD_INLINE F load(const f16* p, int n) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(M((1u << n) - 1), p));
+}
 
 #elif defined(__AVX2__)
 
@@ -200,6 +209,17 @@ RMD_INLINE void store(bf16* p, F x) {
 RMD_INLINE void store(f16* p, F x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 }
+RMD_INLINE float sum(F x) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+template <class T>
+RMD_INLINE F load(const T* p, int n) {
+  T padded[W] = {};
+  for (int i = 0; i < n; ++i) padded[i] = p[i];
+  return load(padded);
+}
 
 #else
 
@@ -243,7 +263,17 @@ RMD_INLINE void to_order(F*) {}
 RMD_INLINE void transpose(F*) {}
 template <class T> RMD_INLINE F load(const T* p) { return widen(*p); }
 template <class T> RMD_INLINE void store(T* p, F x) { narrow(x, *p); }
+RMD_INLINE float sum(F x) { return x; }
+template <class T> RMD_INLINE F load(const T* p, int n) { return n ? widen(*p) : 0.0f; }
 
 #endif
+
+// The first n < W elements only.
+template <class T>
+RMD_INLINE void store(T* p, F x, int n) {
+  T whole[W];
+  store(whole, x);
+  for (int i = 0; i < n; ++i) p[i] = whole[i];
+}
 
 }  // namespace rmd::RMD_ISA

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from robustmdiff.ops.dispatch import Backend, Op
-from robustmdiff.ops.graph_attention import definition, torch_backend, triton_backend
+from robustmdiff.ops.graph_attention import definition, native, torch_backend, triton_backend
 from robustmdiff.ops.graph_attention.graph import Graph
 from robustmdiff.ops.registration import FLOATS, autocast
 
@@ -83,6 +83,7 @@ def _no_reasons(*_: Any) -> list[str]:
 OP = Op(
     "graph_attention",
     (
+        Backend("native", native.run, native.reasons),
         Backend("triton", triton_backend.run, triton_backend.reasons),
         Backend("torch", torch_backend.run, _no_reasons),
         Backend("definition", definition.graph_attention, _no_reasons),
