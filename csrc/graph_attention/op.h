@@ -40,17 +40,14 @@ inline Inputs inputs_of(const Tensor& q, const Tensor& k, const Tensor& v, const
           .type = type_of(q, "q")};
 }
 
-inline Tensor floats_like(const Tensor& q, const std::vector<int64_t>& sizes) {
-  return torch::stable::new_empty(q, {sizes.data(), sizes.size()}, ScalarType::Float);
-}
-
 // The operators around `run(work, q)`, which fills the results; q says on which device.
 template <void (*run)(const Forward&, const Tensor& q)>
 std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& rowptr,
                                    const Tensor& col, Maybe relation, const Tensor& out_rowptr,
                                    const Tensor& out_target, const Tensor& out_edge, Maybe relation_bias) {
   const Inputs in = inputs_of(q, k, v, rowptr, col, relation, out_rowptr, out_target, out_edge, relation_bias);
-  Tensor out = torch::stable::empty_like(q), lse = floats_like(q, {in.nodes, in.heads});
+  Tensor out = empty({in.nodes, in.heads, in.width}, q.scalar_type(), q);
+  Tensor lse = empty({in.nodes, in.heads}, ScalarType::Float, q);
   run({.in = in, .out = out.mutable_data_ptr(), .lse = static_cast<float*>(lse.mutable_data_ptr())}, q);
   return {out, lse};
 }
@@ -62,9 +59,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_out, cons
                                                     const Tensor& out_rowptr, const Tensor& out_target,
                                                     const Tensor& out_edge, Maybe relation_bias) {
   const Inputs in = inputs_of(q, k, v, rowptr, col, relation, out_rowptr, out_target, out_edge, relation_bias);
-  Tensor dq = torch::stable::empty_like(q), dk = torch::stable::empty_like(q), dv = torch::stable::empty_like(q);
-  const int64_t none = 0;
-  Tensor dbias = relation_bias ? torch::stable::empty_like(*relation_bias) : torch::stable::new_empty(q, torch::headeronly::IntHeaderOnlyArrayRef(&none, 1));
+  const auto like_q = [&] { return empty({in.nodes, in.heads, in.width}, q.scalar_type(), q); };
+  Tensor dq = like_q(), dk = like_q(), dv = like_q();
+  Tensor dbias = relation_bias ? empty({in.heads, in.relations}, ScalarType::Float, q) : empty({0}, q.scalar_type(), q);
   run({.in = in,
        .grad_out = checked_like(grad_out, "grad_out", q),
        .out = checked_like(out, "out", q),

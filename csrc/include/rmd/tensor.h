@@ -3,6 +3,7 @@
 #pragma once
 #include <rmd/half.h>
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -72,6 +73,17 @@ const T* data(const Tensor& x, const char* name, const std::vector<int64_t>& siz
 template <class T>
 const T* data(const std::optional<Tensor>& x, const char* name, const std::vector<int64_t>& sizes, const Tensor& like) {
   return x ? data<T>(*x, name, sizes, like) : nullptr;
+}
+
+// A new contiguous tensor beside `like`. Without the dispatcher: on small inputs that costs more than the work.
+inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType type, const Tensor& like) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(1, sizes[i]);
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      int64_t(sizes.size()), sizes.data(), strides.data(), int32_t(type),
+      like.is_cuda() ? aoti_torch_device_type_cuda() : aoti_torch_device_type_cpu(), like.get_device_index(), &handle));
+  return Tensor(handle);
 }
 
 // The functional form of an op that fills `out`, its first argument, like its second.
