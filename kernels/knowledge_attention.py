@@ -65,6 +65,7 @@ def backward(
     if N * H == 0:
         dprior = nothing if log_prior is None else torch.zeros_like(log_prior)
         return dq.view(q.shape), torch.zeros_like(concepts), dprior
+    exact = q.dtype == torch.float32
     split, splits = _split(k)
     by_row, by_concept = _configuration(BACKWARD_ROWS, q), _configuration(BACKWARD_CONCEPTS, q)
     with on_device_of(q):
@@ -72,8 +73,8 @@ def backward(
             n = block.stop - block.start
             sums = _scratch(q, splits, n, D) if splits > 1 else dq[block]
             _backward_rows[(triton.cdiv(n, by_row.rows), splits)](
-                rows[block], grads[block], outs[block], lse[block], delta[block], concepts, log_prior, sums,
-                n, k, split, scale, **_constants(D, log_prior, by_row),
+                rows[block], grads[block], outs[block], lse[block], delta[block], concepts, concepts,
+                log_prior, sums, n, k, split, scale, EXACT=exact, **_constants(D, log_prior, by_row),
             )  # fmt: skip
             if splits > 1:
                 _add(sums, dq[block])
@@ -85,8 +86,9 @@ def backward(
         if parts > 1:
             to_concepts, to_prior = _scratch(q, parts, k, D), _scratch(q, parts, k)
         _backward_concepts[(tiles, parts)](
-            rows, grads, lse, delta, concepts, log_prior, dconcepts if to_concepts is None else to_concepts,
-            to_prior, N * H, k, part, scale, **_constants(D, log_prior, by_concept),
+            rows, grads, lse, delta, concepts, concepts, log_prior,
+            dconcepts if to_concepts is None else to_concepts, to_prior,
+            N * H, k, part, scale, EXACT=exact, **_constants(D, log_prior, by_concept),
         )  # fmt: skip
         if to_concepts is not None:
             _add(to_concepts, dconcepts)
@@ -121,20 +123,20 @@ def _add(parts: Tensor, out: Tensor) -> None:
 # None is any other GPU from compute capability 8.0 on: 99 KiB of shared memory.
 FORWARD = {
     None: {
-        (16, 64): Config(64, 64, 4, 3), (16, 128): Config(64, 64, 4, 3), (16, 256): Config(32, 64, 4, 2),
+        (16, 64): Config(64, 64, 4, 3), (16, 128): Config(64, 64, 4, 3), (16, 256): Config(32, 64, 8, 2),
         (32, 64): Config(32, 32, 4, 2), (32, 128): Config(32, 32, 8, 2), (32, 256): Config(16, 32, 8, 2),
     },
 }  # fmt: skip
 BACKWARD_ROWS = {
     None: {
         (16, 64): Config(64, 64, 4, 3), (16, 128): Config(64, 64, 8, 3), (16, 256): Config(32, 32, 4, 2),
-        (32, 64): Config(32, 32, 8, 2), (32, 128): Config(16, 32, 4, 2), (32, 256): Config(16, 16, 8, 2),
+        (32, 64): Config(32, 32, 8, 2), (32, 128): Config(16, 32, 8, 2), (32, 256): Config(16, 32, 8, 2),
     },
 }  # fmt: skip
 BACKWARD_CONCEPTS = {
     None: {
         (16, 64): Config(64, 64, 4, 2), (16, 128): Config(32, 64, 4, 2), (16, 256): Config(32, 32, 4, 2),
-        (32, 64): Config(32, 32, 8, 2), (32, 128): Config(16, 32, 4, 2), (32, 256): Config(16, 16, 8, 2),
+        (32, 64): Config(32, 32, 8, 2), (32, 128): Config(16, 32, 8, 2), (32, 256): Config(16, 16, 8, 2),
     },
 }  # fmt: skip
 
@@ -172,6 +174,18 @@ def _put(tensor, x, index, there, D: tl.constexpr, BLOCK_D: tl.constexpr):
     d = tl.arange(0, BLOCK_D)
     at = tensor + index.to(tl.int64)[:, None] * D + d[None, :]
     tl.store(at, x.to(tensor.dtype.element_ty), mask=there[:, None] & (d < D)[None, :])
+
+
+@triton.jit
+def _second(K, again, c, there, D: tl.constexpr, BLOCK_D: tl.constexpr, EXACT: tl.constexpr):
+    """The tile K for a second product.
+
+    In float32 it is fetched through a second pointer to the concepts, from the cache: given one tile, the
+    compiler keeps all of it in registers from one product to the next, and spills.
+    """
+    if EXACT:
+        K = _tile(again, c, there, D, BLOCK_D)
+    return K
 
 
 @triton.jit
@@ -251,7 +265,7 @@ def _join(sums, state, out, lse, rows, splits, D: tl.constexpr, BLOCK_D: tl.cons
 
 @triton.jit
 def _backward_rows(
-    q, grad, out, lse, delta, concepts, log_prior, sums_at, rows, k, split, scale,
+    q, grad, out, lse, delta, concepts, again, log_prior, sums_at, rows, k, split, scale, EXACT: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, CONCEPTS: tl.constexpr, PRIOR: tl.constexpr,
 ):  # a program per tile of rows and split of the concepts: dq, and delta = sum(grad out)  # fmt: skip
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -274,7 +288,8 @@ def _backward_rows(
         K = _tile(concepts, c, exists, D, BLOCK_D)
         scores = tl.dot(queries, tl.trans(K), input_precision="ieee") * (scale * LOG2E) + bias[None, :]
         weights = tl.where(exists[None, :], tl.exp2(scores - saw[:, None]), 0.0)
-        dweights = tl.dot(g, tl.trans(K), input_precision="ieee")
+        V = _second(K, again, c, exists, D, BLOCK_D, EXACT)
+        dweights = tl.dot(g, tl.trans(V), input_precision="ieee")
         dscores = weights * (dweights - g_out[:, None]) * scale
         sums = tl.dot(dscores.to(K.dtype), K, sums, input_precision="ieee")
         bias = after
@@ -284,7 +299,8 @@ def _backward_rows(
 
 @triton.jit
 def _backward_concepts(
-    q, grad, lse, delta, concepts, log_prior, to_concepts, to_prior, rows, k, part, scale,
+    q, grad, lse, delta, concepts, again, log_prior, to_concepts, to_prior, rows, k, part, scale,
+    EXACT: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, CONCEPTS: tl.constexpr, PRIOR: tl.constexpr,
 ):  # a program per tile of concepts and part of the rows  # fmt: skip
     c = tl.program_id(0) * CONCEPTS + tl.arange(0, CONCEPTS)
@@ -294,6 +310,7 @@ def _backward_concepts(
     bias = _bias(log_prior, c, c < k, PRIOR)
     exists = bias > -float("inf")
     K = _tile(concepts, c, exists, D, BLOCK_D)
+    V = _second(K, again, c, exists, D, BLOCK_D, EXACT)
     sums = tl.zeros([CONCEPTS, BLOCK_D], tl.float32)
     prior = tl.zeros([CONCEPTS], tl.float32)
     for at in range(begin, end, ROWS):
@@ -304,7 +321,7 @@ def _backward_concepts(
         g = _tile(grad, r, r < end, D, BLOCK_D)
         scores = tl.dot(K, tl.trans(queries), input_precision="ieee") * (scale * LOG2E) + bias[:, None]
         weights = tl.where(exists[:, None], tl.exp2(scores - saw[None, :]), 0.0)  # [concepts, rows]
-        dscores = weights * (tl.dot(K, tl.trans(g), input_precision="ieee") - g_out[None, :])
+        dscores = weights * (tl.dot(V, tl.trans(g), input_precision="ieee") - g_out[None, :])
         if PRIOR:
             prior += tl.sum(dscores, 1)
         sums = tl.dot(weights.to(g.dtype), g, sums, input_precision="ieee")
