@@ -106,12 +106,14 @@ def _prepare(
     if out is not None:
         check_out(op, out, sample, (sample, *others.values(), guidance, table))
     dtype = sample.dtype
+    if model_output.dtype != dtype:
+        model_output = model_output.to(dtype)
     uncond, variance_output, noise = (
-        None if x is None else x.to(dtype) for x in (uncond, variance_output, noise)
+        x if x is None or x.dtype == dtype else x.to(dtype) for x in (uncond, variance_output, noise)
     )
     guidances, scale = (guidance, 1.0) if isinstance(guidance, Tensor) else (None, float(guidance))
     return (
-        sample, model_output.to(dtype), step, table, uncond, guidances, variance_output, key, row_ids, noise,
+        sample, model_output, step, table, uncond, guidances, variance_output, key, row_ids, noise,
         scale, clip, PREDICTIONS.index(prediction),
     )  # fmt: skip
 
