@@ -4,10 +4,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <cuda_runtime.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
+#include <rmd/stream.h>
 
 #include <algorithm>
 
@@ -153,20 +150,17 @@ template <class Work>
 void sweep(const Work& work, const Tensor& sample, int64_t steps, bool pointers_aligned) {
   const int64_t rows = sample.size(0), groups = rows * ((work.row_size + 3) / 4);
   if (groups == 0) return;
-  const torch::stable::accelerator::DeviceGuard guard(sample.get_device_index());
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(sample.get_device_index(), &stream));
+  const OnDevice device(sample);
   const auto blocks = unsigned(std::min<int64_t>((groups + THREADS - 1) / THREADS, 1 << 16));
   const bool wide = pointers_aligned && work.row_size % 4 == 0;
   const auto launch = [&]<class T>(T*) {
-    sweep_kernel<T><<<blocks, THREADS, 0, static_cast<cudaStream_t>(stream)>>>(work, rows, steps, wide);
+    device.launch(sweep_kernel<T, Work>, blocks, THREADS, 0, work, rows, steps, wide);
   };
   switch (type_of(sample, "sample")) {
     case Type::f32: launch(static_cast<float*>(nullptr)); break;
     case Type::bf16: launch(static_cast<__nv_bfloat16*>(nullptr)); break;
     case Type::f16: launch(static_cast<__half*>(nullptr)); break;
   }
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 void step_out(Tensor out, const Tensor& sample, const Tensor& model_output, const Tensor& step, const Tensor& table,

@@ -15,6 +15,7 @@ using namespace rmd::device;
 constexpr int WARPS = 8, THREADS = 32 * WARPS;
 constexpr int64_t WARP_ROW = 64, PIECE = 1024;
 constexpr int EDGES = 2;  // that a group of lanes has under way
+constexpr int BLOCKS_PER_SM = 2;  // at least; left to itself the compiler spills to fit one more
 
 struct Rows {
   const int64_t* rowptr;    // [n + 1]
@@ -428,11 +429,11 @@ __device__ float* partial_of(const Work& work, int64_t which, int64_t cell, int 
 
 // The first `piece_blocks` blocks (cells x heads, or none) take pieces, the others short rows.
 template <class Work>
-__global__ void __launch_bounds__(THREADS) sweep(Work work, int64_t piece_blocks) {
+__global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) sweep(Work work, int64_t piece_blocks) {
   __shared__ float partial[WARPS][Work::PARTIAL];
   __shared__ Piece pieces[2];
   const Rows& rows = work.rows;
-  const int warp = threadIdx.x / 32;
+  const int warp = warp_of_block();
   const auto of_warp = [&](int j) { return &partial[j][0]; };
 
   if (blockIdx.x < piece_blocks) {

@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(THREADS) attend(Work work) {
   if (int(blockIdx.x) >= work.tiles[0].x) return;
   find(work, work.tiles[1 + blockIdx.x], tile);
 
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, head = blockIdx.y;
+  const int warp = warp_of_block(), lane = threadIdx.x % 32, head = blockIdx.y;
   const int kv_head = head / (work.heads / work.kv_heads), first_row = warp * 16 * S::M;
   const Keys& keys = tile.keys;
   const int Mk = work.k_segments.modalities;

@@ -31,6 +31,8 @@ __device__ __forceinline__ uint32_t narrow_two(float x, float y, bf16) {
 // Of every lane of the warp, together.
 __device__ __forceinline__ float from_lane_xor(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 __device__ __forceinline__ int from_lane(int x, int lane) { return __shfl_sync(~0u, x, lane); }
+// Which warp of the block this is; the shuffle tells the compiler that its lanes agree and stay together.
+__device__ __forceinline__ int warp_of_block() { return from_lane(int(threadIdx.x) / 32, 0); }
 __device__ __forceinline__ uint32_t ballot(bool x) { return __ballot_sync(~0u, x); }
 
 // 2^x to 2 ulp; 0 for minus infinity.

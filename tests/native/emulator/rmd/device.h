@@ -178,6 +178,7 @@ X from_lane_any(X x, int lane) {
 }
 inline float from_lane_xor(float x, int mask) { return from_lane_any(x, own_lane() ^ mask); }
 inline int from_lane(int x, int lane) { return from_lane_any(x, lane); }
+inline int warp_of_block() { return from_lane(machine.now / 32, 0); }
 inline uint32_t ballot(bool x) {
   const long set = exchange(uint64_t(x));
   uint32_t bits = 0;
