@@ -15,9 +15,12 @@ from ledger import Line
 ROOT = Path(__file__).parents[1]
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120")
 
-# Kernels, as patterns of their readable name, that must fetch ahead or multiply on tensor cores.
-PIPELINED: tuple[str, ...] = ()
-TENSOR_CORES: tuple[str, ...] = ()
+# Kernels, as patterns of their short name, that must fetch ahead or multiply on tensor cores.
+PIPELINED: tuple[str, ...] = (r"^attend<",)
+TENSOR_CORES: tuple[str, ...] = PIPELINED
+
+# The device assertions of RMD_CHECK=1 are not listed: printf takes a stack, and they never time anything.
+ASSERTIONS = r"^check_"
 
 
 def missing() -> str | None:
@@ -38,6 +41,8 @@ def lines(words: list[str]) -> list[Line]:
             if not all(word in f"{name} {arch}" for word in words):
                 continue
             for kernel, resources in _compile(source, arch).items():
+                if re.search(ASSERTIONS, kernel):
+                    continue
                 pipelined, tensor_cores = (
                     any(re.search(pattern, kernel) for pattern in patterns)
                     for patterns in (PIPELINED, TENSOR_CORES)
@@ -59,7 +64,13 @@ def _compile(source: Path, arch: str) -> dict[str, machine_code.Resources]:
         )  # fmt: skip
         found = machine_code.resources(cubin)
     names = _output("c++filt", *found).splitlines() if shutil.which("c++filt") else list(found)
-    return dict(zip(names, found.values(), strict=True))
+    return dict(zip(map(_short, names), found.values(), strict=True))
+
+
+def _short(name: str) -> str:
+    """`void rmd::graph_attention::gpu::sweep<...>(...)` -> `sweep<...>`"""
+    name = re.sub(r"rmd::\w+::(gpu::|\(anonymous namespace\)::)?", "", name).removeprefix("void ")
+    return re.sub(r"\([^()]*\)$", "", name).replace(" >", ">")
 
 
 def _output(*command: str) -> str:

@@ -26,7 +26,10 @@ __device__ float4 load(const void* base, int64_t begin, int count, bool wide) {
   if (wide) {
     v = *reinterpret_cast<const Pack<T>*>(p);
   } else {
-    for (int i = 0; i < count; ++i) v.x[i] = p[i];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i < count) v.x[i] = p[i];
+    }
   }
   return {float(v.x[0]), float(v.x[1]), float(v.x[2]), float(v.x[3])};
 }
@@ -38,7 +41,10 @@ __device__ void store(void* base, int64_t begin, int count, bool wide, float4 x)
   if (wide) {
     *reinterpret_cast<Pack<T>*>(p) = v;
   } else {
-    for (int i = 0; i < count; ++i) p[i] = v.x[i];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i < count) p[i] = v.x[i];
+    }
   }
 }
 

@@ -12,8 +12,9 @@ def test_twice_the_same_bits(workload, backend, call, dtype):
     assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
 
 
-def test_poison_in_absent_memory_changes_no_bit(workload, backend, call):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_poison_in_absent_memory_changes_no_bit(workload, backend, call, dtype):
     if not workload.absent:
         pytest.skip(f"{workload.op} reads everything that it is given")
-    clean, poisoned = (call(workload.at(torch.float32, poisoned=p)) for p in (False, True))
+    clean, poisoned = (call(workload.at(dtype, poisoned=p)) for p in (False, True))
     assert all(torch.equal(x, y) for x, y in zip(clean, poisoned, strict=True))

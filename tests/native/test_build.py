@@ -48,6 +48,17 @@ def test_cuda_says_why_it_is_not_there():
         assert _native.cuda_reason is None, _native.cuda_reason
 
 
+def test_the_cuda_library_registers_its_operators():
+    """Read from the file: without a GPU it cannot be loaded."""
+    library = ROOT / "robustmdiff" / "_C_cuda.so"
+    sources = list((ROOT / "csrc").glob("*/cuda.cu"))
+    if not library.exists() or library.stat().st_mtime < max(s.stat().st_mtime for s in sources):
+        pytest.skip("_C_cuda.so is not built from these sources")
+    content = library.read_bytes()
+    for name in ("ddpm_step", "graph_attention_fwd", "graph_attention_bwd", "masked_attention_fwd"):
+        assert b"\0" + name.encode() + b"\0" in content, name
+
+
 def test_a_missing_library_is_a_reason_not_an_error():
     assert "_nothing.so is not built (it needs a C++ compiler" in str(_native._load("_nothing.so"))
 

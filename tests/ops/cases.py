@@ -6,6 +6,7 @@ answer at any size, and the dtype at hand for what plain torch makes of it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,8 @@ from robustmdiff.ops import (
     masked_attention,
     segments_from_padded,
 )
+
+DEVICE = os.environ.get("RMD_TEST_DEVICE", "cpu")
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Case:
     silent: Tensor | None = None  # the rows of the result that are 0 and have no gradient
 
     def at(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        return {name: x.to(dtype).requires_grad_() for name, x in self.tensors.items()}
+        return {name: x.to(DEVICE, dtype).requires_grad_() for name, x in self.tensors.items()}
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -100,7 +103,8 @@ def masked_case(
         return torch.zeros_like(q).index_put((rows,), torch.cat(outs))
 
     def run(q: Tensor, k: Tensor, v: Tensor, affinity: Tensor | None = None) -> Tensor:
-        return masked_attention(q, k, v, q_segments, k_segments, affinity=affinity, exclude_own=exclude_own)
+        segments = q_segments.to(q.device), k_segments.to(q.device)
+        return masked_attention(q, k, v, *segments, affinity=affinity, exclude_own=exclude_own)
 
     tensors = {"q": draw(Tq, H, D, seed=1), "k": draw(Tk, Hkv, D, seed=2), "v": draw(Tk, Hkv, D, seed=3)}
     if affinity:
@@ -131,7 +135,7 @@ def knowledge_case(
 
     def run(q: Tensor, concepts: Tensor, log_prior: Tensor | None = None) -> Tensor:
         if log_prior is not None:
-            log_prior = log_prior.masked_fill(gone, -torch.inf)
+            log_prior = log_prior.masked_fill(gone.to(q.device), -torch.inf)
         return knowledge_attention(q, concepts, log_prior, scale=scale)
 
     tensors = {"q": draw(N, H, d, seed=5), "concepts": draw(k, d, seed=6)}
@@ -171,7 +175,7 @@ def graph_case(
         return torch.zeros_like(q).index_add(0, to, weights[..., None] * v[reads])
 
     def run(q: Tensor, k: Tensor, v: Tensor, relation_bias: Tensor | None = None) -> Tensor:
-        return graph_attention(q, k, v, graph, relation_bias=relation_bias)
+        return graph_attention(q, k, v, graph.to(q.device), relation_bias=relation_bias)
 
     tensors = {"q": draw(n, H, D, seed=8), "k": draw(n, H, D, seed=9), "v": draw(n, H, D, seed=10)}
     if relation is not None:

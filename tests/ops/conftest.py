@@ -1,4 +1,5 @@
-"""The situations in which every backend of every attention op is tested."""
+"""The situations in which every backend of every attention op is tested, on the CPU or on the device
+that RMD_TEST_DEVICE names."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ import pytest
 import torch
 
 from robustmdiff.ops import segments_from_padded
-from robustmdiff.ops.dispatch import Op
+from robustmdiff.ops.dispatch import BackendError, Op
 from robustmdiff.ops.triton_support import INTERPRETED
-from tests.ops.cases import Case, graph_case, knowledge_case, masked_case, segments
+from tests.ops.cases import DEVICE, Case, graph_case, knowledge_case, masked_case, segments
 
 OPS = ("masked_attention", "knowledge_attention", "graph_attention")
 
@@ -68,8 +69,21 @@ CASES = [*masked_cases(), *knowledge_cases(), *graph_cases()]
 
 
 def backends(op: str) -> list[str]:
-    """Triton alone in its interpreter (tests/kernels starts that), every other one elsewhere."""
-    return [b.name for b in Op.registry[op].backends if (b.name == "triton") == INTERPRETED]
+    """All on a GPU; on the CPU Triton alone in its interpreter (tests/kernels starts that), every other
+    one elsewhere."""
+    having = Op.registry[op].backends
+    return [b.name for b in having if DEVICE != "cpu" or (b.name == "triton") == INTERPRETED]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Any:
+    """On a GPU a backend may decline, and the test is skipped in its words."""
+    try:
+        return (yield)
+    except BackendError as declined:
+        if DEVICE == "cpu":
+            raise
+        pytest.skip(str(declined))
 
 
 def pytest_generate_tests(metafunc: Any) -> None:

@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map
 
 from robustmdiff import use_backend
 from robustmdiff.ops.dispatch import BackendError
+from tests.ops.cases import DEVICE
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -24,7 +25,8 @@ def gradients(run, tensors: dict[str, Tensor], grad_out: Tensor) -> tuple[Tensor
 
 def grad_like(case, dtype: torch.dtype) -> Tensor:
     shape = case.tensors["q"].shape
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    g = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return g.to(DEVICE, dtype)
 
 
 def largest(*tensors: Tensor) -> float:
@@ -123,7 +125,7 @@ def test_the_same_call_gives_the_same_bits_on_any_number_of_threads(case, backen
 
 def test_strides_do_not_matter(case, backend):
     """Heads before tokens in memory, and a gradient of stride 0."""
-    tensors, g = case.at(torch.float32), torch.ones(()).expand(case.tensors["q"].shape)
+    tensors, g = case.at(torch.float32), torch.ones((), device=DEVICE).expand(case.tensors["q"].shape)
     turned = {
         name: x.detach().mT.contiguous().mT if x.ndim > 1 else x.detach() for name, x in tensors.items()
     }
@@ -199,7 +201,7 @@ def test_autocast_casts_the_inputs_and_nothing_inside(case):
         name: x if name in ("affinity", "log_prior", "relation_bias") else x.bfloat16()
         for name, x in tensors.items()
     }
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
         found = case.run(**tensors)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, case.run(**low))
