@@ -26,14 +26,36 @@ def reasons(
 ) -> list[str]:
     """Why the kernels cannot take these arguments."""
     found = []
-    if q.device.type != "cpu":
-        found.append(f"no kernel for {q.device.type}")
+    device = q.device.type
+    if device == "cuda":
+        found += _cuda_reasons(q, k, v, q_segments, k_segments, affinity)
+    elif device != "cpu":
+        found.append(f"no kernel for {device}")
     elif _native.reason is not None:
         found.append(_native.reason)
     if q.dtype == torch.float64:
         found.append("float64, and the kernels compute in float32")
     if key is not None:
         found.append("dropout, which the kernels do not draw")
+    return found
+
+
+def _cuda_reasons(
+    q: Tensor, k: Tensor, v: Tensor, q_segments: Tensor, k_segments: Tensor, affinity: Tensor | None
+) -> list[str]:
+    """The same for the CUDA kernel, which has a forward pass only."""
+    found = [] if _native.cuda_reason is None else [_native.cuda_reason]
+    if q.dtype == torch.float32:
+        found.append("float32, and the CUDA kernel multiplies float16 and bfloat16")
+    D, modalities = q.shape[-1], max(q_segments.shape[1], k_segments.shape[1])
+    if D % 8 or D > 256:
+        found.append(f"width {D}, and the CUDA kernel takes multiples of 8 up to 256")
+    if modalities > 64:
+        found.append(f"{modalities} modalities, and the CUDA kernel takes up to 64")
+    inputs = (q, k, v) if affinity is None else (q, k, v, affinity)
+    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    if recorded or torch._C._are_functorch_transforms_active():
+        found.append("a gradient is recorded, and CUDA has no backward kernel in C++")
     return found
 
 
