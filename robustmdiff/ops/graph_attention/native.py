@@ -20,9 +20,14 @@ if _MISSING is None and not torch._C._dispatch_has_kernel_for_dispatch_key(forwa
 def reasons(q: Tensor, *_: Any) -> list[str]:
     """Why the kernels cannot take these arguments."""
     found = []
-    if q.device.type != "cpu":
-        found.append(f"no kernel for {q.device.type}")
-    if _MISSING is not None:
+    device = q.device.type
+    if device == "cuda":
+        found += [] if _native.cuda_reason is None else [_native.cuda_reason]
+        if q.shape[-1] > 256:
+            found.append(f"width {q.shape[-1]}, and the CUDA kernels take up to 256")
+    elif device != "cpu":
+        found.append(f"no kernel for {device}")
+    elif _MISSING is not None:
         found.append(_MISSING)
     if q.dtype == torch.float64:
         found.append("float64, and the kernels compute in float32")
