@@ -47,7 +47,7 @@ auto launcher(const OnDevice& device) {
   };
 }
 
-Tensor scratch(const Tensor& q, int64_t numbers) { return floats_like(q, {numbers}); }
+Tensor scratch(const Tensor& q, int64_t numbers) { return empty({numbers}, ScalarType::Float, q); }
 
 float* floats(const Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); }
 

@@ -63,8 +63,7 @@ template <class S>
 void run(gpu::Work work, const Tensor& q, const OnDevice& device) {
   work.max_tiles = gpu::most_tiles(work.q_segments.rows, work.patients, work.q_segments.modalities, work.exclude_own,
                                    S::ROWS);
-  const int64_t numbers = 2 * (1 + work.max_tiles);
-  const Tensor tiles = torch::stable::new_empty(q, torch::headeronly::IntHeaderOnlyArrayRef(&numbers, 1), ScalarType::Int);
+  const Tensor tiles = empty({1 + work.max_tiles, 2}, ScalarType::Int, q);
   work.tiles = static_cast<int2*>(tiles.mutable_data_ptr());
   gpu::run<S>(work, [&](auto kernel, dim3 grid, int threads, uint32_t shared, auto... arguments) {
     device.launch(kernel, grid, threads, shared, arguments...);
@@ -87,9 +86,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q_given, const Tensor& k_given,
   STD_TORCH_CHECK(type != Type::f32, "q is float32, expected float16 or bfloat16 on CUDA");
   const Tensor q = laid_out(q_given), k = laid_out(k_given), v = laid_out(v_given);
   const Tensor of_q = torch::stable::contiguous(q_segments), of_k = torch::stable::contiguous(k_segments);
-  Tensor out = torch::stable::empty_like(q);
-  const int64_t lse_sizes[] = {Tq, H}, kv_sizes[] = {Tk, Hkv, D};
-  Tensor lse = torch::stable::new_empty(q, torch::headeronly::IntHeaderOnlyArrayRef(lse_sizes, 2), ScalarType::Float);
+  Tensor out = empty({Tq, H, D}, q.scalar_type(), q), lse = empty({Tq, H}, ScalarType::Float, q);
+  const int64_t kv_sizes[] = {Tk, Hkv, D};
   std::optional<Tensor> bias;
   if (affinity) bias = torch::stable::contiguous(torch::stable::to(*affinity, ScalarType::Float));
 
