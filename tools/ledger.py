@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 LEDGER = Path(__file__).with_name("ledger.json")
 MORE_REGISTERS = 8  # the growth that is still noise
 MORE_SHARED = 1024  # bytes; less shared memory by more than that is a pipeline that has lost stages
+SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_120": 99 * 1024}  # bytes of one block
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def broken_rules(line: Line) -> Iterator[str]:
     r = line.resources
     if r.stack > 0:
         yield f"spills {r.stack} bytes a thread"
+    if r.shared > SHARED_LIMIT.get(line.arch, r.shared):
+        yield f"takes {r.shared} bytes of shared memory, {line.arch} has {SHARED_LIMIT[line.arch]}"
     if line.pipelined and r.cp_async == 0:
         yield "lost its pipeline: no cp.async"
     if line.tensor_cores and r.mma + r.wgmma == 0:
