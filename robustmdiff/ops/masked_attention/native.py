@@ -11,6 +11,11 @@ from robustmdiff import _native
 from robustmdiff.ops.masked_attention.schema import TENSORS, WRT, declare
 from robustmdiff.ops.registration import differentiable
 
+forward_op, backward_op = declare("")
+_MISSING = _native.reason
+if _MISSING is None and not torch._C._dispatch_has_kernel_for_dispatch_key(forward_op.name(), "CPU"):
+    _MISSING = "_C.so was built before it had this op; install the package again"
+
 
 def reasons(
     q: Tensor,
@@ -20,9 +25,7 @@ def reasons(
     k_segments: Tensor,
     affinity: Tensor | None,
     key: Tensor | None,
-    scale: float,
-    exclude_own: bool,
-    dropout_p: float,
+    *settings: Any,
 ) -> list[str]:
     """Why the kernels cannot take these arguments."""
     found = []
@@ -31,8 +34,8 @@ def reasons(
         found += _cuda_reasons(q, k, v, q_segments, k_segments, affinity)
     elif device != "cpu":
         found.append(f"no kernel for {device}")
-    elif _native.reason is not None:
-        found.append(_native.reason)
+    elif _MISSING is not None:
+        found.append(_MISSING)
     if q.dtype == torch.float64:
         found.append("float64, and the kernels compute in float32")
     if key is not None:
@@ -59,5 +62,4 @@ def _cuda_reasons(
     return found
 
 
-forward_op, backward_op = declare("")
-run: Any = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(forward_op, backward_op, TENSORS, WRT)
