@@ -70,7 +70,7 @@ Listed listed(const Rows& rows) { return {rows.row.data(), rows.modality.data(),
 struct Batch {
   std::vector<Tensor> held;
   Rows q_rows, k_rows;
-  int64_t B, most_keys = 0, partial = 0;
+  int64_t B, partial = 0;
   std::vector<Item> items;
 
   void read(Call& call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_segments,
@@ -103,11 +103,12 @@ struct Batch {
     cut(call, most_parts);
   }
 
-  void cut(const Call& call, int64_t most_parts) {
+  void cut(Call& call, int64_t most_parts) {
+    call.most_keys = 0;
     for (int64_t b = 0; b < B; ++b) {
       const int64_t queries = queries_of(call, b) * group_of(call), keys = keys_of(call, b);
       if (queries + keys == 0) continue;
-      most_keys = std::max(most_keys, keys);
+      call.most_keys = std::max(call.most_keys, keys);
       const int64_t parts = std::clamp((queries + PART - 1) / PART, int64_t(1), most_parts);
       for (int64_t head = 0; head < call.Hkv; ++head) {
         for (int64_t part = 0; part < parts; ++part) {
@@ -122,8 +123,8 @@ struct Batch {
 // All items over the threads of torch, the largest first; no item depends on which thread takes it.
 template <class AnyCall>
 void run_all(const AnyCall& call, const Batch& batch) {
-  void (*run)(const AnyCall&, const Item&, float*) = scalar::run;
-  int64_t (*scratch)(const AnyCall&, int64_t) = scalar::scratch;
+  void (*run)(const AnyCall&, const Item&, const Item*, int64_t, float*) = scalar::run;
+  int64_t (*scratch)(const AnyCall&) = scalar::scratch;
 #if defined(__x86_64__)
   if (isa() == Isa::avx512) run = avx512::run, scratch = avx512::scratch;
   if (isa() == Isa::avx2) run = avx2::run, scratch = avx2::scratch;
@@ -137,13 +138,21 @@ void run_all(const AnyCall& call, const Batch& batch) {
                    [&](int64_t i, int64_t j) { return cost(batch.items[i]) > cost(batch.items[j]); });
   double total = 0;
   for (const Item& item : batch.items) total += cost(item);
-  const int64_t floats = scratch(call, batch.most_keys);
+  const int64_t floats = scratch(call);
   std::atomic<size_t> next{0};
   const auto worker = [&](int64_t, int64_t) {
     const auto release = [](float* p) { ::operator delete[](p, std::align_val_t(64)); };
     const std::unique_ptr<float, decltype(release)> memory(
         static_cast<float*>(::operator new[](floats * sizeof(float), std::align_val_t(64))), release);
-    for (size_t i = next++; i < order.size(); i = next++) run(call, batch.items[order[i]], memory.get());
+    const auto take = [&] {
+      const size_t i = next++;
+      return i < order.size() ? &batch.items[order[i]] : nullptr;
+    };
+    int64_t done = 0;
+    for (const Item *now = take(), *then; now; now = then) {
+      then = take();
+      run(call, *now, then, done++, memory.get());
+    }
   };
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), order.size());
   if (threads <= 1 || total < WORTH_A_THREAD) return worker(0, 1);

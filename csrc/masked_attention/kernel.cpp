@@ -11,7 +11,7 @@ namespace {
 using namespace rmd::RMD_ISA;
 
 constexpr int64_t LANES = TILE_COLUMNS * W;  // the queries of a block
-constexpr int64_t KEYS = 64;                 // the keys of a block
+constexpr int64_t KEYS = 64, MOST_KEYS = 72;  // the keys of a block; the last one takes up to MOST_KEYS
 constexpr float LOG2_E = 1.44269504088896341f, LN_2 = 0.69314718055994531f;
 
 RMD_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -43,6 +43,7 @@ struct Block {
   int64_t vectors() const { return (n + W - 1) / W; }
 };
 
+// work(block, the block after it or null), for the blocks of one item.
 template <class Work>
 void each_block(const Call& call, const Item& item, const Work& work) {
   const int64_t views = call.exclude_own ? call.M : 1, span = call.exclude_own ? 1 : call.Mq;
@@ -53,13 +54,15 @@ void each_block(const Call& call, const Item& item, const Work& work) {
   for (int64_t view = 0; view < views; ++view) blocks += (queries(view) * group_of(call) + LANES - 1) / LANES;
   const int64_t begin = blocks * item.part / item.parts, end = blocks * (item.part + 1) / item.parts;
   int64_t number = 0;
-  Block block;
+  Block pair[2];
+  Block *now = nullptr, *then = pair;
   for (int64_t view = 0; view < views; ++view) {
-    block.hidden_begin = call.exclude_own ? k_first[view] - k_first[0] : 0;
-    block.hidden_end = call.exclude_own ? k_first[view + 1] - k_first[0] : 0;
     const int64_t n = queries(view), units = n * group_of(call);
     for (int64_t first = 0; first < units; first += LANES, ++number) {
       if (number < begin || number >= end) continue;
+      Block& block = *then;
+      block.hidden_begin = call.exclude_own ? k_first[view] - k_first[0] : 0;
+      block.hidden_end = call.exclude_own ? k_first[view + 1] - k_first[0] : 0;
       block.n = least(LANES, units - first);
       for (int64_t lane = 0; lane < block.n; ++lane) {
         const int64_t at = q_first[view * span] + (first + lane) % n;
@@ -67,9 +70,12 @@ void each_block(const Call& call, const Item& item, const Work& work) {
         block.modality[lane] = call.q_rows.modality[at];
         block.head[lane] = item.kv_head * group_of(call) + (first + lane) / n;
       }
-      work(block);
+      if (now) work(*now, then);
+      now = then;
+      then = pair + (now == pair);
     }
   }
+  if (now) work(*now, nullptr);
 }
 
 template <class T>
@@ -104,15 +110,60 @@ RMD_INLINE void narrow_row(const float* from, int64_t D, T* to) {
   for (int64_t d = 0; d < D; d += W) store_first(to + d, load(from + d), D - d);
 }
 
-// The keys of a patient, one under the other: [keys, padded D].
+// What an item does between its tiles, so that memory is waited for while arithmetic goes on: it copies
+// the keys of the next item, one under the other as float [keys, padded D], and asks for the rows that
+// this block of queries will write and the next one read.
 template <class T>
-void pack_keys(const Call& call, const Item& item, const Tokens& x, float* to) {
-  const int64_t first = call.k_rows.first[item.patient * call.M];
-  for (int64_t key = 0; key < keys_of(call, item.patient); ++key) {
-    widen_row(row_of<const T>(x, call.k_rows.row[first + key], item.kv_head), call.D, to + key * padded(call.D),
-              set(1.0f));
+struct Ahead {
+  const Call& call;
+  const Item* next;
+  float *k, *v;                        // of the next item
+  Tokens written, read[3];             // rows of queries
+  int readers;
+  int64_t keys, key = 0;
+  const Block *now = nullptr, *then = nullptr;
+  int64_t lane = LANES, tiles = 1, blocks = 1, key_due = 0, lane_due = 0;
+
+  static void ask(const Tokens& x, int64_t row, int64_t head, int64_t D) {
+    const char* from = reinterpret_cast<const char*>(row_of<const T>(x, row, head));
+    for (int64_t byte = 0; byte < D * int64_t(sizeof(T)); byte += 64) __builtin_prefetch(from + byte, 0, 2);
   }
-}
+  int64_t row(int64_t key) const { return call.k_rows.row[call.k_rows.first[next->patient * call.M] + key]; }
+
+  void copy_key() {
+    constexpr int64_t DISTANCE = 16;
+    if (key + DISTANCE < keys) {
+      ask(call.k, row(key + DISTANCE), next->kv_head, call.D);
+      ask(call.v, row(key + DISTANCE), next->kv_head, call.D);
+    }
+    widen_row(row_of<const T>(call.k, row(key), next->kv_head), call.D, k + key * padded(call.D), set(1.0f));
+    widen_row(row_of<const T>(call.v, row(key), next->kv_head), call.D, v + key * padded(call.D), set(1.0f));
+    ++key;
+  }
+  void finish() {
+    while (key < keys) copy_key();
+  }
+
+  // Before a block that sees so many keys, one of so many blocks.
+  void begin(const Block& block, const Block* after, int64_t seen, int64_t of) {
+    tiles = seen / TILE_ROWS + (seen + KEYS - 1) / KEYS * (call.D / TILE_ROWS) + 1;
+    blocks = of;
+    now = &block, then = after, lane = 0;
+  }
+  // Evenly over the tiles: a burst would fill the buffers that the tiles need themselves.
+  void operator()() {
+    for (key_due += keys; key_due >= tiles * blocks; key_due -= tiles * blocks) {
+      if (key < keys) copy_key();
+    }
+    for (lane_due += LANES; lane_due >= tiles; lane_due -= tiles) {
+      if (lane < now->n) ask(written, now->row[lane], now->head[lane], call.D);
+      for (int i = 0; then && lane < then->n && i < readers; ++i) {
+        ask(read[i], then->row[lane], then->head[lane], call.D);
+      }
+      ++lane;
+    }
+  }
+};
 
 // The queries of a block, one under the other, those that fill the last vector being 0.
 template <class T>
@@ -175,20 +226,20 @@ void bias_of(const Call& call, const Block& block, float* bias) {
 // --- forward ---------------------------------------------------------------------------------------
 
 struct ForwardMemory {
-  float *k, *v;              // [keys, padded D]
+  float *k[2], *v[2];        // [keys, padded D], of this item and of the next
   float *rows;               // [LANES, padded D]
   float *q, *out;            // [padded D, LANES]
-  float *s;                  // [KEYS, LANES] scores, then weights
+  float *s;                  // [MOST_KEYS, LANES] scores, then weights
   float *largest, *sum, *factor;  // [LANES]
   float *bias;               // [M, LANES]
 
-  ForwardMemory(Memory& memory, const Forward& call, int64_t keys)
-      : k(memory.take(keys * padded(call.D))),
-        v(memory.take(keys * padded(call.D))),
+  ForwardMemory(Memory& memory, const Forward& call)
+      : k{memory.take(call.most_keys * padded(call.D)), memory.take(call.most_keys * padded(call.D))},
+        v{memory.take(call.most_keys * padded(call.D)), memory.take(call.most_keys * padded(call.D))},
         rows(memory.take(LANES * padded(call.D))),
         q(memory.take(LANES * padded(call.D))),
         out(memory.take(LANES * padded(call.D))),
-        s(memory.take(KEYS * LANES)),
+        s(memory.take(MOST_KEYS * LANES)),
         largest(memory.take(LANES)),
         sum(memory.take(LANES)),
         factor(memory.take(LANES)),
@@ -232,30 +283,37 @@ void soften(const ForwardMemory& at, const int32_t* modality, bool biased, int64
   }
 }
 
-template <int C>
-void attend(const ForwardMemory& at, const int32_t* modality, bool biased, int64_t begin, int64_t end, int64_t D) {
-  for (int64_t key = begin; key < end; key += KEYS) {
-    const int64_t n = least(KEYS, end - key);
-    product<C, A::rows, Into::empty>(at.s, LANES, at.k + key * padded(D), padded(D), at.q, LANES, n, D);
+template <int C, class Between>
+void attend(const ForwardMemory& at, int turn, const int32_t* modality, bool biased, int64_t begin, int64_t end,
+            int64_t D, Between& between) {
+  for (int64_t key = begin, n; key < end; key += n) {
+    n = end - key <= MOST_KEYS ? end - key : KEYS;
+    product<C, A::rows, Into::empty>(at.s, LANES, at.k[turn] + key * padded(D), padded(D), at.q, LANES, n, D, between);
     soften<C>(at, modality + key, biased, n);
-    product<C, A::columns, Into::scaled>(at.out, LANES, at.v + key * padded(D), padded(D), at.s, LANES, D, n, at.factor);
+    product<C, A::columns, Into::scaled>(at.out, LANES, at.v[turn] + key * padded(D), padded(D), at.s, LANES, D, n,
+                                         between, at.factor);
   }
 }
 
 template <class T>
-void run_as(const Forward& call, const Item& item, float* scratch) {
+void run_as(const Forward& call, const Item& item, const Item* next, int64_t done, float* scratch) {
   const int64_t keys = keys_of(call, item.patient), D = call.D;
   const int32_t* modality = call.k_rows.modality + call.k_rows.first[item.patient * call.M];
   Memory memory{scratch};
-  const ForwardMemory at(memory, call, keys);
-  pack_keys<T>(call, item, call.k, at.k);
-  pack_keys<T>(call, item, call.v, at.v);
-  each_block(call, item, [&](const Block& block) {
-    if (keys == block.hidden_end - block.hidden_begin) {
+  const ForwardMemory at(memory, call);
+  const int turn = done % 2;
+  if (done == 0) Ahead<T>{call, &item, at.k[0], at.v[0], {}, {}, 0, keys}.finish();
+  Ahead<T> ahead{call, next, at.k[1 - turn], at.v[1 - turn], call.out, {call.q}, 1,
+                 next ? keys_of(call, next->patient) : 0};
+  const int64_t blocks = queries_of(call, item.patient) * group_of(call) / item.parts / LANES + 1;
+  each_block(call, item, [&](const Block& block, const Block* then) {
+    const int64_t seen = keys - (block.hidden_end - block.hidden_begin);
+    if (seen == 0) {
       zero_rows<T>(block, D, call.out);
       for (int64_t lane = 0; lane < block.n; ++lane) call.lse[block.row[lane] * call.H + block.head[lane]] = NOTHING;
       return;
     }
+    ahead.begin(block, then, seen, blocks);
     pack_queries<T>(call.q, block, D, set(call.scale), at.rows);
     to_columns(at.rows, block, D, set(LOG2_E), at.q);
     if (call.affinity) bias_of(call, block, at.bias);
@@ -263,9 +321,9 @@ void run_as(const Forward& call, const Item& item, float* scratch) {
     fill(at.largest, LANES, NOTHING);
     fill(at.sum, LANES, 0.0f);
     const auto sweep = [&](int64_t begin, int64_t end) {
-      if (block.vectors() == 1) return attend<1>(at, modality, call.affinity, begin, end, D);
-      if (block.vectors() == 2) return attend<2>(at, modality, call.affinity, begin, end, D);
-      attend<3>(at, modality, call.affinity, begin, end, D);
+      if (block.vectors() == 1) return attend<1>(at, turn, modality, call.affinity, begin, end, D, ahead);
+      if (block.vectors() == 2) return attend<2>(at, turn, modality, call.affinity, begin, end, D, ahead);
+      attend<3>(at, turn, modality, call.affinity, begin, end, D, ahead);
     };
     sweep(0, block.hidden_begin);
     sweep(block.hidden_end, keys);
@@ -279,30 +337,32 @@ void run_as(const Forward& call, const Item& item, float* scratch) {
       call.lse[block.row[lane] * call.H + block.head[lane]] = at.largest[lane];
     }
   });
+  ahead.finish();
 }
 
 // --- backward --------------------------------------------------------------------------------------
 
 struct BackwardMemory {
-  float *k, *v, *dk, *dv;                // [keys, padded D]
+  float *k[2], *v[2];                    // [keys, padded D], of this item and of the next
+  float *dk, *dv;                        // [keys, padded D]
   float *q_rows, *g_rows;                // [LANES, padded D]; g is the gradient of the output
   float *q, *g, *dq;                     // [padded D, LANES]
-  float *p, *ds;                         // [KEYS, LANES]
+  float *p, *ds;                         // [MOST_KEYS, LANES]
   float *lse, *delta, *factor;           // [LANES]
   float *bias, *dbias;                   // [M, LANES]
 
-  BackwardMemory(Memory& memory, const Backward& call, int64_t keys)
-      : k(memory.take(keys * padded(call.D))),
-        v(memory.take(keys * padded(call.D))),
-        dk(memory.take(keys * padded(call.D))),
-        dv(memory.take(keys * padded(call.D))),
+  BackwardMemory(Memory& memory, const Backward& call)
+      : k{memory.take(call.most_keys * padded(call.D)), memory.take(call.most_keys * padded(call.D))},
+        v{memory.take(call.most_keys * padded(call.D)), memory.take(call.most_keys * padded(call.D))},
+        dk(memory.take(call.most_keys * padded(call.D))),
+        dv(memory.take(call.most_keys * padded(call.D))),
         q_rows(memory.take(LANES * padded(call.D))),
         g_rows(memory.take(LANES * padded(call.D))),
         q(memory.take(LANES * padded(call.D))),
         g(memory.take(LANES * padded(call.D))),
         dq(memory.take(LANES * padded(call.D))),
-        p(memory.take(KEYS * LANES)),
-        ds(memory.take(KEYS * LANES)),
+        p(memory.take(MOST_KEYS * LANES)),
+        ds(memory.take(MOST_KEYS * LANES)),
         lse(memory.take(LANES)),
         delta(memory.take(LANES)),
         factor(memory.take(LANES)),
@@ -336,29 +396,31 @@ void differentiate(const BackwardMemory& at, const int32_t* modality, bool biase
 
 // c [keys, D] += a^T b over the queries of a block: a [keys, LANES], b [lanes, padded D]
 void add_over_queries(float* c, const float* a, const float* b, int64_t keys, int64_t lanes, int64_t D) {
-  int64_t left = (D + W - 1) / W, tiles = (left + TILE_COLUMNS - 1) / TILE_COLUMNS;
+  int64_t left = (D + W - 1) / W, tiles = (left + MOST_COLUMNS - 1) / MOST_COLUMNS;
   for (; tiles > 0; --tiles) {
     const int64_t columns = (left + tiles - 1) / tiles;
     if (columns == 1) product<1, A::rows, Into::sum>(c, padded(D), a, LANES, b, padded(D), keys, lanes);
     if (columns == 2) product<2, A::rows, Into::sum>(c, padded(D), a, LANES, b, padded(D), keys, lanes);
     if (columns == 3) product<3, A::rows, Into::sum>(c, padded(D), a, LANES, b, padded(D), keys, lanes);
+    if (columns == 4) product<4, A::rows, Into::sum>(c, padded(D), a, LANES, b, padded(D), keys, lanes);
     left -= columns;
     c += columns * W;
     b += columns * W;
   }
 }
 
-template <int C>
-void attend_backward(const BackwardMemory& at, float* dk, float* dv, const int32_t* modality, bool biased,
-                     int64_t begin, int64_t end, int64_t lanes, int64_t D) {
-  for (int64_t key = begin; key < end; key += KEYS) {
-    const int64_t n = least(KEYS, end - key), first = key * padded(D);
-    product<C, A::rows, Into::empty>(at.p, LANES, at.k + first, padded(D), at.q, LANES, n, D);
-    product<C, A::rows, Into::empty>(at.ds, LANES, at.v + first, padded(D), at.g, LANES, n, D);
+template <int C, class Between>
+void attend_backward(const BackwardMemory& at, int turn, float* dk, float* dv, const int32_t* modality, bool biased,
+                     int64_t begin, int64_t end, int64_t lanes, int64_t D, Between& between) {
+  for (int64_t key = begin, n; key < end; key += n) {
+    n = end - key <= MOST_KEYS ? end - key : KEYS;
+    const int64_t first = key * padded(D);
+    product<C, A::rows, Into::empty>(at.p, LANES, at.k[turn] + first, padded(D), at.q, LANES, n, D, between);
+    product<C, A::rows, Into::empty>(at.ds, LANES, at.v[turn] + first, padded(D), at.g, LANES, n, D, between);
     differentiate<C>(at, modality + key, biased, n);
     add_over_queries(dv + first, at.p, at.g_rows, n, lanes, D);
     add_over_queries(dk + first, at.ds, at.q_rows, n, lanes, D);
-    product<C, A::columns, Into::sum>(at.dq, LANES, at.k + first, padded(D), at.ds, LANES, D, n);
+    product<C, A::columns, Into::sum>(at.dq, LANES, at.k[turn] + first, padded(D), at.ds, LANES, D, n);
   }
 }
 
@@ -382,11 +444,11 @@ void deltas(const Backward& call, const Block& block, const float* g_rows, float
 }
 
 template <class T>
-void run_as(const Backward& call, const Item& item, float* scratch) {
+void run_as(const Backward& call, const Item& item, const Item* next, int64_t done, float* scratch) {
   const int64_t keys = keys_of(call, item.patient), D = call.D, first = call.k_rows.first[item.patient * call.M];
   const int32_t* modality = call.k_rows.modality + first;
   Memory memory{scratch};
-  const BackwardMemory at(memory, call, keys);
+  const BackwardMemory at(memory, call);
   const int64_t size = keys * padded(D), affinities = group_of(call) * call.Mq * call.M;
   float* dk = item.parts == 1 ? at.dk : call.partial + item.partial + 2 * item.part * size;
   float* dv = item.parts == 1 ? at.dv : dk + size;
@@ -394,10 +456,15 @@ void run_as(const Backward& call, const Item& item, float* scratch) {
   fill(dk, size, 0.0f);
   fill(dv, size, 0.0f);
   if (daffinity) fill(daffinity, affinities, 0.0f);
-  pack_keys<T>(call, item, call.k, at.k);
-  pack_keys<T>(call, item, call.v, at.v);
-  each_block(call, item, [&](const Block& block) {
-    if (keys == block.hidden_end - block.hidden_begin) return zero_rows<T>(block, D, call.dq);
+  const int turn = done % 2;
+  if (done == 0) Ahead<T>{call, &item, at.k[0], at.v[0], {}, {}, 0, keys}.finish();
+  Ahead<T> ahead{call, next, at.k[1 - turn], at.v[1 - turn], call.dq, {call.q, call.grad_out, call.out}, 3,
+                 next ? keys_of(call, next->patient) : 0};
+  const int64_t blocks = queries_of(call, item.patient) * group_of(call) / item.parts / LANES + 1;
+  each_block(call, item, [&](const Block& block, const Block* then) {
+    const int64_t seen = keys - (block.hidden_end - block.hidden_begin);
+    if (seen == 0) return zero_rows<T>(block, D, call.dq);
+    ahead.begin(block, then, seen, blocks);
     pack_queries<T>(call.q, block, D, set(call.scale), at.q_rows);
     pack_queries<T>(call.grad_out, block, D, set(1.0f), at.g_rows);
     to_columns(at.q_rows, block, D, set(LOG2_E), at.q);
@@ -414,9 +481,10 @@ void run_as(const Backward& call, const Item& item, float* scratch) {
     fill(at.dq, padded(D) * LANES, 0.0f);
     const auto sweep = [&](int64_t begin, int64_t end) {
       const int64_t vectors = block.vectors();
-      if (vectors == 1) return attend_backward<1>(at, dk, dv, modality, call.affinity, begin, end, block.n, D);
-      if (vectors == 2) return attend_backward<2>(at, dk, dv, modality, call.affinity, begin, end, block.n, D);
-      attend_backward<3>(at, dk, dv, modality, call.affinity, begin, end, block.n, D);
+      const bool biased = call.affinity;
+      if (vectors == 1) return attend_backward<1>(at, turn, dk, dv, modality, biased, begin, end, block.n, D, ahead);
+      if (vectors == 2) return attend_backward<2>(at, turn, dk, dv, modality, biased, begin, end, block.n, D, ahead);
+      attend_backward<3>(at, turn, dk, dv, modality, biased, begin, end, block.n, D, ahead);
     };
     sweep(0, block.hidden_begin);
     sweep(block.hidden_end, keys);
@@ -428,6 +496,7 @@ void run_as(const Backward& call, const Item& item, float* scratch) {
       for (int64_t j = 0; j < call.M; ++j) of_lane[j] += at.dbias[j * LANES + lane];
     }
   });
+  ahead.finish();
   for (int64_t key = 0; item.parts == 1 && key < keys; ++key) {
     const int64_t row = call.k_rows.row[first + key];
     narrow_row(dk + key * padded(D), D, row_of<T>(call.dk, row, item.kv_head));
@@ -452,28 +521,32 @@ void add_parts_as(const Backward& call, const Item& item) {
 }
 
 template <class AnyCall>
-void run_type(const AnyCall& call, const Item& item, float* scratch) {
-  if (call.type == Type::f32) return run_as<float>(call, item, scratch);
-  if (call.type == Type::bf16) return run_as<bf16>(call, item, scratch);
-  run_as<f16>(call, item, scratch);
+void run_type(const AnyCall& call, const Item& item, const Item* next, int64_t done, float* scratch) {
+  if (call.type == Type::f32) return run_as<float>(call, item, next, done, scratch);
+  if (call.type == Type::bf16) return run_as<bf16>(call, item, next, done, scratch);
+  run_as<f16>(call, item, next, done, scratch);
 }
 
 }  // namespace
 
-int64_t scratch(const Forward& call, int64_t keys) {
+int64_t scratch(const Forward& call) {
   Memory memory{nullptr};
-  ForwardMemory(memory, call, keys);
+  ForwardMemory(memory, call);
   return memory.used;
 }
 
-int64_t scratch(const Backward& call, int64_t keys) {
+int64_t scratch(const Backward& call) {
   Memory memory{nullptr};
-  BackwardMemory(memory, call, keys);
+  BackwardMemory(memory, call);
   return memory.used;
 }
 
-void run(const Forward& call, const Item& item, float* scratch) { run_type(call, item, scratch); }
-void run(const Backward& call, const Item& item, float* scratch) { run_type(call, item, scratch); }
+void run(const Forward& call, const Item& item, const Item* next, int64_t done, float* scratch) {
+  run_type(call, item, next, done, scratch);
+}
+void run(const Backward& call, const Item& item, const Item* next, int64_t done, float* scratch) {
+  run_type(call, item, next, done, scratch);
+}
 
 void add_parts(const Backward& call, const Item& item) {
   if (call.type == Type::f32) return add_parts_as<float>(call, item);

@@ -31,6 +31,7 @@ struct Call {
   bool exclude_own;
   int64_t H, Hkv, D, Mq, M;
   Listed q_rows, k_rows;
+  int64_t most_keys;  // of any patient
 };
 
 struct Forward : Call {
@@ -63,14 +64,15 @@ RMD_INLINE int64_t keys_of(const Call& call, int64_t patient) {
   return call.k_rows.first[(patient + 1) * call.M] - call.k_rows.first[patient * call.M];
 }
 
-// scratch: the floats that an item of so many keys works in. add_parts: the sum of a patient's parts,
-// in order, to dk and dv.
+// scratch: the floats that an item works in. run: the item after `done` others in the same scratch; it
+// also copies the keys of `next` (or null), which runs there after it. add_parts: the sum of a
+// patient's parts, in order, to dk and dv.
 #define RMD_DECLARE(isa)                                       \
   namespace isa {                                              \
-  int64_t scratch(const Forward&, int64_t keys);               \
-  int64_t scratch(const Backward&, int64_t keys);              \
-  void run(const Forward&, const Item&, float* scratch);       \
-  void run(const Backward&, const Item&, float* scratch);      \
+  int64_t scratch(const Forward&);               \
+  int64_t scratch(const Backward&);              \
+  void run(const Forward&, const Item&, const Item* next, int64_t done, float* scratch);  \
+  void run(const Backward&, const Item&, const Item* next, int64_t done, float* scratch); \
   void add_parts(const Backward&, const Item&);                \
   }
 RMD_DECLARE(scalar)

@@ -4,9 +4,10 @@
 
 namespace rmd::RMD_ISA {
 
-// Registers: TILE_ROWS x TILE_COLUMNS vectors of sums, TILE_COLUMNS of b, one of a.
-constexpr int TILE_ROWS = W == 16 ? 8 : 4;
-constexpr int TILE_COLUMNS = 3;
+// A tile is at most TILE_ROWS x TILE_COLUMNS vectors of sums in registers, beside a row of b and one
+// number of a; a wider one of MOST_COLUMNS has fewer rows.
+constexpr int TILE_ROWS = W == 16 ? 8 : 4, TILE_COLUMNS = 3, MOST_COLUMNS = 4;
+constexpr int rows_of(int columns) { return columns <= TILE_COLUMNS ? TILE_ROWS : W == 16 ? 6 : 2; }
 
 enum class Into { empty, sum, scaled };   // c = a b, c += a b, c = c factor + a b
 enum class A { rows, columns };           // a(r, k) at a[r lda + k], or at a[k lda + r]
@@ -47,16 +48,22 @@ RMD_INLINE void tile(float* c, int64_t ldc, const float* a, int64_t lda, const f
   }
 }
 
-// The same for any number of rows.
-template <int C, A layout, Into into>
+struct Nothing {
+  void operator()() const {}
+};
+
+// The same for any number of rows; between() is called after each whole tile.
+template <int C, A layout, Into into, class Between = const Nothing>
 void product(float* c, int64_t ldc, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t rows,
-             int64_t depth, const float* factor = nullptr) {
+             int64_t depth, Between& between = Nothing{}, const float* factor = nullptr) {
+  constexpr int R = rows_of(C);
   const int64_t step = layout == A::rows ? lda : 1;
   int64_t r = 0;
-  for (; r + TILE_ROWS <= rows; r += TILE_ROWS) {
-    tile<TILE_ROWS, C, layout, into>(c + r * ldc, ldc, a + r * step, lda, b, ldb, depth, factor);
+  for (; r + R <= rows; r += R) {
+    tile<R, C, layout, into>(c + r * ldc, ldc, a + r * step, lda, b, ldb, depth, factor);
+    between();
   }
-  if (TILE_ROWS > 4 && r + 4 <= rows) {
+  if (R > 4 && r + 4 <= rows) {
     tile<4, C, layout, into>(c + r * ldc, ldc, a + r * step, lda, b, ldb, depth, factor);
     r += 4;
   }
