@@ -67,13 +67,13 @@ RMD_INLINE int64_t keys_of(const Call& call, int64_t patient) {
 // scratch: the floats that an item works in. run: the item after `done` others in the same scratch; it
 // also copies the keys of `next` (or null), which runs there after it. add_parts: the sum of a
 // patient's parts, in order, to dk and dv.
-#define RMD_DECLARE(isa)                                       \
-  namespace isa {                                              \
-  int64_t scratch(const Forward&);               \
-  int64_t scratch(const Backward&);              \
+#define RMD_DECLARE(isa)                                                                  \
+  namespace isa {                                                                         \
+  int64_t scratch(const Forward&);                                                        \
+  int64_t scratch(const Backward&);                                                       \
   void run(const Forward&, const Item&, const Item* next, int64_t done, float* scratch);  \
   void run(const Backward&, const Item&, const Item* next, int64_t done, float* scratch); \
-  void add_parts(const Backward&, const Item&);                \
+  void add_parts(const Backward&, const Item&);                                           \
   }
 RMD_DECLARE(scalar)
 RMD_DECLARE(avx2)
