@@ -50,7 +50,9 @@ Tokens tokens_of(const Tensor& x, const char* name, Shape shape, const Tensor& q
   return {const_cast<void*>(held.back().const_data_ptr()), held.back().stride(0), held.back().stride(1)};
 }
 
-Tensor fresh_like(const Tensor& x) { return torch::stable::new_empty(x, x.sizes()); }
+Tensor packed(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
+
+Tensor fresh_like(const Tensor& x) { return empty({x.size(0), x.size(1), x.size(2)}, x.scalar_type(), x); }
 
 Tokens tokens_of(const Tensor& fresh) {
   return {fresh.mutable_data_ptr(), fresh.size(1) * fresh.size(2), fresh.size(2)};
@@ -60,7 +62,7 @@ const int32_t* segments_of(const Tensor& x, const char* name, int64_t B, std::ve
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::Int && x.dim() == 3 && x.size(0) == B && x.size(2) == 2, name,
                   " has dtype code ", int(x.scalar_type()), " and shape ", shape_text(x), ", expected int32 [", B,
                   ", modalities, 2]");
-  held.push_back(torch::stable::contiguous(x));
+  held.push_back(packed(x));
   return static_cast<const int32_t*>(held.back().const_data_ptr());
 }
 
@@ -93,7 +95,8 @@ struct Batch {
                     call.Mq, " and ", call.M);
     call.affinity = nullptr;
     if (affinity) {
-      held.push_back(torch::stable::contiguous(torch::stable::to(*affinity, ScalarType::Float)));
+      const bool wide = affinity->scalar_type() == ScalarType::Float;
+      held.push_back(packed(wide ? *affinity : torch::stable::to(*affinity, ScalarType::Float)));
       call.affinity = data<float>(held.back(), "affinity", {call.H, call.Mq, call.M}, q);
     }
     call.scale = float(scale), call.exclude_own = exclude_own;
@@ -176,15 +179,15 @@ void add_all_parts(const Backward& call, const Batch& batch) {
 
 // What each item found, added in order.
 Tensor sum_affinities(const Backward& call, const Batch& batch, Maybe affinity, const Tensor& q) {
-  if (!affinity) return torch::stable::new_empty(q, {0});
+  if (!affinity) return empty({0}, q.scalar_type(), q);
   const int64_t size = group_of(call) * call.Mq * call.M;  // of the heads that share their keys
   std::vector<double> sum(call.Hkv * size);
   for (const Item& item : batch.items) {
     for (int64_t i = 0; i < size; ++i) sum[item.kv_head * size + i] += call.daffinity[item.number * size + i];
   }
-  Tensor found = torch::stable::new_empty(q, {call.H, call.Mq, call.M}, ScalarType::Float);
+  Tensor found = empty({call.H, call.Mq, call.M}, ScalarType::Float, q);
   std::copy(sum.begin(), sum.end(), static_cast<float*>(found.mutable_data_ptr()));
-  return torch::stable::to(found, affinity->scalar_type());
+  return affinity->scalar_type() == ScalarType::Float ? found : torch::stable::to(found, affinity->scalar_type());
 }
 
 void zero_gaps(const Rows& rows, const Tensor& x) {
@@ -202,7 +205,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
   Batch batch;
   batch.read(call, q, k, v, q_segments, k_segments, affinity, key, scale, exclude_own, 1 << 30);
   Tensor out = fresh_like(q);
-  Tensor lse = torch::stable::new_empty(q, {q.size(0), q.size(1)}, ScalarType::Float);
+  Tensor lse = empty({q.size(0), q.size(1)}, ScalarType::Float, q);
   call.out = tokens_of(out), call.lse = static_cast<float*>(lse.mutable_data_ptr());
   zero_gaps(batch.q_rows, out);
   for (size_t i = 0; i < batch.q_rows.gaps.size(); i += 2) {
@@ -222,7 +225,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_out, cons
   const Shape like_q{q.size(0), call.H, call.D};
   call.grad_out = tokens_of(grad_out, "grad_out", like_q, q, batch.held);
   call.out = tokens_of(out, "out", like_q, q, batch.held);
-  batch.held.push_back(torch::stable::contiguous(lse));
+  batch.held.push_back(packed(lse));
   call.lse = data<float>(batch.held.back(), "lse", {q.size(0), call.H}, q);
   Tensor dq = fresh_like(q), dk = fresh_like(k), dv = fresh_like(v);
   call.dq = tokens_of(dq), call.dk = tokens_of(dk), call.dv = tokens_of(dv);
