@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -93,6 +94,16 @@ def compare(lines: list[Line], ledger: dict, whole: bool) -> list[str]:
     return wrong
 
 
+def written(lines: list[Line]) -> str:
+    """The ledger as JSON, a text line for each of its lines."""
+    rows: dict[str, list[str]] = {}
+    for line in sorted(lines, key=lambda line: (line.name, line.arch)):
+        entry = {"compiler": line.compiler, "resources": asdict(line.resources)}
+        rows.setdefault(line.name, []).append(f"  {json.dumps(line.arch)}: {json.dumps(entry)}")
+    kernels = [f" {json.dumps(name)}: {{\n" + ",\n".join(found) + "\n }" for name, found in rows.items()]
+    return "{\n" + ",\n".join(kernels) + "\n}\n"
+
+
 def table(lines: list[Line]) -> str:
     rows = [("kernel", "arch", "regs", "stack", "shared", "cp.async", "mma", "wgmma")]
     for line in lines:
@@ -123,13 +134,11 @@ def main() -> int:
     import ledger_cuda
     import ledger_triton
 
-    lines, absent = [], []
-    for source in (ledger_triton, ledger_cuda):
-        missing = source.missing()
-        if missing is not None:
-            absent.append(f"{source.__name__} skipped: {missing}")
-            continue
-        lines += source.lines(options.words)
+    sources = (ledger_triton, ledger_cuda)
+    absent = [f"{source.__name__} skipped: {source.missing()}" for source in sources if source.missing()]
+    with ThreadPoolExecutor() as pool:  # nvcc works while Triton does
+        found = pool.map(lambda source: source.lines(options.words), [s for s in sources if not s.missing()])
+        lines = [line for part in found for line in part]
     print(table(lines))
     print("\n".join(absent))
     if options.show:
@@ -138,11 +147,7 @@ def main() -> int:
         if absent:
             print("not written: the ledger needs every compiler")
             return 1
-        content: dict = {}
-        for line in lines:
-            entry = {"compiler": line.compiler, "resources": asdict(line.resources)}
-            content.setdefault(line.name, {})[line.arch] = entry
-        LEDGER.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        LEDGER.write_text(written(lines))
         wrong = [f"{line.name} {line.arch}: {problem}" for line in lines for problem in broken_rules(line)]
     else:
         ledger = json.loads(LEDGER.read_text())
