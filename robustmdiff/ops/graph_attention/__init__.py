@@ -43,36 +43,37 @@ def _prepare(
     q: Tensor, k: Tensor, v: Tensor, graph: Graph, *, relation_bias: Tensor | None = None
 ) -> tuple[Any, ...]:
     q, k, v = autocast(q, k, v)
-    if q.ndim != 3 or q.shape[2] == 0 or k.shape != q.shape or v.shape != q.shape:
+    shape, dtype, device = q.shape, q.dtype, q.device
+    if len(shape) != 3 or shape[2] == 0 or k.shape != shape or v.shape != shape:
         raise ValueError(
             "graph_attention: q, k and v must share one shape [nodes, heads, width >= 1], "
-            f"got {list(q.shape)}, {list(k.shape)} and {list(v.shape)}"
+            f"got {list(shape)}, {list(k.shape)} and {list(v.shape)}"
         )
-    if q.dtype not in FLOATS or k.dtype != q.dtype or v.dtype != q.dtype:
+    if dtype not in FLOATS or k.dtype != dtype or v.dtype != dtype:
         raise TypeError(
             "graph_attention: q, k and v must share one of float32, bfloat16, float16, float64, "
-            f"got {q.dtype}, {k.dtype} and {v.dtype}"
+            f"got {dtype}, {k.dtype} and {v.dtype}"
         )
     if not isinstance(graph, Graph):
         raise TypeError(f"graph_attention: graph is a {type(graph).__name__}, expected Graph.from_edges(...)")
-    if q.shape[0] != graph.rowptr.shape[0] - 1:
+    if shape[0] != graph.rowptr.shape[0] - 1:
         raise ValueError(
-            f"graph_attention: q has {q.shape[0]} rows, expected one for each of the graph's "
+            f"graph_attention: q has {shape[0]} rows, expected one for each of the graph's "
             f"{graph.rowptr.shape[0] - 1} nodes"
         )
     if relation_bias is not None:
         if graph.relation is None:
             raise ValueError("graph_attention: relation_bias is given, but the graph has no relations")
-        if relation_bias.ndim != 2 or relation_bias.shape[0] != q.shape[1]:
+        if relation_bias.ndim != 2 or relation_bias.shape[0] != shape[1]:
             raise ValueError(
-                f"graph_attention: relation_bias must be [heads, relations] = [{q.shape[1]}, relations], "
+                f"graph_attention: relation_bias must be [heads, relations] = [{shape[1]}, relations], "
                 f"got {list(relation_bias.shape)}"
             )
         if relation_bias.dtype not in FLOATS:
             raise TypeError(f"graph_attention: relation_bias must be floating, got {relation_bias.dtype}")
     for name, tensor in (("k", k), ("v", v), ("graph", graph.col), ("relation_bias", relation_bias)):
-        if tensor is not None and tensor.device != q.device:
-            raise ValueError(f"graph_attention: {name} is on {tensor.device}, expected {q.device} like q")
+        if tensor is not None and tensor.device != device:
+            raise ValueError(f"graph_attention: {name} is on {tensor.device}, expected {device} like q")
     return q, k, v, *graph, relation_bias
 
 

@@ -41,7 +41,8 @@ def _backward(grad_out: Tensor, *saved: Any) -> tuple[Tensor, ...]:
 _run = differentiable(forward_op, _backward, TENSORS, WRT)
 
 
-def run(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    *graph, relation_bias = rest
-    bias = None if relation_bias is None else relation_bias.float().contiguous()
-    return _run(q.contiguous(), k.contiguous(), v.contiguous(), *graph, bias)
+def run(q: Tensor, k: Tensor, v: Tensor, *graph_and_bias: Any) -> tuple[Tensor, Tensor]:
+    *graph, relation_bias = graph_and_bias
+    if relation_bias is not None:
+        relation_bias = relation_bias.float().contiguous()
+    return _run(q.contiguous(), k.contiguous(), v.contiguous(), *graph, relation_bias)
