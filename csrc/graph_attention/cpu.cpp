@@ -30,8 +30,8 @@ void check_graph(const Inputs& in, bool transpose) {
 // it allows them, that costs a quarter of the time of the whole op less.
 void use_huge_pages(const Inputs& in, std::initializer_list<void*> results) {
 #ifdef __linux__
+  if (!large(in)) return;  // malloc takes smaller ones from memory that it keeps
   const uintptr_t bytes = in.nodes * in.heads * in.width * (in.type == Type::f32 ? 4 : 2);
-  if (bytes < (uintptr_t(1) << 25)) return;  // smaller ones malloc takes from memory that it keeps
   for (void* result : results) {
     const uintptr_t page = 4096, begin = (uintptr_t(result) + page - 1) / page * page;
     madvise(reinterpret_cast<void*>(begin), (uintptr_t(result) + bytes - begin) / page * page, MADV_HUGEPAGE);

@@ -49,10 +49,15 @@ void widen_row(float* to, const T* from, float factor, const Inputs& in) {
 template <class T, class Factor>
 void narrow_row(T* to, const float* from, Factor factor, const Inputs& in) {
   const int64_t whole = in.width / W * W, stride = padded(in.width);
+  const bool past_caches = large(in) && in.width % 16 == 0 && reinterpret_cast<uintptr_t>(to) % 64 == 0;
   const int rest = int(in.width - whole);
   for (int64_t h = 0; h < in.heads; ++h, from += stride, to += in.width) {
     const F f = set(factor(h));
-    for (int64_t d = 0; d < whole; d += W) store(to + d, f * load(from + d));
+    if (past_caches) {
+      for (int64_t d = 0; d < whole; d += W) stream(to + d, f * load(from + d));
+    } else {
+      for (int64_t d = 0; d < whole; d += W) store(to + d, f * load(from + d));
+    }
     if (rest) store(to + whole, f * load(from + whole), rest);
   }
 }
@@ -329,6 +334,7 @@ void run_as(const Pass& pass, const Inputs& in, const int64_t* rowptr, int64_t b
     accumulate<T>(pass, row, first, last, state, scratch + slot_floats(in));
     if (whole) finish<T>(pass, row, state);
   });
+  written_out();
 }
 
 template <class Pass>
@@ -344,9 +350,10 @@ void combine_type(const Pass& pass, const Inputs& in, const int64_t* rowptr, int
   const int64_t start = rowptr[row], edges = rowptr[row + 1] - start, n = pieces(edges);
   const auto state = [&](int64_t i) { return slots + slot(start + edges * i / n) * slot_floats(in); };
   for (int64_t i = 1; i < n; ++i) merge(pass, state(0), state(i));
-  if (in.type == Type::f32) return finish<float>(pass, row, state(0));
-  if (in.type == Type::bf16) return finish<bf16>(pass, row, state(0));
-  finish<f16>(pass, row, state(0));
+  if (in.type == Type::f32) finish<float>(pass, row, state(0));
+  if (in.type == Type::bf16) finish<bf16>(pass, row, state(0));
+  if (in.type == Type::f16) finish<f16>(pass, row, state(0));
+  written_out();
 }
 
 }  // namespace

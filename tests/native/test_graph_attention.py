@@ -115,6 +115,22 @@ def test_bits_do_not_depend_on_the_number_of_threads(isa, threads, dtype):
     compare(found[0], torch_says(*args), torch_says(*args, torch.float64), (5, 50))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_large_results_are_the_small_ones(isa, dtype):
+    """Past 32 MB results are written past the caches: the same bits as two halves, which are not."""
+    n, heads, width = 100_000, 2, 64 if dtype == torch.float32 else 128
+    g = torch.Generator().manual_seed(2)
+    source, target = torch.randint(n // 2, (2, n // 2), generator=g)
+    half, both = Graph.from_edges(source, target, n // 2), torch.tensor([[0], [n // 2]])
+    whole = Graph.from_edges((source + both).flatten(), (target + both).flatten(), n)
+    q, k, v, grad = (draw(n, heads, width, seed=i, dtype=dtype) for i in range(4))
+    together = gradients(whole, q, k, v, None, grad)
+    for part in (slice(0, n // 2), slice(n // 2, n)):
+        alone = gradients(half, q[part], k[part], v[part], None, grad[part])
+        for a, b in zip(together, alone, strict=True):
+            assert torch.equal(a[part], b)
+
+
 def test_a_node_does_not_depend_on_the_rest_of_the_graph():
     """The in-edges of one node alone, and in the middle of a graph: the same bits."""
     graph = skewed()

@@ -52,6 +52,11 @@ RMD_INLINE int64_t pieces(int64_t edges) { return edges > SPLIT ? (edges + SPLIT
 // Pieces are at least SPLIT / 2 long, so no two of them share this slot.
 RMD_INLINE int64_t slot(int64_t first_edge) { return first_edge / (SPLIT / 2); }
 
+// A result that no cache holds: it is written past them, into huge pages.
+RMD_INLINE bool large(const Inputs& in) {
+  return in.nodes * in.heads * in.width * (in.type == Type::f32 ? 4 : 2) >= int64_t(1) << 25;
+}
+
 constexpr int64_t BLOCK = 16;  // edges whose scores are held at a time
 
 // Floats of a row, of what a piece leaves behind, and of all that a thread works with. Each head is

@@ -111,6 +111,9 @@ RMD_INLINE void store(bf16* p, F x) {
 RMD_INLINE void store(f16* p, F x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 }
+// Past the caches, to an address of whole vectors; written_out() comes before anyone reads it.
+RMD_INLINE void stream(float* p, F x) { _mm512_stream_ps(p, x); }
+RMD_INLINE void written_out() { _mm_sfence(); }
 RMD_INLINE float sum(F x) { return _mm512_reduce_add_ps(x); }
 // The first n < W elements, zeros behind them; what lies behind is not touched.
 RMD_INLINE F load(const float* p, int n) { return _mm512_maskz_loadu_ps(M((1u << n) - 1), p); }
@@ -209,6 +212,8 @@ RMD_INLINE void store(bf16* p, F x) {
 RMD_INLINE void store(f16* p, F x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 }
+RMD_INLINE void stream(float* p, F x) { _mm256_stream_ps(p, x); }
+RMD_INLINE void written_out() { _mm_sfence(); }
 RMD_INLINE float sum(F x) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -263,10 +268,17 @@ RMD_INLINE void to_order(F*) {}
 RMD_INLINE void transpose(F*) {}
 template <class T> RMD_INLINE F load(const T* p) { return widen(*p); }
 template <class T> RMD_INLINE void store(T* p, F x) { narrow(x, *p); }
+RMD_INLINE void stream(float* p, F x) { *p = x; }
+RMD_INLINE void written_out() {}
 RMD_INLINE float sum(F x) { return x; }
 template <class T> RMD_INLINE F load(const T* p, int n) { return n ? widen(*p) : 0.0f; }
 
 #endif
+
+template <class T>
+RMD_INLINE void stream(T* p, F x) {  // 16 bits: half a vector, which the caches gather better
+  store(p, x);
+}
 
 // The first n < W elements only.
 template <class T>
