@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/include/rmd/*)
 
-.PHONY: help demo test test-slow lint ledger format bench docs clean
+.PHONY: help demo test test-slow fuzz lint ledger format bench docs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,6 +25,11 @@ test: $(READY)  ## every test that takes seconds (under 15 minutes on 2 cores)
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(READY)  ## the CPU kernels under AddressSanitizer and UBSan (2 minutes on 2 cores)
+	$(BIN)/cmake -S . -B build/fuzz -G Ninja -DRMD_FUZZ=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
+	$(BIN)/cmake --build build/fuzz
+	build/fuzz/fuzz
 
 lint: $(READY)  ## ruff, the type checker, and the arrows between packages
 	$(BIN)/ruff check .

@@ -135,7 +135,7 @@ void run_as(const Step& a, int64_t row, int64_t begin, int64_t end) {
   const int64_t first = row * a.row_size;
   sweep(r,
         Streams<T>{offset<T>(a.model_output, first), offset<T>(a.sample, first), offset<T>(a.uncond, first),
-                   offset<T>(a.variance_output, first), noisy ? offset<T>(a.noise, first) : nullptr,
+                   noisy ? offset<T>(a.variance_output, first) : nullptr, noisy ? offset<T>(a.noise, first) : nullptr,
                    static_cast<T*>(a.out) + first},
         begin, end);
 }
