@@ -166,12 +166,13 @@ struct Results {
 
 template <class AnyCall>
 void run_items(Case& c, const AnyCall& call, const std::vector<Item>& items, int64_t parts) {
-  int64_t most_keys = 0;
-  for (const Item& item : items) most_keys = std::max(most_keys, keys_of(call, item.patient));
-  const int64_t floats = RMD_ON(c.isa, scratch(call, most_keys));
+  const int64_t floats = RMD_ON(c.isa, scratch(call));
   split(c.random, int64_t(items.size()), parts, [&](int64_t begin, int64_t end) {
     Array<float> scratch(c.random, floats);
-    for (int64_t i = begin; i < end; ++i) RMD_ON(c.isa, run(call, items[i], scratch.begin()));
+    for (int64_t i = begin; i < end; ++i) {
+      const Item* next = i + 1 < end ? &items[i + 1] : nullptr;
+      RMD_ON(c.isa, run(call, items[i], next, i - begin, scratch.begin()));
+    }
   });
 }
 

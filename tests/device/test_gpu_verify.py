@@ -41,7 +41,7 @@ def test_it_writes_each_test_and_each_stage(tmp_path):
     assert machine["copy_GB_per_s"] > 0
     assert machine["matmul_float32_TFLOP_per_s"] > 0
     tests = [row for row in rows if row["stage"] == "smoke" and "test" in row]
-    assert {row["outcome"] for row in tests} <= {"passed", "skipped"}
+    assert {row["outcome"] for row in tests} == {"passed", "skipped"}  # Triton says that it cannot run
     assert any("masked_attention-tiny" in row["test"] for row in tests)
     ends = {row["stage"]: row["outcome"] for row in rows if "test" not in row and "outcome" in row}
     assert ends == {"probe": "passed", "smoke": "passed", "streams": "cannot run here"}
