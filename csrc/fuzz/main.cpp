@@ -6,11 +6,13 @@
 #include "fuzz.h"
 
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/common_interface_defs.h>
-#endif
+// Sanitizers end in abort(), so that the case can be named: the only way out that both of them have.
+#define RMD_EXPORT extern "C" __attribute__((visibility("default")))
+RMD_EXPORT const char* __asan_default_options() { return "abort_on_error=1"; }
+RMD_EXPORT const char* __ubsan_default_options() { return "abort_on_error=1:print_stacktrace=1"; }
 
 namespace {
 
@@ -64,9 +66,7 @@ int usage() {
 }  // namespace
 
 int main(int count, char** words) {
-#ifdef __SANITIZE_ADDRESS__
-  __sanitizer_set_death_callback(report);
-#endif
+  std::signal(SIGABRT, [](int) { report(); });
   const Isa best = best_isa();
   const std::string asked = count == 3 ? words[1] : "";
   char* end = nullptr;

@@ -285,6 +285,7 @@ void masked_attention(Case& c) {
   for (int64_t b = 0; b < a.B; ++b) {
     const int64_t keys = keys_of(a.call, b), parts = c.say("parts", c.random.between(1, 3));
     if (keys + queries_of(a.call, b) == 0) continue;
+    a.call.most_keys = std::max(a.call.most_keys, keys);
     for (int64_t head = 0; head < a.Hkv; ++head) {
       for (int64_t part = 0; part < parts; ++part) items.push_back({b, head, part, parts, int64_t(items.size()), partial});
       if (parts > 1) partial += 2 * parts * keys * padded(a.D);
