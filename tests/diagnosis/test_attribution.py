@@ -40,9 +40,10 @@ def collator():
 
 
 @pytest.fixture(scope="module")
-def model(collator):
-    """Untrained, but with every part of it saying something."""
-    torch.manual_seed(1)
+def model(collator, patient):
+    """Untrained, every part of it saying something, and the patient on the fence: all classes alike,
+    where what a part says moves a probability most."""
+    torch.manual_seed(0)
     vocabulary = collator.tokenizer.get_vocab_size()
     config = ModelConfig(
         d_h=16, layers=1, heads=2, patch=8, vocabulary=vocabulary, max_tokens=48, width=16, depth=1
@@ -62,9 +63,10 @@ def model(collator):
     )
     model = RobustMDiff(TASK, config, concepts)
     nn.init.normal_(model.head.weight)
+    model.eval()
     with torch.no_grad():
-        model.prior_shift -= model.log_prior
-    return model.eval()
+        model.prior_shift -= model.probability(model.observe(model.encode(collator([patient]))))[0].log()
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def test_contributions_add_up(model, patient, collator):
         assert found.completeness_error == pytest.approx(gap, abs=1e-12)
         assert set(found.total) == set(found.gradient) == {"xray", "note", "labs"}
     size = max(abs(x) for x in many.total.values())
-    assert size > 0.005
+    assert size > 0.02
     assert abs(many.completeness_error) < 1e-3 * size
     assert abs(many.completeness_error) < abs(few.completeness_error)
     assert all(g > 0 for g in many.gradient.values())
@@ -109,7 +111,7 @@ def test_baseline_is_a_patient_whose_modalities_say_nothing(model, patient, coll
     with torch.no_grad():
         p = model.probability(model.observe(model.encode(collator([silent]))))
     assert found.baseline == pytest.approx(p[0, 1].item(), abs=1e-6)
-    assert abs(found.probability - found.baseline) > 1e-3
+    assert abs(found.probability - found.baseline) > 1e-4  # far beyond what "equal" was allowed
 
 
 def test_words_are_whole_and_where_they_stand(model, patient, collator):
