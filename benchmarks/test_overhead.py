@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-import pytest
 import torch
 from torch import Tensor
 
 from benchmarks.comparison import STEADY, Row, milliseconds
 from benchmarks.measure import call_turn, measure, movement, ratio, significant
+from benchmarks.peers.ddpm_step import schedule
 from robustmdiff import explain
 from robustmdiff.ops import (
     Graph,
@@ -27,7 +27,6 @@ CALL = "call"
 
 def calls(device: str, dtype: torch.dtype) -> dict[str, tuple[Callable[..., Tensor], tuple, dict]]:
     """Each op with arguments of 64 elements."""
-    diffusers = pytest.importorskip("diffusers")
 
     def x(*shape: int) -> Tensor:
         return torch.randn(shape, device=device, dtype=dtype)
@@ -35,9 +34,7 @@ def calls(device: str, dtype: torch.dtype) -> dict[str, tuple[Callable[..., Tens
     segments = torch.tensor([[[0, 2], [2, 2]]], dtype=torch.int32, device=device)
     ring = torch.arange(4)
     graph = Graph.from_edges(ring, ring.roll(1), 4).to(device)
-    scheduler = diffusers.DDPMScheduler()
-    scheduler.set_timesteps(50)
-    table, key = ddpm_table(scheduler).to(device), philox_key(1).to(device)
+    table, key = ddpm_table(schedule()).to(device), philox_key(1).to(device)
     step = torch.zeros(4, dtype=torch.int64, device=device)
     return {
         "masked_attention": (

@@ -1,15 +1,19 @@
 """Everything that only a GPU can tell, in one resumable command, the most telling first.
 
-    python tools/gpu_verify.py --budget-s 540
+    python tools/gpu_verify.py --quick              a few tests of each stage: does the command work here?
+    python tools/gpu_verify.py --budget-s 540       everything, until the time is over; call it again
 
 Stages: probe the machine; one call of every op on every backend; the whole grid of contract tests;
 determinism and poisoned memory; hidden synchronisation, CUDA graphs and torch.compile on other
 streams; compute-sanitizer on tiny shapes; benchmarks. After every stage the results are written to
 benchmarks/results/<gpu>-<commit>.jsonl (under another name, then renamed). Called again, the command
-goes on with the stages that are not finished. A stage that fails does not stop the next.
+goes on with what is not finished: stages that ended stay, and so do the tests that ended in a stage
+that was cut. A stage that fails does not stop the next, nor does a test that hangs or takes its
+process down stop the other tests.
 
 The tests are those of tests/, on the device that RMD_TEST_DEVICE names. `--device cpu` runs the same
-stages on the CPU backends, so that nothing in here fails first on the day there is a GPU.
+stages on the CPU backends, so that nothing in here fails first on the day there is a GPU. docs/gpu.md
+says how to go about it on a machine that is lent for minutes.
 """
 
 from __future__ import annotations
@@ -20,22 +24,25 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "gpu_verify", "-p", "no:cacheprovider")
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "verify_plugin", "-p", "no:cacheprovider")
 SANITIZER = ("compute-sanitizer", "--error-exitcode", "1", "--target-processes", "all")
-TINY = ("tests/device/test_smoke.py", "-k", "tiny and float32")
-LOG = "RMD_VERIFY_LOG"
-DONE = ("passed", "failed", "cannot run here")
+KERNELS = ("tests/device/test_determinism.py", "-k")  # under compute-sanitizer: twice, and poisoned
+FEW = ("-k", "tiny and bfloat16 and (ddpm or graph)")
+ENDED = ("passed", "failed", "cannot run here")
+NO_TESTS_LEFT = 5  # pytest's exit code
 Row = dict[str, Any]
 
 
@@ -43,22 +50,57 @@ Row = dict[str, Any]
 class Stage:
     name: str
     limit_s: float  # of the budget, at most
+    test_s: float  # for one test
     command: tuple[str, ...]
-    cuda: bool = False  # means something on a GPU only
+    whole: tuple[str, ...] = ()  # more arguments: what is tested
+    quick: tuple[str, ...] | None = None  # the same with --quick, which leaves out a stage without
+    environment: tuple[tuple[str, str], ...] = ()
+    not_on_a_cpu: str = ""  # why
 
 
 def stages(workers: int, commit: str) -> tuple[Stage, ...]:
-    benchmarks = ("benchmarks", "--seconds", "4", "--commit", commit, "--results", str(log("benchmarks")))
-    spread = ("-n", str(workers), "--dist", "loadfile") if workers > 2 else ()
+    # Several processes compile kernels at the same time, which is what takes long the first time.
+    spread = ("-n", str(workers)) if workers > 2 and find_spec("xdist") else ()
+    tests = (*PYTEST, *spread)
+    contracts = ("tests/ops/test_contracts.py", "tests/device/test_forward.py", "tests/device/test_ddpm.py")
+    bench = (*PYTEST, "benchmarks", "--commit", commit)
+    apart = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)  # or memory goes on past the end of a tensor
     return (
-        Stage("smoke", 150, (*PYTEST, "tests/device/test_smoke.py")),
-        Stage("contracts", 240, (*PYTEST, *spread, "tests/ops")),
-        Stage("determinism", 60, (*PYTEST, "tests/device/test_determinism.py")),
-        Stage("streams", 120, (*PYTEST, "tests/device/test_streams.py"), cuda=True),
-        Stage("memcheck", 120, (*SANITIZER, *PYTEST, *TINY), cuda=True),
-        Stage("initcheck", 120, (*SANITIZER, "--tool", "initcheck", *PYTEST, *TINY), cuda=True),
-        Stage("benchmarks", 600, (*PYTEST, *benchmarks)),
-    )
+        Stage("smoke", 150, 120, (*tests, "tests/device/test_smoke.py"), quick=FEW),
+        Stage("contracts", 240, 120, (*tests, *contracts), quick=("-k", "one-node")),
+        Stage("determinism", 90, 60, (*tests, "tests/device/test_determinism.py"), quick=FEW),
+        Stage(
+            "streams", 150, 120, (*tests, "tests/device/test_streams.py"), quick=("-k", "tiny and ddpm"),
+            not_on_a_cpu="a CPU has no streams, no CUDA graphs and nothing to wait for",
+        ),
+        *(
+            Stage(
+                tool, 150, 140, (*SANITIZER, "--tool", tool, *PYTEST),
+                (*KERNELS, "tiny and (native or triton)"), (*KERNELS, "tiny and native and bfloat16"),
+                apart, "it watches CUDA kernels; `make fuzz` watches those of the CPU",
+            )
+            for tool in ("memcheck", "racecheck", "initcheck")
+        ),
+        Stage(
+            "benchmarks", 540, 240, bench, ("--seconds", "4", "-k", "not follow"),
+            ("--seconds", "0.1", "-k", "overhead"),
+        ),
+        Stage("curves", 540, 180, bench, ("--seconds", "4", "-k", "follow")),
+    )  # fmt: skip
+
+
+class Clock:
+    """Time until the budget is spent, or until somebody wants the command to stop."""
+
+    def __init__(self, budget_s: float) -> None:
+        self.deadline = time.monotonic() + budget_s
+
+    def stop(self, *signal_and_frame: Any) -> None:
+        """The stage that runs is cut and noted, the others are left for the next time."""
+        self.deadline = 0.0
+
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
 
 
 def main() -> int:
@@ -68,26 +110,33 @@ def main() -> int:
     parser.add_argument("--commit", default=commit(), help="what to call this tree where there is no git")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--only", nargs="+", metavar="STAGE", help="these stages alone, done before or not")
+    parser.add_argument("--quick", action="store_true", help="a few tests of each, under a name of their own")
     arguments = parser.parse_args()
+    clock = Clock(arguments.budget_s)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, clock.stop)
     import torch
 
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda and torch sees no GPU; --device cpu runs the CPU backends")
-    every = stages(os.cpu_count() or 1, arguments.commit)
+    every = stages(workers(arguments.device), arguments.commit)
+    if arguments.quick:
+        every = tuple(stage for stage in every if stage.quick is not None)
     unknown = set(arguments.only or ()) - {stage.name for stage in every}
     if unknown:
         parser.error(f"--only is {sorted(unknown)}, expected some of {[stage.name for stage in every]}")
 
-    deadline = time.monotonic() + arguments.budget_s
     make_kernels_importable()
-    machine = probe(arguments.device)
-    gpu = re.sub(r"[^A-Za-z0-9]+", "-", machine["device"]).strip("-")
-    results = Results(arguments.results / f"{gpu}-{arguments.commit}.jsonl")
-    results.add("probe", [machine, outcome("passed")])
+    gpu = re.sub(r"[^A-Za-z0-9]+", "-", name_of(arguments.device)).strip("-")
+    quick = "-quick" if arguments.quick else ""
+    results = Results(arguments.results / f"{gpu}-{arguments.commit}{quick}.jsonl")
+    if not results.finished("probe"):
+        results.add("probe", probe(arguments.device))
     for stage in every:
         if stage.name in arguments.only if arguments.only else not results.finished(stage.name):
             print(f"{stage.name} ...", flush=True)
-            results.add(stage.name, run(stage, arguments.device, deadline - time.monotonic()))
+            before = [] if arguments.only else results.cut_short(stage.name)
+            results.add(stage.name, run(stage, arguments.device, arguments.quick, clock, before))
     print(results.summary())
     return int(results.failed())
 
@@ -107,17 +156,34 @@ def make_kernels_importable() -> None:
         (ROOT / "robustmdiff" / "kernels").symlink_to("../kernels", target_is_directory=True)
 
 
-def probe(device: str) -> Row:
-    """Who and what, and the two limits that all else is measured against."""
+def name_of(device: str) -> str:
     import torch
+
+    return torch.cuda.get_device_name() if device == "cuda" else platform.machine() + "-cpu"
+
+
+def workers(device: str) -> int:
+    """Test processes: one a core, and on a GPU none without 4 GiB of its memory."""
+    import torch
+
+    cores = os.cpu_count() or 1
+    return cores if device == "cpu" else min(cores, torch.cuda.mem_get_info()[1] >> 32)
+
+
+def probe(device: str) -> list[Row]:
+    """Who and what, the two limits that all else is measured against, and which kernels cannot run."""
+    import torch
+
+    from robustmdiff import _native
 
     n = 8192 if device == "cuda" else 1024
     copied = torch.randn(2**28 if device == "cuda" else 2**24, device=device)
     into = torch.empty_like(copied)
     row: Row = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine() + "-cpu",
+        "device": name_of(device),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "cores": os.cpu_count(),
         "copy_GB_per_s": round(8e-9 * copied.numel() / seconds(lambda: into.copy_(copied), device), 1),
     }
     for dtype in (torch.bfloat16, torch.float32):
@@ -125,7 +191,15 @@ def probe(device: str) -> Row:
         row[f"matmul_{str(dtype)[6:]}_TFLOP_per_s"] = round(
             2e-12 * n**3 / seconds(lambda x=x: x @ x, device), 2
         )
-    return row
+    missing = _native.cuda_reason if device == "cuda" else _native.reason
+    if find_spec("triton"):
+        import triton
+
+        row["triton"] = triton.__version__
+    elif device == "cuda":
+        missing = missing or "triton is not installed"
+    # Their tests are skipped, and nobody should take that for green.
+    return [row, outcome("failed", why=missing) if missing else outcome("passed")]
 
 
 def seconds(call: Callable[[], object], device: str) -> float:
@@ -145,56 +219,99 @@ def seconds(call: Callable[[], object], device: str) -> float:
 # A stage
 
 
-def log(stage: str) -> Path:
-    """Where the tests of a stage are noted; the benchmarks append their rows to it."""
-    return ROOT / "build" / f"verify-{stage}.jsonl"
-
-
 def outcome(word: str, **more: Any) -> Row:
     return {"outcome": word, **more}
 
 
-def run(stage: Stage, device: str, left_s: float) -> list[Row]:
-    """One row per test, and last the outcome of the stage."""
-    if stage.cuda and device != "cuda":
-        return [outcome("cannot run here", why="it is about CUDA")]
+def run(stage: Stage, device: str, quick: bool, clock: Clock, before: Iterable[Row] = ()) -> list[Row]:
+    """One row per test, those of an earlier try first, and last the outcome of the stage."""
+    if stage.not_on_a_cpu and device == "cpu":
+        return [outcome("cannot run here", why=stage.not_on_a_cpu)]
     if shutil.which(stage.command[0]) is None:
         return [outcome("cannot run here", why=f"there is no {stage.command[0]}")]
-    if left_s < 5:
-        return [outcome("out of time", why="nothing was left of the budget")]
-    notes = log(stage.name)
-    notes.parent.mkdir(exist_ok=True)
-    notes.unlink(missing_ok=True)
-    paths = [str(ROOT), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {
-        "RMD_TEST_DEVICE": device,
-        LOG: str(notes),
-        "PYTHONPATH": os.pathsep.join(paths),
-    }
-    environment.pop("PYTEST_XDIST_WORKER", None)  # where this file is itself tested in parallel
-    start, limit_s = time.monotonic(), min(left_s, stage.limit_s)
-    try:
-        done = subprocess.run(
-            stage.command, cwd=ROOT, env=environment, timeout=limit_s, capture_output=True, text=True
-        )
-        word, tail = "passed" if done.returncode == 0 else "failed", done.stdout[-2000:] + done.stderr[-2000:]
-    except subprocess.TimeoutExpired:
-        word, tail = "out of time", f"stopped after {limit_s:.0f} s"
-    rows = [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
-    found = Counter(row["outcome"] for row in rows if "test" in row)
-    spent = round(time.monotonic() - start, 1)
-    return [*rows, outcome(word, seconds=spent, tests=dict(found), why="" if word == "passed" else tail)]
+    start, deadline = time.monotonic(), time.monotonic() + stage.limit_s
+    rows, word, why = list(before), "out of time", "nothing was left of the budget"
+    with tempfile.TemporaryDirectory() as folder:
+        attempt = Attempt(stage, device, quick, Path(folder))
+        while clock.left() > 5:
+            code = attempt.run(rows, lambda: min(clock.left(), deadline - time.monotonic()))
+            found, unended = attempt.found()
+            rows += found
+            if code is None:
+                why = " ".join(["stopped after", str(round(time.monotonic() - start)), "s, in", *unended])
+                break
+            rows += [
+                {"test": test, "outcome": "failed", "why": f"its process ended: {attempt.said()}"}
+                for test in unended
+            ]
+            if not unended:  # otherwise again, with the tests that are left
+                clean = code == 0 or (code == NO_TESTS_LEFT and before)
+                red = any(row["outcome"] == "failed" for row in rows if "test" in row)
+                word, why = ("passed", "") if clean and not red else ("failed", attempt.said())
+                break
+    counts = Counter(row["outcome"] for row in rows if "test" in row)
+    return [*rows, outcome(word, seconds=round(time.monotonic() - start, 1), tests=dict(counts), why=why)]
 
 
-def pytest_runtest_logreport(report: Any) -> None:
-    """This file is also the pytest plugin that notes each test as it ends (`-p gpu_verify`)."""
-    ended = report.when == "call" or report.outcome != "passed"
-    if not ended or LOG not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
-        return
-    why = "" if report.outcome == "passed" else str(report.longrepr)[-1500:]
-    row = {"test": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 3), "why": why}
-    with open(os.environ[LOG], "a") as file:
-        file.write(json.dumps(row) + "\n")
+class Attempt:
+    """Runs the command of a stage, and reads what the plugin noted of its tests."""
+
+    def __init__(self, stage: Stage, device: str, quick: bool, folder: Path) -> None:
+        self.notes, self.done, self.output = (folder / name for name in ("notes", "done", "output"))
+        self.command = [*stage.command, *(stage.quick or () if quick else stage.whole)]
+        if "benchmarks" in stage.command:
+            self.command += ["--results", str(self.notes)]  # which it appends to
+        paths = [str(ROOT), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]
+        self.environment = {
+            **os.environ,
+            **dict(stage.environment),
+            "RMD_TEST_DEVICE": device,
+            "RMD_VERIFY_NOTES": str(self.notes),
+            "RMD_VERIFY_DONE": str(self.done),
+            "RMD_VERIFY_TEST_S": str(stage.test_s),
+            "PYTHONPATH": os.pathsep.join(paths),
+        }
+        self.environment.pop("PYTEST_XDIST_WORKER", None)  # where this file is itself tested in parallel
+
+    def run(self, rows: list[Row], left: Callable[[], float]) -> int | None:
+        """The exit code, or None: cut, with everything that the command had started."""
+        self.done.write_text("\n".join(row["test"] for row in rows if "test" in row))
+        self.notes.write_text("")
+        with self.output.open("w") as output:
+            process = subprocess.Popen(
+                self.command, cwd=ROOT, env=self.environment, start_new_session=True,
+                stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            while process.poll() is None and left() > 0:
+                time.sleep(0.05)
+            code = process.poll()
+            if code is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            return code
+
+    def found(self) -> tuple[list[Row], list[str]]:
+        """The rows of tests and benchmarks, and the tests that began and did not end."""
+        rows: dict[str, Row] = {}
+        others, begun = [], []
+        for line in self.notes.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the last line of a process that was killed
+            if "begins" in row:
+                begun.append(row["begins"])
+            elif "test" not in row:
+                others.append(row)
+            elif rows.get(row["test"], row)["outcome"] != "failed":
+                rows[row["test"]] = row
+        return [*others, *rows.values()], [test for test in begun if test not in rows]
+
+    def said(self) -> str:
+        """What compute-sanitizer reports, and the end of the output."""
+        lines = self.output.read_text(errors="replace").splitlines()
+        reports = [line for line in lines if line.startswith("=========")][:60]
+        return "\n".join([*reports, *lines[-30:]])[-6000:]
 
 
 # What is kept
@@ -220,7 +337,11 @@ class Results:
         return {row["stage"]: row for row in self.rows if "outcome" in row and "test" not in row}
 
     def finished(self, stage: str) -> bool:
-        return self.ends().get(stage, {}).get("outcome") in DONE
+        return self.ends().get(stage, {}).get("outcome") in ENDED
+
+    def cut_short(self, stage: str) -> list[Row]:
+        """What a stage that was cut had found, without its end."""
+        return [row for row in self.rows if row["stage"] == stage and ("test" in row or "outcome" not in row)]
 
     def failed(self) -> bool:
         return any(row["outcome"] in ("failed", "out of time") for row in self.ends().values())

@@ -9,9 +9,9 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 
 from benchmarks.candidates import FORWARD, Candidate, Workload, WrongResult
@@ -30,14 +30,21 @@ class Step(Workload):
     key: Tensor
 
 
+def schedule() -> SimpleNamespace:
+    """What ddpm_table reads of `DDPMScheduler()` after `set_timesteps(STEPS)`; diffusers may be missing."""
+    return SimpleNamespace(
+        config=SimpleNamespace(variance_type="fixed_small"),
+        alphas_cumprod=(1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0),
+        timesteps=torch.arange(0, 1000, 1000 // STEPS).flip(0),
+    )
+
+
 def workload(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> Step:
-    scheduler = DDPMScheduler(clip_sample=True)
-    scheduler.set_timesteps(STEPS)
     generator = torch.Generator().manual_seed(0)
     tensors = {name: torch.randn(shape, generator=generator) for name in ("x", "output", "uncond")}
     size = math.prod(shape) * dtype.itemsize
     step = torch.full((shape[0],), STEP, device=device)
-    table = ddpm_table(scheduler).to(device)
+    table = ddpm_table(schedule()).to(device)
 
     def mean(x: Tensor, output: Tensor, uncond: Tensor) -> Tensor:
         none = torch.zeros_like(x)
@@ -121,6 +128,8 @@ def compiled(given: Step) -> Candidate:
 
 
 def diffusers_ddpm(given: Step) -> Candidate:
+    from diffusers import DDPMScheduler
+
     scheduler = DDPMScheduler(clip_sample=True)
     scheduler.set_timesteps(STEPS)
     t = scheduler.timesteps[STEP]
@@ -132,6 +141,8 @@ def diffusers_ddpm(given: Step) -> Candidate:
 
 
 def diffusers_ddim(given: Step) -> Candidate:
+    from diffusers import DDIMScheduler
+
     scheduler = DDIMScheduler(clip_sample=True, set_alpha_to_one=True)
     scheduler.set_timesteps(STEPS)
     t = scheduler.timesteps[STEP]

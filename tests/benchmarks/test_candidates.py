@@ -8,6 +8,7 @@ import torch
 from benchmarks import graphs
 from benchmarks.candidates import Judge, attempt
 from benchmarks.peers import ddpm_step, graph_attention, knowledge_attention, masked_attention
+from robustmdiff.ops import ddpm_table
 
 SLOW = ("torch.compile", "FlexAttention")  # compile for seconds; the suite checks them where it times them
 CPU, F32 = "cpu", torch.float32
@@ -49,6 +50,13 @@ def test_a_step_is_right_or_says_why_not(name):
     else:
         assert refusal is not None
         assert name.startswith("ours")
+
+
+def test_the_step_is_that_of_diffusers():
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.DDPMScheduler()
+    scheduler.set_timesteps(ddpm_step.STEPS)
+    assert torch.equal(ddpm_table(ddpm_step.schedule()), ddpm_table(scheduler))
 
 
 def test_masked_attention_needs_what_is_present():

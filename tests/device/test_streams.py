@@ -11,6 +11,8 @@ from robustmdiff import use_backend
 
 DEVICE = os.environ.get("RMD_TEST_DEVICE", "cpu")
 
+DTYPE = torch.bfloat16  # which every kernel takes
+
 pytestmark = pytest.mark.skipif(DEVICE != "cuda", reason="about CUDA: RMD_TEST_DEVICE is not cuda")
 
 
@@ -21,7 +23,7 @@ def kernels_only(backend):
 
 
 def test_no_call_waits_for_the_gpu(workload, backend, call):
-    tensors = workload.at(torch.float32)
+    tensors = workload.at(DTYPE)
     call(tensors)  # compilation and caches may
     torch.cuda.synchronize()
     mode = torch.cuda.get_sync_debug_mode()
@@ -35,7 +37,7 @@ def test_no_call_waits_for_the_gpu(workload, backend, call):
 
 def test_a_graph_replays_with_new_values_on_another_stream(workload, backend, call):
     """Capture, change the inputs in place, replay: the eager result for the new inputs."""
-    tensors = {name: x.detach() for name, x in workload.at(torch.float32).items()}
+    tensors = {name: x.detach() for name, x in workload.at(DTYPE).items()}
     with use_backend(**{workload.op: backend}), torch.no_grad():
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -53,7 +55,7 @@ def test_a_graph_replays_with_new_values_on_another_stream(workload, backend, ca
 
 
 def test_compiled_code_runs_on_another_stream(workload, backend, call):
-    tensors = {name: x.detach() for name, x in workload.at(torch.float32).items()}
+    tensors = {name: x.detach() for name, x in workload.at(DTYPE).items()}
     with use_backend(**{workload.op: backend}), torch.no_grad():
         expected = workload.run(**tensors)
         compiled = torch.compile(workload.run, fullgraph=True)

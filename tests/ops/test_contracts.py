@@ -72,6 +72,9 @@ def test_sums_are_float32_whatever_the_input(case, backend, dtype):
         ours = case.run(**tensors).detach()
     # one rounding of the result, and nothing else of that size
     budget = 0.51 * torch.finfo(dtype).eps * exact.abs() + 1e-5
+    if DEVICE == "cuda" and backend != "torch" and case.op != "graph_attention":
+        # tensor cores take the softmax weights in 16 bits too, each weight rounded once
+        budget += 0.51 * torch.finfo(dtype).eps * largest(*tensors.values())
     assert ((ours.double() - exact).abs() <= budget).all()
 
 
