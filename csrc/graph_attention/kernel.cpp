@@ -1,8 +1,8 @@
 // Graph attention on the CPU, all heads of an edge together. Compiled once per instruction set.
 //
 // The gathered rows decide the time. Each is read from memory once (a block of edges stays in the first
-// cache), and is fetched AHEAD bytes before it is used: line by line between the arithmetic, because
-// a burst of fetches would hold the arithmetic up.
+// cache), and is fetched AHEAD bytes before it is used, into the second cache: the first one soon waits
+// for a place to fetch to. Line by line between the arithmetic, because a burst of fetches would hold that up.
 #include <rmd/graph_attention.h>
 #include <rmd/math.h>
 
@@ -11,7 +11,9 @@ namespace {
 
 using namespace rmd::RMD_ISA;
 
-constexpr int64_t AHEAD = 8192;
+constexpr int64_t AHEAD = 16384;
+
+RMD_INLINE void fetch(const void* line) { __builtin_prefetch(line, 0, 2); }
 
 template <class T>
 const T* row_at(const void* base, int64_t row, const Inputs& in) {
@@ -79,11 +81,11 @@ RMD_INLINE float dot(const float* a, const T* b, const T* next, int64_t width) {
   for (; d + 4 * W <= width; d += 4 * W) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      if (i * W * sizeof(T) % 64 == 0) __builtin_prefetch(next + d + i * W);
+      if (i * W * sizeof(T) % 64 == 0) fetch(next + d + i * W);
       s[i] = fma(load(a + d + i * W), load(b + d + i * W), s[i]);
     }
   }
-  if (d < width) __builtin_prefetch(next + d);
+  if (d < width) fetch(next + d);
   for (; d + W <= width; d += W) s[0] = fma(load(a + d), load(b + d), s[0]);
   if (d < width) s[1] = fma(load(a + d), load(b + d, int(width - d)), s[1]);
   return sum((s[0] + s[1]) + (s[2] + s[3]));
@@ -97,13 +99,40 @@ RMD_INLINE void add(float* sums, float weight, const T* x, const T* next, int64_
   for (; d + 4 * W <= width; d += 4 * W) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      if (i * W * sizeof(T) % 64 == 0) __builtin_prefetch(next + d + i * W);
+      if (i * W * sizeof(T) % 64 == 0) fetch(next + d + i * W);
       store(sums + d + i * W, fma(w, load(x + d + i * W), load(sums + d + i * W)));
     }
   }
-  if (d < width) __builtin_prefetch(next + d);
+  if (d < width) fetch(next + d);
   for (; d + W <= width; d += W) store(sums + d, fma(w, load(x + d), load(sums + d)));
   if (d < width) store(sums + d, fma(w, load(x + d, int(width - d)), load(sums + d)));
+}
+
+// sums += a part of each row times its weight, weights[e * heads], with the sums in registers.
+template <class T>
+RMD_INLINE void add_rows(float* sums, const float* weights, int64_t heads, const T* const* rows, const T* const* next,
+                         int64_t n, int64_t begin, int64_t width) {
+  int64_t d = 0;
+  for (; d + 4 * W <= width; d += 4 * W) {
+    F s[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) s[i] = load(sums + d + i * W);
+    for (int64_t e = 0; e < n; ++e) {
+      const F weight = set(weights[e * heads]);
+      const T *x = rows[e] + begin + d, *of_next = next[e] + begin + d;
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        if (i * W * sizeof(T) % 64 == 0) fetch(of_next + i * W);
+        s[i] = fma(weight, load(x + i * W), s[i]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) store(sums + d + i * W, s[i]);
+  }
+  if (d == width) return;
+  for (int64_t e = 0; e < n; ++e) {
+    add(sums + d, weights[e * heads], rows[e] + begin + d, next[e] + begin + d, width - d);
+  }
 }
 
 // Exactly 0 from -87 down, where `exp` stops.
@@ -182,14 +211,14 @@ void accumulate(const Forward& at, int64_t row, int64_t first, int64_t last, flo
       scale(s.value + h * stride, factor, stride);
     }
     for (int64_t i = 0; i < n * heads; i += W) store(scores + i, weight_of(load(scores + i)));
+    const T *rows[BLOCK], *next[BLOCK];
     for (int64_t e = 0; e < n; ++e) {
-      const T* v = row_at<T>(in.v, in.col[from + e], in);
-      const T* next = row_at<T>(in.v, in.col[ahead(from + e)], in);
-      for (int64_t h = 0; h < heads; ++h) {
-        const float weight = scores[e * heads + h];
-        s.total[h] += weight;
-        add(s.value + h * stride, weight, v + h * width, next + h * width, width);
-      }
+      rows[e] = row_at<T>(in.v, in.col[from + e], in);
+      next[e] = row_at<T>(in.v, in.col[ahead(from + e)], in);
+    }
+    for (int64_t h = 0; h < heads; ++h) {
+      for (int64_t e = 0; e < n; ++e) s.total[h] += scores[e * heads + h];
+      add_rows(s.value + h * stride, scores + h, heads, rows, next, n, h * width, width);
     }
   }
 }
@@ -302,7 +331,7 @@ void accumulate(const BySource& pass, int64_t, int64_t first, int64_t last, floa
     const T* next_q = row_at<T>(in.q, in.out_target[ahead(e)], in);
     const T* next_grad = row_at<T>(at.grad_out, in.out_target[ahead(e)], in);
     const float* weights = pass.weights + 2 * heads * in.out_edge[e];
-    __builtin_prefetch(pass.weights + 2 * heads * in.out_edge[ahead(e)]);
+    fetch(pass.weights + 2 * heads * in.out_edge[ahead(e)]);
     for (int64_t h = 0; h < heads; ++h) {
       add(dk + h * stride, weights[heads + h], q + h * width, next_q + h * width, width);
       add(dv + h * stride, weights[h], grad + h * width, next_grad + h * width, width);
