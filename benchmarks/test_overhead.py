@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -54,11 +55,11 @@ def test_call_overhead(record, pytestconfig, device, dtype):
     backend = {}
     for op, (call, args, settings) in calls(device, dtype).items():
         backend[op] = explain(op, *args, **settings).chosen
-        turns[f"{op}, no gradient"] = no_gradient(call, args, settings)
+        turns[f"{op}, no gradient"] = partial(call, *args, **settings)
         if "out" in inspect.signature(call).parameters:
-            turns[f"{op}, out="] = no_gradient(call, args, settings | {"out": torch.empty_like(args[0])})
+            turns[f"{op}, out="] = partial(call, *args, **settings, out=torch.empty_like(args[0]))
         recorded = (args[0].detach().requires_grad_(), *args[1:])
-        turns[f"{op}, gradient recorded"] = lambda call=call, a=recorded, s=settings: call(*a, **s)
+        turns[f"{op}, gradient recorded"] = partial(call, *recorded, **settings)
     samples = measure(
         {name: call_turn(call, CALL, device) for name, call in turns.items()},
         0.5 * pytestconfig.getoption("--seconds"),
@@ -88,11 +89,3 @@ def test_call_overhead(record, pytestconfig, device, dtype):
             }
         )
     record(rows)
-
-
-def no_gradient(call: Callable[..., Tensor], args: tuple, settings: dict) -> Callable[[], Tensor]:
-    def run() -> Tensor:
-        with torch.no_grad():
-            return call(*args, **settings)
-
-    return run

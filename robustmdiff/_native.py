@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,3 +32,10 @@ cuda_reason: str | None = (
     _load("_C_cuda.so") if torch.version.cuda else f"torch {torch.__version__} is built without CUDA"
 )
 """None when the CUDA kernels are there."""
+
+
+def missing(operator: Any) -> str | None:
+    """Why `operator` cannot run on the CPU; None when it can."""
+    if reason is None and not torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CPU"):
+        return "_C.so was built before it had this op; install the package again"
+    return reason

@@ -26,11 +26,13 @@ using Run = void (*)(const Work&, Type, int64_t row, int64_t begin, int64_t end)
 
 template <class Work>
 Run<Work> kernel() {
+  switch (isa()) {
 #if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::run;
-  if (isa() == Isa::avx2) return avx2::run;
+    case Isa::avx512: return avx512::run;
+    case Isa::avx2: return avx2::run;
 #endif
-  return scalar::run;
+    default: return scalar::run;
+  }
 }
 
 // All chunks of all rows over the threads of torch; no chunk depends on which thread takes it.
@@ -70,11 +72,11 @@ void normal_out(Tensor out, const Tensor& like, const Tensor& step, const Tensor
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(robustmdiff, CPU, m) {
-  m.impl("ddpm_step", TORCH_BOX(&Allocated<&step_out>::call));
-  m.impl("ddpm_step_out", TORCH_BOX(&step_out));
-  m.impl("ddpm_noise", TORCH_BOX(&Allocated<&noise_out>::call));
-  m.impl("ddpm_noise_out", TORCH_BOX(&noise_out));
-  m.impl("philox_normal", TORCH_BOX(&Allocated<&normal_out>::call));
+  m.impl("ddpm_step", TORCH_BOX(&OnPacked<&Allocated<&step_out>::call>::call));
+  m.impl("ddpm_step_out", TORCH_BOX(&OnPacked<&step_out>::call));
+  m.impl("ddpm_noise", TORCH_BOX(&OnPacked<&Allocated<&noise_out>::call>::call));
+  m.impl("ddpm_noise_out", TORCH_BOX(&OnPacked<&noise_out>::call));
+  m.impl("philox_normal", TORCH_BOX(&OnPacked<&Allocated<&normal_out>::call>::call));
 }
 
 }  // namespace rmd::ddpm

@@ -3,6 +3,8 @@
 #include <rmd/ddpm.h>
 #include <rmd/tensor.h>
 
+#include <cmath>
+
 namespace rmd::ddpm {
 
 using Maybe = const std::optional<Tensor>&;
@@ -20,6 +22,7 @@ inline const float* table_of(const Tensor& table, const Tensor& sample) {
 inline Key key_of(Maybe key, Maybe row_ids, Maybe noise, const Tensor& sample) {
   STD_TORCH_CHECK(bool(key) != bool(noise), "key and noise are ", key ? "both" : "neither",
                   " given, expected exactly one");
+  STD_TORCH_CHECK(key || !row_ids, "row_ids is given with noise, expected with key only");
   return {data<int64_t>(key, "key", {2}, sample), data<int64_t>(row_ids, "row_ids", {sample.size(0)}, sample)};
 }
 
@@ -27,6 +30,9 @@ inline Step step_of(Tensor& out, const Tensor& sample, const Tensor& model_outpu
                     const Tensor& table, Maybe uncond, Maybe guidances, Maybe variance_output, Maybe key,
                     Maybe row_ids, Maybe noise, double guidance, double clip, int64_t prediction) {
   STD_TORCH_CHECK(prediction >= EPSILON && prediction <= V_PREDICTION, "prediction is ", prediction, ", expected 0 to 2");
+  STD_TORCH_CHECK(clip > 0, "clip is ", clip, ", expected a positive number");
+  STD_TORCH_CHECK(std::isfinite(guidance), "guidance is ", guidance, ", expected a finite number");
+  STD_TORCH_CHECK(uncond || (guidance == 1 && !guidances), "guidance is given without uncond, expected both or neither");
   return {.model_output = checked_like(model_output, "model_output", sample),
           .sample = checked_like(sample, "sample", sample),
           .uncond = checked_like(uncond, "uncond", sample),

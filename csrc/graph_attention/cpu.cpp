@@ -3,6 +3,7 @@
 
 #include <rmd/csr.h>
 #include <rmd/isa.h>
+#include <rmd/scratch.h>
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -47,11 +48,13 @@ struct Kernel {
 
 template <class Pass>
 Kernel<Pass> kernel() {
+  switch (isa()) {
 #if defined(__x86_64__)
-  if (isa() == Isa::avx512) return {avx512::run, avx512::combine};
-  if (isa() == Isa::avx2) return {avx2::run, avx2::combine};
+    case Isa::avx512: return {avx512::run, avx512::combine};
+    case Isa::avx2: return {avx2::run, avx2::combine};
 #endif
-  return {scalar::run, scalar::combine};
+    default: return {scalar::run, scalar::combine};
+  }
 }
 
 template <class Pass>
@@ -66,7 +69,7 @@ void sweep(const Pass& pass, const Inputs& in, const int64_t* rowptr) {
   // 32768 elements, torch's own measure: on a busy machine waking a thread costs more than less work saves.
   const int64_t grain = std::max<int64_t>(1, 32768 / (in.heads * in.width));
   torch::stable::parallel_for(0, in.nodes + in.edges, grain, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<float[]> scratch(new float[scratch_floats(in)]);
+    Scratch<8192> scratch(scratch_floats(in));
     kernel.run(pass, begin, end, slots.get(), scratch.get());
   });
   torch::stable::parallel_for(0, int64_t(cut.size()), 1, [&](int64_t begin, int64_t end) {
@@ -117,8 +120,8 @@ void run_backward(const Backward& work, const Tensor&) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(robustmdiff, CPU, m) {
-  m.impl("graph_attention_fwd", TORCH_BOX(&forward<&run_forward>));
-  m.impl("graph_attention_bwd", TORCH_BOX(&backward<&run_backward>));
+  m.impl("graph_attention_fwd", TORCH_BOX(&OnPacked<&forward<&run_forward>>::call));
+  m.impl("graph_attention_bwd", TORCH_BOX(&OnPacked<&backward<&run_backward>>::call));
 }
 
 }  // namespace rmd::graph_attention

@@ -2,13 +2,16 @@
 // spread over threads. Which thread takes a task never changes a bit.
 #include <rmd/isa.h>
 #include <rmd/knowledge_attention.h>
+#include <rmd/scratch.h>
 #include <rmd/tensor.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <sstream>
+#include <stdexcept>
 #include <tuple>
+#include <vector>
 
 namespace rmd::knowledge {
 namespace {
@@ -16,6 +19,7 @@ namespace {
 using Maybe = const std::optional<Tensor>&;
 
 constexpr int64_t WAVE = int64_t(1) << 23;  // floats of partial results held at a time (one block may need more)
+constexpr int64_t FEW = 1024;  // floats of scratch on the stack
 constexpr int64_t GROUPS = 16;  // tasks wanted in the backward pass, where a table is too small to give them
 
 struct Kernels {
@@ -31,41 +35,15 @@ struct Kernels {
 #define RMD_KERNELS_OF(isa) \
   Kernels { isa::spread, isa::dot, isa::attend, isa::join, isa::differentiate, isa::join_dq, isa::weigh }
 Kernels kernels() {
+  switch (isa()) {
 #if defined(__x86_64__)
-  if (isa() == Isa::avx512) return RMD_KERNELS_OF(avx512);
-  if (isa() == Isa::avx2) return RMD_KERNELS_OF(avx2);
+    case Isa::avx512: return RMD_KERNELS_OF(avx512);
+    case Isa::avx2: return RMD_KERNELS_OF(avx2);
 #endif
-  return RMD_KERNELS_OF(scalar);
+    default: return RMD_KERNELS_OF(scalar);
+  }
 }
 #undef RMD_KERNELS_OF
-
-struct Free {
-  void operator()(float* p) const { std::free(p); }
-};
-using Floats = std::unique_ptr<float[], Free>;
-
-// Not initialised, and on a cache line of its own.
-Floats floats(int64_t count) {
-  void* p = std::aligned_alloc(64, round_up(std::max<int64_t>(count, 1) * sizeof(float), 64));
-  if (p == nullptr) throw std::bad_alloc();
-  return Floats(static_cast<float*>(p));
-}
-
-// A contiguous CPU tensor, without the dispatcher: on small inputs it would cost more than the work.
-Tensor empty(std::initializer_list<int64_t> sizes, int32_t dtype) {
-  int64_t strides[3] = {1, 1, 1};
-  for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(1, sizes.begin()[i]);
-  AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.begin(), strides, dtype,
-                                                  aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
-}
-
-int32_t dtype_of(const Tensor& x) {
-  int32_t dtype;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
-  return dtype;
-}
 
 // log_prior as float32; an error where it is NaN or +inf.
 struct Prior {
@@ -94,9 +72,15 @@ struct Prior {
       }
     }
     for (int64_t i = 0; i < k; ++i) {
-      STD_TORCH_CHECK(values[i] <= -LOWEST, "knowledge_attention: log_prior[", i, "] is ", values[i],
-                      ", expected a finite number, or -inf for an absent concept");
+      if (!(values[i] <= -LOWEST)) refuse(i);
     }
+  }
+
+  [[noreturn]] void refuse(int64_t i) const {
+    std::ostringstream text;
+    text << "knowledge_attention: log_prior[" << i << "] is " << values[i]
+         << ", expected a finite number, or -inf for an absent concept";
+    throw std::invalid_argument(text.str());
   }
 };
 
@@ -105,8 +89,10 @@ Problem problem_of(const Tensor& q, const Tensor& concepts, const Prior& prior, 
   STD_TORCH_CHECK(q.dim() == 3 && q.size(2) >= 1, "q has shape ", shape_text(q), ", expected [rows, heads, width >= 1]");
   const int64_t k = concepts.dim() == 2 ? concepts.size(0) : 0;
   const int64_t shape[] = {k, q.size(2)};
+  const void* rows = checked(concepts, "concepts", q.scalar_type(), shape, 2, q);
+  STD_TORCH_CHECK(k >= 1, "concepts has shape ", shape_text(concepts), ", expected at least one concept");
   return {.q = checked_like(q, "q", q),
-          .concepts = checked(concepts, "concepts", q.scalar_type(), shape, 2, q),
+          .concepts = rows,
           .log_prior = prior.values,
           .rows = q.size(0) * q.size(1),
           .k = k,
@@ -129,15 +115,15 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& concepts, Mayb
   const Prior prior(log_prior, concepts_of(concepts), q);
   const Problem a = problem_of(q, concepts, prior, scale);
   const Kernels run = kernels();
-  Tensor out = empty({q.size(0), q.size(1), a.d}, dtype_of(q));
-  Tensor lse = empty({q.size(0), q.size(1)}, aoti_torch_dtype_float32());
+  Tensor out = empty({q.size(0), q.size(1), a.d}, q.scalar_type(), q);
+  Tensor lse = empty({q.size(0), q.size(1)}, ScalarType::Float, q);
   void* out_at = out.mutable_data_ptr();
   float* lse_at = static_cast<float*>(lse.mutable_data_ptr());
   const int64_t chunk = chunk_of(a.k), chunks = (a.k + chunk - 1) / chunk, blocks = (a.rows + ROWS - 1) / ROWS;
   const int64_t stride = stride_of(least(a.rows, ROWS)), slices = (a.d + SLICE - 1) / SLICE;
   const int64_t of_block = chunks * partial_size(stride, a.d);
   const int64_t wave = std::clamp<int64_t>(WAVE / std::max<int64_t>(1, of_block), 1, std::max<int64_t>(1, blocks));
-  const Floats partials = floats(wave * of_block);
+  Scratch<FEW> partials(wave * of_block);
   for (int64_t first = 0; first < blocks; first += wave) {
     const int64_t count = least(wave, blocks - first);
     const auto block_of = [&](int64_t b, const float* lanes) {
@@ -149,7 +135,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& concepts, Mayb
     };
     torch::stable::parallel_for(
         0, count * chunks, grain_of(stride, least(chunk, a.k), a.d), [&](int64_t begin, int64_t end) {
-          const Floats lanes = floats(a.d * stride), widened = widened_tile(a);
+          Scratch<FEW> lanes(a.d * stride);
+          const Floats widened = widened_tile(a);
           int64_t spread_block = -1;
           for (int64_t task = begin; task < end; ++task) {
             const int64_t b = task / chunks, c = task % chunks;
@@ -207,9 +194,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_out, const Tensor
   const void* out_at = checked_like(out, "out", q);
   const float* lse_at = data<float>(lse, "lse", {q.size(0), q.size(1)}, q);
   const Kernels run = kernels();
-  Tensor dq = empty({q.size(0), q.size(1), a.d}, dtype_of(q)), dconcepts = empty({a.k, a.d}, dtype_of(q));
-  Tensor dprior = empty({log_prior ? a.k : 0}, dtype_of(log_prior ? *log_prior : q));
-  if (a.rows == 0 || a.k == 0) {
+  Tensor dq = empty({q.size(0), q.size(1), a.d}, q.scalar_type(), q), dconcepts = empty({a.k, a.d}, q.scalar_type(), q);
+  Tensor dprior = empty({log_prior ? a.k : 0}, (log_prior ? *log_prior : q).scalar_type(), q);
+  if (a.rows == 0) {
     torch::stable::zero_(dq), torch::stable::zero_(dconcepts), torch::stable::zero_(dprior);
     return {dq, dconcepts, dprior};
   }
@@ -321,8 +308,8 @@ std::tuple<Tensor, Tensor> top(const Tensor& q, const Tensor& concepts, Maybe lo
   const Problem a = problem_of(q, concepts, prior, scale);
   STD_TORCH_CHECK(n >= 1 && n <= a.k, "n is ", n, ", expected 1 to k = ", a.k);
   const Kernels run = kernels();
-  Tensor index = empty({q.size(0), q.size(1), n}, aoti_torch_dtype_int64());
-  Tensor weight = empty({q.size(0), q.size(1), n}, aoti_torch_dtype_float32());
+  Tensor index = empty({q.size(0), q.size(1), n}, ScalarType::Long, q);
+  Tensor weight = empty({q.size(0), q.size(1), n}, ScalarType::Float, q);
   int64_t* index_at = static_cast<int64_t*>(index.mutable_data_ptr());
   float* weight_at = static_cast<float*>(weight.mutable_data_ptr());
   std::vector<int64_t> absent;
@@ -361,9 +348,9 @@ std::tuple<Tensor, Tensor> top(const Tensor& q, const Tensor& concepts, Maybe lo
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(robustmdiff, CPU, m) {
-  m.impl("knowledge_attention_fwd", TORCH_BOX(&forward));
-  m.impl("knowledge_attention_bwd", TORCH_BOX(&backward));
-  m.impl("knowledge_top", TORCH_BOX(&top));
+  m.impl("knowledge_attention_fwd", TORCH_BOX(&OnPacked<&forward>::call));
+  m.impl("knowledge_attention_bwd", TORCH_BOX(&OnPacked<&backward>::call));
+  m.impl("knowledge_top", TORCH_BOX(&OnPacked<&top>::call));
 }
 
 }  // namespace rmd::knowledge

@@ -1,6 +1,7 @@
 // masked_attention on CPU tensors: segments checked, instruction set chosen, patients spread over threads.
 #include <rmd/isa.h>
 #include <rmd/masked_attention.h>
+#include <rmd/scratch.h>
 #include <rmd/segments.h>
 #include <rmd/tensor.h>
 
@@ -8,7 +9,6 @@
 #include <atomic>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <numeric>
 #include <tuple>
 #include <vector>
@@ -25,20 +25,16 @@ constexpr int64_t PART = 1024, MOST_PARTS = 8;
 // Multiply-adds below which waking a second thread costs more than it saves.
 constexpr double WORTH_A_THREAD = 1e6;
 
-Type type_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float: return Type::f32;
-    case ScalarType::BFloat16: return Type::bf16;
-    case ScalarType::Half: return Type::f16;
-    default: break;
-  }
-  STD_TORCH_CHECK(false, "masked_attention: q has dtype code ", int(x.scalar_type()),
-                  ", expected float32, bfloat16 or float16");
-}
+constexpr int64_t FEW = 16384;  // floats of scratch on the stack
 
 struct Shape {
   int64_t tokens, heads, D;
 };
+
+// x, or a contiguous copy of it, which `held` keeps.
+const Tensor& packed(const Tensor& x, std::vector<Tensor>& held) {
+  return x.is_contiguous() ? x : held.emplace_back(torch::stable::contiguous(x));
+}
 
 // x [tokens, heads, D] like q in everything but its sizes; copied where D is strided.
 Tokens tokens_of(const Tensor& x, const char* name, Shape shape, const Tensor& q, std::vector<Tensor>& held) {
@@ -46,11 +42,9 @@ Tokens tokens_of(const Tensor& x, const char* name, Shape shape, const Tensor& q
                   ", expected ", int(q.scalar_type()), " like q, on the CPU");
   STD_TORCH_CHECK(x.dim() == 3 && x.size(0) == shape.tokens && x.size(1) == shape.heads && x.size(2) == shape.D, name,
                   " has shape ", shape_text(x), ", expected [", shape.tokens, ", ", shape.heads, ", ", shape.D, "]");
-  held.push_back(x.stride(2) == 1 || shape.D == 1 ? x : torch::stable::contiguous(x));
-  return {const_cast<void*>(held.back().const_data_ptr()), held.back().stride(0), held.back().stride(1)};
+  const Tensor& given = x.stride(2) == 1 || shape.D == 1 ? x : packed(x, held);
+  return {const_cast<void*>(given.const_data_ptr()), given.stride(0), given.stride(1)};
 }
-
-Tensor packed(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
 
 Tensor fresh_like(const Tensor& x) { return empty({x.size(0), x.size(1), x.size(2)}, x.scalar_type(), x); }
 
@@ -62,8 +56,7 @@ const int32_t* segments_of(const Tensor& x, const char* name, int64_t B, std::ve
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::Int && x.dim() == 3 && x.size(0) == B && x.size(2) == 2, name,
                   " has dtype code ", int(x.scalar_type()), " and shape ", shape_text(x), ", expected int32 [", B,
                   ", modalities, 2]");
-  held.push_back(packed(x));
-  return static_cast<const int32_t*>(held.back().const_data_ptr());
+  return static_cast<const int32_t*>(packed(x, held).const_data_ptr());
 }
 
 Listed listed(const Rows& rows) { return {rows.row.data(), rows.modality.data(), rows.first.data()}; }
@@ -71,7 +64,8 @@ Listed listed(const Rows& rows) { return {rows.row.data(), rows.modality.data(),
 // What forward and backward share: the checked arguments, and the work cut into items.
 struct Batch {
   std::vector<Tensor> held;
-  Rows q_rows, k_rows;
+  Rows q_rows;
+  const Rows* k_rows;  // of self-attention: q_rows
   int64_t B, partial = 0;
   std::vector<Item> items;
 
@@ -80,11 +74,12 @@ struct Batch {
     STD_TORCH_CHECK(q.dim() == 3 && k.dim() == 3, "q and k have shapes ", shape_text(q), " and ", shape_text(k),
                     ", expected [tokens, heads, width]");
     STD_TORCH_CHECK(!key, "key is given, but the native backend has no dropout");
-    call.type = type_of(q);
+    call.type = type_of(q, "q");
     call.H = q.size(1), call.Hkv = k.size(1), call.D = q.size(2);
     STD_TORCH_CHECK(call.D > 0 && call.Hkv > 0 && call.H % call.Hkv == 0, "k has shape ", shape_text(k),
                     ", expected a width of at least 1 and heads that divide those of q, ", shape_text(q));
     B = q_segments.dim() == 3 ? q_segments.size(0) : 0;
+    STD_TORCH_CHECK(B > 0, "q_segments has shape ", shape_text(q_segments), ", expected [patients >= 1, modalities, 2]");
     call.q = tokens_of(q, "q", {q.size(0), call.H, call.D}, q, held);
     call.k = tokens_of(k, "k", {k.size(0), call.Hkv, call.D}, q, held);
     call.v = tokens_of(v, "v", {k.size(0), call.Hkv, call.D}, q, held);
@@ -95,19 +90,24 @@ struct Batch {
                     call.Mq, " and ", call.M);
     call.affinity = nullptr;
     if (affinity) {
-      const bool wide = affinity->scalar_type() == ScalarType::Float;
-      held.push_back(packed(wide ? *affinity : torch::stable::to(*affinity, ScalarType::Float)));
-      call.affinity = data<float>(held.back(), "affinity", {call.H, call.Mq, call.M}, q);
+      const ScalarType type = affinity->scalar_type();
+      const bool wide = type == ScalarType::Float;
+      if (!wide && type != ScalarType::Double) type_of(*affinity, "affinity");
+      const Tensor& widened = wide ? *affinity : held.emplace_back(torch::stable::to(*affinity, ScalarType::Float));
+      call.affinity = data<float>(packed(widened, held), "affinity", {call.H, call.Mq, call.M}, q);
     }
     call.scale = float(scale), call.exclude_own = exclude_own;
     q_rows = list_rows("q_segments", of_q, B, call.Mq, q.size(0));
-    k_rows = list_rows("k_segments", of_k, B, call.M, k.size(0));
-    call.q_rows = listed(q_rows), call.k_rows = listed(k_rows);
+    const bool same = of_q == of_k && call.Mq == call.M && q.size(0) == k.size(0);
+    if (!same) k_rows_ = list_rows("k_segments", of_k, B, call.M, k.size(0));
+    k_rows = same ? &q_rows : &k_rows_;
+    call.q_rows = listed(q_rows), call.k_rows = listed(*k_rows);
     cut(call, most_parts);
   }
 
   void cut(Call& call, int64_t most_parts) {
     call.most_keys = 0;
+    items.reserve(B * call.Hkv);
     for (int64_t b = 0; b < B; ++b) {
       const int64_t queries = queries_of(call, b) * group_of(call), keys = keys_of(call, b);
       if (queries + keys == 0) continue;
@@ -121,45 +121,63 @@ struct Batch {
       }
     }
   }
+
+ private:
+  Rows k_rows_;
 };
+
+template <class AnyCall>
+struct Kernel {
+  void (*run)(const AnyCall&, const Item&, const Item*, int64_t, float*);
+  int64_t (*scratch)(const AnyCall&);
+};
+
+template <class AnyCall>
+Kernel<AnyCall> kernel() {
+  switch (isa()) {
+#if defined(__x86_64__)
+    case Isa::avx512: return {avx512::run, avx512::scratch};
+    case Isa::avx2: return {avx2::run, avx2::scratch};
+#endif
+    default: return {scalar::run, scalar::scratch};
+  }
+}
 
 // All items over the threads of torch, the largest first; no item depends on which thread takes it.
 template <class AnyCall>
 void run_all(const AnyCall& call, const Batch& batch) {
-  void (*run)(const AnyCall&, const Item&, const Item*, int64_t, float*) = scalar::run;
-  int64_t (*scratch)(const AnyCall&) = scalar::scratch;
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) run = avx512::run, scratch = avx512::scratch;
-  if (isa() == Isa::avx2) run = avx2::run, scratch = avx2::scratch;
-#endif
+  const Kernel<AnyCall> kernel = masked_attention::kernel<AnyCall>();
+  const int64_t floats = kernel.scratch(call), count = batch.items.size();
   const auto cost = [&](const Item& item) {
     return double(queries_of(call, item.patient)) * group_of(call) * keys_of(call, item.patient) * call.D / item.parts;
   };
-  std::vector<int64_t> order(batch.items.size());
+  double total = 0;
+  for (const Item& item : batch.items) total += cost(item);
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), count);
+  if (threads <= 1 || total < WORTH_A_THREAD) {
+    Scratch<FEW> scratch(floats);
+    for (int64_t i = 0; i < count; ++i) {
+      kernel.run(call, batch.items[i], i + 1 < count ? &batch.items[i + 1] : nullptr, i, scratch.get());
+    }
+    return;
+  }
+  std::vector<int64_t> order(count);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
                    [&](int64_t i, int64_t j) { return cost(batch.items[i]) > cost(batch.items[j]); });
-  double total = 0;
-  for (const Item& item : batch.items) total += cost(item);
-  const int64_t floats = scratch(call);
-  std::atomic<size_t> next{0};
-  const auto worker = [&](int64_t, int64_t) {
-    const auto release = [](float* p) { ::operator delete[](p, std::align_val_t(64)); };
-    const std::unique_ptr<float, decltype(release)> memory(
-        static_cast<float*>(::operator new[](floats * sizeof(float), std::align_val_t(64))), release);
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    const Floats scratch = rmd::floats(floats);
     const auto take = [&] {
-      const size_t i = next++;
-      return i < order.size() ? &batch.items[order[i]] : nullptr;
+      const int64_t i = next++;
+      return i < count ? &batch.items[order[i]] : nullptr;
     };
     int64_t done = 0;
     for (const Item *now = take(), *then; now; now = then) {
       then = take();
-      run(call, *now, then, done++, memory.get());
+      kernel.run(call, *now, then, done++, scratch.get());
     }
-  };
-  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), order.size());
-  if (threads <= 1 || total < WORTH_A_THREAD) return worker(0, 1);
-  torch::stable::parallel_for(0, threads, 1, worker);
+  });
 }
 
 // dk and dv of the patients that were cut.
@@ -198,6 +216,16 @@ void zero_gaps(const Rows& rows, const Tensor& x) {
   }
 }
 
+// To `out` and `lse`, of whose rows those in no segment are set here.
+void attend(Forward& call, const Batch& batch, const Tensor& out, float* lse) {
+  call.out = tokens_of(out), call.lse = lse;
+  zero_gaps(batch.q_rows, out);
+  for (size_t i = 0; i < batch.q_rows.gaps.size(); i += 2) {
+    std::fill(lse + batch.q_rows.gaps[i] * call.H, lse + batch.q_rows.gaps[i + 1] * call.H, NOTHING);
+  }
+  run_all(call, batch);
+}
+
 std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_segments,
                                    const Tensor& k_segments, Maybe affinity, Maybe key, double scale, bool exclude_own,
                                    double) {
@@ -206,13 +234,29 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
   batch.read(call, q, k, v, q_segments, k_segments, affinity, key, scale, exclude_own, 1 << 30);
   Tensor out = fresh_like(q);
   Tensor lse = empty({q.size(0), q.size(1)}, ScalarType::Float, q);
-  call.out = tokens_of(out), call.lse = static_cast<float*>(lse.mutable_data_ptr());
-  zero_gaps(batch.q_rows, out);
-  for (size_t i = 0; i < batch.q_rows.gaps.size(); i += 2) {
-    std::fill(call.lse + batch.q_rows.gaps[i] * call.H, call.lse + batch.q_rows.gaps[i + 1] * call.H, NOTHING);
-  }
-  run_all(call, batch);
+  attend(call, batch, out, static_cast<float*>(lse.mutable_data_ptr()));
   return {out, lse};
+}
+
+// Whether the memory from the first to the last element of two tensors meets.
+bool meet(const Tensor& x, const Tensor& y) {
+  const auto end = [](const Tensor& x) {
+    int64_t last = 0;
+    for (int64_t i = 0; i < x.dim(); ++i) last += (x.size(i) - 1) * x.stride(i);
+    return static_cast<const char*>(x.const_data_ptr()) + (last + 1) * (x.scalar_type() == ScalarType::Float ? 4 : 2);
+  };
+  return x.numel() > 0 && y.numel() > 0 && x.const_data_ptr() < end(y) && y.const_data_ptr() < end(x);
+}
+
+void forward_out(Tensor out, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_segments,
+                 const Tensor& k_segments, Maybe affinity, Maybe key, double scale, bool exclude_own, double) {
+  Forward call;
+  Batch batch;
+  batch.read(call, q, k, v, q_segments, k_segments, affinity, key, scale, exclude_own, 1 << 30);
+  checked_like(out, "out", q);
+  STD_TORCH_CHECK(!meet(out, q) && !meet(out, k) && !meet(out, v), "out shares memory with q, k or v");
+  Scratch<FEW> lse(q.size(0) * call.H);
+  attend(call, batch, out, lse.get());
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_out, const Tensor& out, const Tensor& lse,
@@ -225,11 +269,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_out, cons
   const Shape like_q{q.size(0), call.H, call.D};
   call.grad_out = tokens_of(grad_out, "grad_out", like_q, q, batch.held);
   call.out = tokens_of(out, "out", like_q, q, batch.held);
-  batch.held.push_back(packed(lse));
-  call.lse = data<float>(batch.held.back(), "lse", {q.size(0), call.H}, q);
+  call.lse = data<float>(packed(lse, batch.held), "lse", {q.size(0), call.H}, q);
   Tensor dq = fresh_like(q), dk = fresh_like(k), dv = fresh_like(v);
   call.dq = tokens_of(dq), call.dk = tokens_of(dk), call.dv = tokens_of(dv);
-  zero_gaps(batch.q_rows, dq), zero_gaps(batch.k_rows, dk), zero_gaps(batch.k_rows, dv);
+  zero_gaps(batch.q_rows, dq), zero_gaps(*batch.k_rows, dk), zero_gaps(*batch.k_rows, dv);
   const std::unique_ptr<float[]> partial(batch.partial ? new float[batch.partial] : nullptr);
   call.partial = partial.get();
   const int64_t affinities = affinity ? group_of(call) * call.Mq * call.M : 0;
@@ -244,6 +287,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_out, cons
 
 STABLE_TORCH_LIBRARY_IMPL(robustmdiff, CPU, m) {
   m.impl("masked_attention_fwd", TORCH_BOX(&forward));
+  m.impl("masked_attention_out", TORCH_BOX(&forward_out));
   m.impl("masked_attention_bwd", TORCH_BOX(&backward));
 }
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from robustmdiff.ops import flop_formulas
 
@@ -38,8 +39,16 @@ def define(name: str, schema: str, fake: Callable[..., Any], flops: Callable[...
     function, and what it computes inside in float32 must stay in float32.
     """
     qualified = f"{NAMESPACE}::{name}"
+
+    def on_one_device(*args: Any) -> Any:
+        """Among tensors of several devices the meta device wins, and nothing would be computed."""
+        devices = {x.device for x in args if isinstance(x, Tensor)}
+        if len(devices) > 1:
+            raise ValueError(f"{name}: tensors are on {' and '.join(map(str, devices))}, expected one device")
+        return fake(*args)
+
     torch.library.define(qualified, schema)
-    torch.library.register_fake(qualified, fake)
+    torch.library.register_fake(qualified, on_one_device)
     operator = getattr(getattr(torch.ops, NAMESPACE), name).default
 
     def without_autocast(device: str) -> Callable[..., Any]:
@@ -110,6 +119,8 @@ def differentiable(
         def backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Any, ...]:
             return gradients(ctx.saved_tensors, ctx.settings, grad_out)
 
+    apply = without_its_python(_Classic)
+
     class _Functorch(torch.autograd.Function):
         """The same for torch.func: it needs setup_context, which costs five times as much a call."""
 
@@ -131,11 +142,28 @@ def differentiable(
     def run(*inputs: Any) -> tuple[Tensor, Tensor]:
         if torch._C._are_functorch_transforms_active():
             return _Functorch.apply(*inputs)
-        if torch.is_grad_enabled() and any(inputs[i] is not None and inputs[i].requires_grad for i in wrt):
-            return _Classic.apply(*(_distinct(inputs) if torch.compiler.is_compiling() else inputs))
+        if torch.is_grad_enabled():
+            for i in wrt:
+                if inputs[i] is not None and inputs[i].requires_grad:
+                    return _Classic.apply(*_distinct(inputs)) if is_compiling() else apply(*inputs)
         return forward(*inputs)
 
     return run
+
+
+def without_its_python(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """`function.apply` outside torch.func and torch.compile, without what torch does in Python for those:
+    a third of what the whole costs."""
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
+
+def recorded(*tensors: Tensor | None) -> bool:
+    """Whether a gradient through any of these is recorded."""
+    if torch.is_grad_enabled():
+        for x in tensors:
+            if x is not None and x.requires_grad:
+                return True
+    return False
 
 
 def _distinct(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -32,8 +32,8 @@ def problem(N: int, H: int, k: int, d: int, *, absent: float = 0.0, seed: int = 
 
 def run(q: Tensor, concepts: Tensor, prior: Tensor | None, g: Tensor, scale: float = 0.3) -> list[Tensor]:
     """Output, log-sum-exp, and the gradients of q, concepts and log_prior."""
-    out, lse = native.forward(q, concepts, prior, scale)
-    return [out, lse, *native.backward(g, out, lse, q, concepts, prior, scale)]
+    out, lse = native.forward_op(q, concepts, prior, scale)
+    return [out, lse, *native.backward_op(g, out, lse, q, concepts, prior, scale)]
 
 
 def dense(q: Tensor, concepts: Tensor, prior: Tensor | None, g: Tensor, scale: float = 0.3) -> list[Tensor]:
@@ -134,7 +134,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(isa, threads, N, k, dtype):
     found = []
     for n in (1, 2, 3, 8):
         threads(n)
-        found.append([*run(*inputs), *native.top(*inputs[:3], 0.3, 7)])
+        found.append([*run(*inputs), *native.top_op(*inputs[:3], 0.3, 7)])
     for other in found[1:]:
         assert all(torch.equal(x, y) for x, y in zip(found[0], other, strict=True))
 
@@ -142,12 +142,12 @@ def test_bits_do_not_depend_on_the_number_of_threads(isa, threads, N, k, dtype):
 def test_a_row_does_not_depend_on_its_batch_mates(isa):
     q, concepts, prior, g = problem(150, 1, 1000, 21, absent=0.1)
     out, lse, dq, *_ = run(q, concepts, prior, g)
-    index, weight = native.top(q, concepts, prior, 0.3, 5)
+    index, weight = native.top_op(q, concepts, prior, 0.3, 5)
     for rows in ([0], [149], [64, 3], list(range(50, 117)), list(range(149, -1, -1))):
         alone = run(q[rows], concepts, prior, g[rows])
         for x, y in zip(alone, (out, lse, dq), strict=False):
             assert torch.equal(x, y[rows])
-        alone_index, alone_weight = native.top(q[rows], concepts, prior, 0.3, 5)
+        alone_index, alone_weight = native.top_op(q[rows], concepts, prior, 0.3, 5)
         assert torch.equal(alone_index, index[rows])
         assert torch.equal(alone_weight, weight[rows])
 
@@ -174,7 +174,7 @@ def test_absent_concepts_are_never_read(isa, dtype):
     assert all(torch.equal(x, y) for x, y in zip(found, same, strict=True))
     assert (found[3][prior == -torch.inf] == 0).all()
     for x, y in zip(
-        native.top(q, concepts, prior, 0.3, 9), native.top(q, poisoned, prior, 0.3, 9), strict=True
+        native.top_op(q, concepts, prior, 0.3, 9), native.top_op(q, poisoned, prior, 0.3, 9), strict=True
     ):
         assert torch.equal(x, y)
 
@@ -202,16 +202,11 @@ def test_nothing_present(isa):
     assert all((x == 0).all() for x in (out, *grads))
 
 
-def test_no_rows_and_no_concepts(isa):
+def test_no_rows(isa):
     out, lse, dq, dconcepts, dprior = run(*problem(0, 3, 40, 5))
     assert (out.shape, lse.shape, dq.shape) == ((0, 3, 5), (0, 3), (0, 3, 5))
     assert (dconcepts == 0).all()
     assert (dprior == 0).all()
-    out, lse, dq, dconcepts, dprior = run(*problem(4, 3, 0, 5))
-    assert (out == 0).all()
-    assert (lse == NOTHING).all()
-    assert (dq == 0).all()
-    assert (dconcepts.shape, dprior.shape) == ((0, 5), (0,))
 
 
 def test_scores_far_apart_neither_overflow_nor_vanish(isa):
@@ -239,7 +234,7 @@ def test_instruction_sets_agree_to_rounding(levels, monkeypatch):
 @pytest.mark.parametrize("n", [1, 5, 300])
 def test_top_is_the_definitions(isa, n):
     q, concepts, prior, _ = problem(37, 2, 300, 9, absent=0.3)
-    index, weight = native.top(q, concepts, prior, 0.3, n)
+    index, weight = native.top_op(q, concepts, prior, 0.3, n)
     expected, share = definition.knowledge_top(q.double(), concepts.double(), prior.double(), 0.3, n)
     torch.testing.assert_close(weight, share.float(), rtol=1e-5, atol=1e-7)
     present = expected.masked_fill(share == 0, -1)
@@ -248,7 +243,7 @@ def test_top_is_the_definitions(isa, n):
 
 
 def test_top_keeps_the_order_of_equals(isa):
-    index, weight = native.top(torch.ones(2, 1, 3), torch.ones(200, 3), None, 1.0, 4)
+    index, weight = native.top_op(torch.ones(2, 1, 3), torch.ones(200, 3), None, 1.0, 4)
     assert index.tolist() == [[[0, 1, 2, 3]]] * 2
     torch.testing.assert_close(weight, torch.full((2, 1, 4), 1 / 200))
 
@@ -259,11 +254,11 @@ from robustmdiff.ops.knowledge_attention import native
 torch.set_num_threads(1)
 N, k, d = 64, 1_000_000, 4
 q, concepts, prior = torch.randn(N, 1, d), torch.randn(k, d), torch.randn(k)
-native.forward(q, concepts[:100], prior[:100], 0.3)
+native.forward_op(q, concepts[:100], prior[:100], 0.3)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-out, lse = native.forward(q, concepts, prior, 0.3)
-native.backward(out, out, lse, q, concepts, prior, 0.3)
-native.top(q, concepts, prior, 0.3, 10)
+out, lse = native.forward_op(q, concepts, prior, 0.3)
+native.backward_op(out, out, lse, q, concepts, prior, 0.3)
+native.top_op(q, concepts, prior, 0.3, 10)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, N * k * 4)
 """
 
@@ -286,11 +281,7 @@ def test_a_million_concepts_need_no_array_of_rows_times_concepts():
         (lambda q, K, p, g: (q[0], K, p, g), r"q has shape \[3, 5\], expected \[rows, heads, width >= 1\]"),
         (lambda q, K, p, g: (q, K[:, :4], p, g), r"concepts has shape \[7, 4\], expected \[7, 5\]"),
         (lambda q, K, p, g: (q, K[0], p[:0], g), r"concepts has shape \[5\], expected \[0, 5\]"),
-        (
-            lambda q, K, p, g: (q.mT, K[:, :3], p, g),
-            r"q of shape \[4, 5, 3\] is strided, expected",
-        ),
-        (lambda q, K, p, g: (q, K[:, :1].expand(7, 5), p, g), r"concepts of shape \[7, 5\] is strided"),
+        (lambda q, K, p, g: (q, K[:0], p[:0], g), r"concepts has shape \[0, 5\], expected at least one"),
         (lambda q, K, p, g: (q, K, p[:6], g), r"log_prior has shape \[6\], expected \[7\]"),
         (lambda q, K, p, g: (q, K, p.long(), g), "log_prior has dtype code 4, expected a floating-point one"),
         (lambda q, K, p, g: (q, K, p, g[:3]), r"grad_out has shape \[3, 3, 5\], expected \[4, 3, 5\]"),

@@ -10,9 +10,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import pytest
 import torch
 from torch import Tensor
 
+from robustmdiff import use_backend
 from robustmdiff.ops import (
     Graph,
     graph_attention,
@@ -39,6 +41,16 @@ class Case:
 
     def at(self, dtype: torch.dtype) -> dict[str, Tensor]:
         return {name: x.to(DEVICE, dtype).requires_grad_() for name, x in self.tensors.items()}
+
+
+def refuses(op: str, call: Callable[[], Tensor], error: type[Exception], message: str) -> None:
+    """`call()` raises, straight and on the ordinary way, in the same words."""
+    found = []
+    for asked in ({}, {op: "native"}):
+        with use_backend(**asked), pytest.raises(error, match=message) as raised:
+            call()
+        found.append((raised.type, str(raised.value)))
+    assert found[0] == found[1]
 
 
 def draw(*shape: int, seed: int) -> Tensor:

@@ -171,14 +171,15 @@ def test_torch_func_gives_the_same_gradient(case):
                 )
 
 
-def test_compiles_whole_with_dynamic_shapes(case):
+@pytest.mark.parametrize("compiled_backend", ["native", "torch"])
+def test_compiles_whole_with_dynamic_shapes(case, compiled_backend):
     """Dimensions of 0 and 1 among them; the cases left out differ in values only."""
     if case.name in ("everything-present", "packed-out-of-order", "left-padded", "exclude-own", "prior"):
         return
     torch.compiler.reset()
     compiled = torch.compile(case.run, fullgraph=True, dynamic=True, backend="aot_eager")
     tensors, g = case.at(torch.float32), grad_like(case, torch.float32)
-    with use_backend(**{case.op: "torch"}):
+    with use_backend(**{case.op: compiled_backend}):
         out, grads = gradients(case.run, tensors, g)
         same, same_grads = gradients(compiled, tensors, g)
     assert torch.equal(out, same)

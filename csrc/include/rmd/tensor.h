@@ -8,10 +8,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <initializer_list>
 #include <optional>
 #include <sstream>
 #include <string>
-#include <vector>
+#include <type_traits>
 
 namespace rmd {
 
@@ -65,25 +67,68 @@ constexpr ScalarType scalar_type_of() {
   if constexpr (std::is_same_v<T, float>) return ScalarType::Float;
 }
 
+using Sizes = std::initializer_list<int64_t>;
+
 template <class T>
-const T* data(const Tensor& x, const char* name, const std::vector<int64_t>& sizes, const Tensor& like) {
-  return static_cast<const T*>(checked(x, name, scalar_type_of<T>(), sizes.data(), sizes.size(), like));
+const T* data(const Tensor& x, const char* name, Sizes sizes, const Tensor& like) {
+  return static_cast<const T*>(checked(x, name, scalar_type_of<T>(), sizes.begin(), sizes.size(), like));
 }
 
 template <class T>
-const T* data(const std::optional<Tensor>& x, const char* name, const std::vector<int64_t>& sizes, const Tensor& like) {
+const T* data(const std::optional<Tensor>& x, const char* name, Sizes sizes, const Tensor& like) {
   return x ? data<T>(*x, name, sizes, like) : nullptr;
 }
 
+// x itself, or a contiguous copy of it where x is strided.
+template <class T>  // Tensor or std::optional<Tensor>
+class Packed {
+ public:
+  explicit Packed(const T& x) : x_(x) {
+    if constexpr (std::is_same_v<T, Tensor>) {
+      if (!x.is_contiguous()) copy_ = torch::stable::contiguous(x);
+    } else {
+      if (x && !x->is_contiguous()) copy_ = T(torch::stable::contiguous(*x));
+    }
+  }
+  operator const T&() const { return copy_ ? *copy_ : x_; }
+
+ private:
+  const T& x_;
+  std::optional<T> copy_;
+};
+
+// `op` with its tensors packed; those it takes by value, to write to, and its settings as they are.
+template <auto op>
+struct OnPacked;
+template <class Result, class... Args, Result (*op)(Args...)>
+struct OnPacked<op> {
+  static Result call(Args... args) { return op(pack<Args>(args)...); }
+
+ private:
+  template <class Arg, class Given>
+  static auto pack(Given& x) {
+    if constexpr (std::is_reference_v<Arg>) {
+      return Packed<std::remove_cvref_t<Arg>>(x);
+    } else {
+      return x;
+    }
+  }
+};
+
 // A new contiguous tensor beside `like`. Without the dispatcher: on small inputs that costs more than the work.
-inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType type, const Tensor& like) {
-  std::vector<int64_t> strides(sizes.size(), 1);
-  for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(1, sizes[i]);
+inline Tensor empty(const int64_t* sizes, size_t dim, ScalarType type, const Tensor& like) {
+  int64_t strides[64];
+  STD_TORCH_CHECK(dim <= 64, "a tensor has ", dim, " dimensions, expected at most 64");
+  for (size_t i = dim, stride = 1; i-- > 0; stride *= std::max<int64_t>(1, sizes[i])) strides[i] = stride;
   AtenTensorHandle handle;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      int64_t(sizes.size()), sizes.data(), strides.data(), int32_t(type),
+      int64_t(dim), sizes, strides, int32_t(type),
       like.is_cuda() ? aoti_torch_device_type_cuda() : aoti_torch_device_type_cpu(), like.get_device_index(), &handle));
   return Tensor(handle);
+}
+
+inline Tensor empty(Sizes sizes, ScalarType type, const Tensor& like) {
+  return empty(sizes.begin(), sizes.size(), type, like);
 }
 
 // The functional form of an op that fills `out`, its first argument, like its second.
@@ -92,7 +137,7 @@ struct Allocated;
 template <class... Rest, void (*op)(Tensor, const Tensor&, Rest...)>
 struct Allocated<op> {
   static Tensor call(const Tensor& like, Rest... rest) {
-    Tensor out = torch::stable::empty_like(like);
+    Tensor out = empty(like.sizes().data(), like.dim(), like.scalar_type(), like);
     op(out, like, rest...);
     return out;
   }

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from robustmdiff.ops.ddpm import schema
 from robustmdiff.ops.ddpm.definition import (
@@ -20,14 +21,18 @@ from robustmdiff.ops.ddpm.definition import (
     predicted_x0,
 )
 from robustmdiff.ops.philox import NOISING
+from robustmdiff.ops.registration import without_its_python
 
 
 class Fused(NamedTuple):
-    """The three ops of one backend, as dispatch runs them."""
+    """The three ops of one backend, as dispatch runs them; and the first two for arguments that are already
+    as the operators want them."""
 
     step: Callable[..., Tensor]
     noise: Callable[..., Tensor]
     noise_loss: Callable[..., Tensor]
+    ready_step: Callable[..., Tensor]
+    ready_noise: Callable[..., Tensor]
 
 
 def reasons(
@@ -79,7 +84,7 @@ def fused(operators: schema.Operators) -> Fused:
         *tensors, _, target = args  # no noise is given here
         return differentiable_loss(prediction, *_packed(*tensors), target)
 
-    return Fused(step, noise, noise_loss)
+    return Fused(step, noise, noise_loss, differentiable_step, differentiable_noise)
 
 
 def _differentiable(
@@ -125,6 +130,8 @@ def _differentiable(
         def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
             return slots(ctx.saved_tensors, ctx.settings, grad)
 
+    apply = without_its_python(_Classic)
+
     class _Functorch(torch.autograd.Function):
         """The same for torch.func: it needs setup_context, which costs five times as much a call."""
 
@@ -146,8 +153,10 @@ def _differentiable(
     def run(*inputs: Any) -> Tensor:
         if torch._C._are_functorch_transforms_active():
             return _Functorch.apply(*inputs)
-        if torch.is_grad_enabled() and any(inputs[i] is not None and inputs[i].requires_grad for i in wrt):
-            return _Classic.apply(*inputs)
+        if torch.is_grad_enabled():
+            for i in wrt:
+                if inputs[i] is not None and inputs[i].requires_grad:
+                    return (_Classic.apply if is_compiling() else apply)(*inputs)
         return forward(*inputs)
 
     return run

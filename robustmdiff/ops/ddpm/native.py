@@ -28,4 +28,4 @@ def reasons(
 
 
 operators = declare("")
-step, noise, noise_loss = fused.fused(operators)
+step, noise, noise_loss, ready_step, ready_noise = fused.fused(operators)

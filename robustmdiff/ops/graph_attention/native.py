@@ -12,9 +12,7 @@ from robustmdiff.ops.graph_attention.schema import TENSORS, WRT, declare
 from robustmdiff.ops.registration import differentiable
 
 forward_op, backward_op = declare("")
-_MISSING = _native.reason
-if _MISSING is None and not torch._C._dispatch_has_kernel_for_dispatch_key(forward_op.name(), "CPU"):
-    _MISSING = "_C.so was built before it had this op; install the package again"
+_MISSING = _native.missing(forward_op)
 
 
 def reasons(q: Tensor, *_: Any) -> list[str]:
@@ -34,15 +32,9 @@ def reasons(q: Tensor, *_: Any) -> list[str]:
     return found
 
 
-def _backward(grad_out: Tensor, *saved: Any) -> tuple[Tensor, ...]:
-    return backward_op(grad_out.contiguous(), *saved)
+run_on_float_bias = differentiable(forward_op, backward_op, TENSORS, WRT)
 
 
-_run = differentiable(forward_op, _backward, TENSORS, WRT)
-
-
-def run(q: Tensor, k: Tensor, v: Tensor, *graph_and_bias: Any) -> tuple[Tensor, Tensor]:
-    *graph, relation_bias = graph_and_bias
-    if relation_bias is not None:
-        relation_bias = relation_bias.float().contiguous()
-    return _run(q.contiguous(), k.contiguous(), v.contiguous(), *graph, relation_bias)
+def run(*inputs: Any) -> tuple[Tensor, Tensor]:
+    *tensors, relation_bias = inputs
+    return run_on_float_bias(*tensors, None if relation_bias is None else relation_bias.float())

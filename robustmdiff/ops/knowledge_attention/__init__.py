@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustmdiff.ops.dispatch import Backend, Op
+from robustmdiff.ops.dispatch import Backend, Op, straight
 from robustmdiff.ops.knowledge_attention import definition, native, torch_backend, triton_backend
 from robustmdiff.ops.registration import FLOATS, autocast
 
@@ -35,6 +35,11 @@ def knowledge_attention(
     robustmdiff.ops.knowledge_attention.definition. Errors: TypeError for dtypes, ValueError for
     shapes and devices and, on the CPU, for a log_prior that is NaN or +inf.
     """
+    if straight(q):
+        try:
+            return native.run(q, concepts, log_prior, scale)[0]
+        except Exception:
+            pass
     args = _prepare(q, concepts, log_prior, scale=scale)
     out, _ = OP.select(*args).run(*args)
     return out
@@ -110,7 +115,7 @@ OP = Op(
 TOP = Op(
     "knowledge_top",
     (
-        Backend("native", native.top, native.reasons),
+        Backend("native", native.top_op, native.reasons),
         Backend("triton", torch_backend.top_op, triton_backend.no_top),
         Backend("torch", torch_backend.top_op, _no_reasons),
         Backend("definition", definition.knowledge_top, _no_reasons),

@@ -13,9 +13,7 @@ from robustmdiff.ops.registration import differentiable
 
 forward_op, backward_op = declare("")
 top_op = declare_top("")
-_MISSING = _native.reason
-if _MISSING is None and not torch._C._dispatch_has_kernel_for_dispatch_key(forward_op.name(), "CPU"):
-    _MISSING = "_C.so was built before it had this op; install the package again"
+_MISSING = _native.missing(forward_op)
 
 
 def reasons(q: Tensor, *_: Any) -> list[str]:
@@ -30,32 +28,4 @@ def reasons(q: Tensor, *_: Any) -> list[str]:
     return found
 
 
-def _packed(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    return tuple(None if x is None else x.contiguous() for x in tensors)
-
-
-def _checked(op: Any, *args: Any) -> Any:
-    """The kernels look at the values of log_prior; the stable ABI has no ValueError to raise."""
-    try:
-        return op(*args)
-    except RuntimeError as error:
-        _, named, message = str(error).partition("knowledge_attention: log_prior[")
-        if not named:
-            raise
-        raise ValueError(named + message) from None
-
-
-def forward(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    return _checked(forward_op, *_packed(q, concepts, log_prior), scale)
-
-
-def backward(grad_out: Tensor, out: Tensor, lse: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *tensors, scale = inputs
-    return backward_op(*_packed(grad_out, out, lse, *tensors), scale)
-
-
-def top(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float, n: int) -> tuple[Tensor, Tensor]:
-    return _checked(top_op, *_packed(q, concepts, log_prior), scale, n)
-
-
-run = differentiable(forward, backward, TENSORS, WRT)
+run = differentiable(forward_op, backward_op, TENSORS, WRT)

@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 
 from robustmdiff import _native
-from robustmdiff.ops.masked_attention.schema import TENSORS, WRT, declare
-from robustmdiff.ops.registration import differentiable
+from robustmdiff.ops.masked_attention.schema import INPUTS, TENSORS, WRT, declare, forward_flops
+from robustmdiff.ops.registration import define, differentiable
 
 forward_op, backward_op = declare("")
-_MISSING = _native.reason
-if _MISSING is None and not torch._C._dispatch_has_kernel_for_dispatch_key(forward_op.name(), "CPU"):
-    _MISSING = "_C.so was built before it had this op; install the package again"
+out_op = define(
+    "masked_attention_out",
+    f"(Tensor(a!) out, {INPUTS}) -> ()",
+    lambda *args: None,
+    lambda out, *inputs: forward_flops(*inputs),
+)
+_MISSING = _native.missing(forward_op)
 
 
 def reasons(

@@ -9,6 +9,7 @@ import torch
 
 from robustmdiff.ops import DynamicThreshold, ddpm_noise, ddpm_noise_loss, ddpm_step, philox_key
 from robustmdiff.ops.ddpm import native
+from tests.ops.cases import refuses
 
 X = torch.zeros(3, 4)
 STEP = torch.tensor([0, 1, 2])
@@ -105,21 +106,22 @@ BAD = {
 def test_step_refuses(table, name):
     changed, error, message = BAD[name]
     good = {"model_output": X, "sample": X, "step": STEP, "table": table, "key": KEY}
-    with pytest.raises(error, match="^ddpm_step: .*" + message):
-        ddpm_step(**(good | changed))
+    refuses("ddpm_step", lambda: ddpm_step(**(good | changed)), error, "^ddpm_step: .*" + message)
 
 
 def test_out_is_refused_while_a_gradient_is_recorded(table):
     x = X.clone().requires_grad_()
-    with pytest.raises(ValueError, match="out is given while a gradient is recorded"):
-        ddpm_step(x, X, STEP, table, key=KEY, out=torch.empty(3, 4))
+    message = "out is given while a gradient is recorded"
+    out = torch.empty(3, 4)
+    refuses("ddpm_step", lambda: ddpm_step(x, X, STEP, table, key=KEY, out=out), ValueError, message)
+    refuses("ddpm_noise", lambda: ddpm_noise(x, STEP, table, key=KEY, out=out), ValueError, message)
     with torch.no_grad():
         ddpm_step(x, X, STEP, table, key=KEY, out=torch.empty(3, 4))
 
 
 def test_noise_and_loss_refuse_under_their_own_names(table):
-    with pytest.raises(ValueError, match=r"^ddpm_noise: step\[2\] is 10"):
-        ddpm_noise(X, STEP + 8, table, key=KEY)
+    message = r"^ddpm_noise: step\[2\] is 10"
+    refuses("ddpm_noise", lambda: ddpm_noise(X, STEP + 8, table, key=KEY), ValueError, message)
     with pytest.raises(ValueError, match=r"^ddpm_noise_loss: target is 'noise', expected one of 'epsilon'"):
         ddpm_noise_loss(X, X, STEP, table, target="noise", key=KEY)
     with pytest.raises(ValueError, match=r"^ddpm_noise_loss: prediction has shape \[3, 2\]"):
@@ -131,11 +133,13 @@ def test_noise_and_loss_refuse_under_their_own_names(table):
     [
         (0, X.double(), "sample has dtype code"),
         (1, X[:, :2].contiguous(), r"model_output has shape \[3, 2\], expected \[3, 4\]"),
-        (1, torch.zeros(4, 3).T, r"model_output of shape \[3, 4\] is strided, expected contiguous"),
         (2, STEP + 8, r"step\[2\] is 10, expected 0 to 9"),
         (3, torch.zeros(2, 7), r"table has shape \[2, 7\], expected \[2, 8\]"),
         (7, None, "key and noise are neither given"),
         (8, STEP - 1, r"row_ids\[0\] is -1, expected 0 to 2\^32 - 1"),
+        (10, 2.0, "guidance is given without uncond"),
+        (10, math.nan, "guidance is nan, expected a finite number"),
+        (11, 0.0, "clip is 0, expected a positive number"),
         (12, 3, "prediction is 3, expected 0 to 2"),
     ],
 )

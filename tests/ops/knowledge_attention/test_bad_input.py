@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from robustmdiff.ops import knowledge_attention, knowledge_top
+from tests.ops.cases import refuses
 
 Q, K, PRIOR = torch.randn(4, 3, 5), torch.randn(7, 5), torch.zeros(7)
 
@@ -29,8 +30,7 @@ def changed_prior(value: float) -> torch.Tensor:
     ],
 )
 def test_the_error_names_argument_value_and_expectation(args, error, message):
-    with pytest.raises(error, match=message):
-        knowledge_attention(*args, scale=1.0)
+    refuses("knowledge_attention", lambda: knowledge_attention(*args, scale=1.0), error, message)
 
 
 @pytest.mark.parametrize("n", [0, 8])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from robustmdiff.ops import masked_attention, segments_from_padded
+from tests.ops.cases import refuses
 
 Q, K, V = torch.randn(9, 6, 4), torch.randn(9, 3, 4), torch.randn(9, 3, 4)
 GOOD = torch.tensor([[[0, 2], [2, 1]], [[3, 0], [5, 4]]], dtype=torch.int32)
@@ -56,9 +57,7 @@ def call(q=Q, k=K, v=V, q_segments=GOOD, k_segments=GOOD, **settings):
     ],
 )  # fmt: skip
 def test_the_error_names_argument_value_and_expectation(changed, error, message):
-    with pytest.raises(error, match=message) as raised:
-        call(**changed)
-    assert str(raised.value).startswith("masked_attention: ")
+    refuses("masked_attention", lambda: call(**changed), error, "^masked_attention: .*" + message)
 
 
 def test_an_empty_segment_may_start_anywhere():
@@ -78,6 +77,17 @@ def test_out_is_written_and_returned():
     out = torch.full_like(Q, torch.nan)
     assert call(out=out) is out
     assert torch.equal(out, call())
+    with torch.no_grad():
+        assert call(q=(Q + 1).requires_grad_(), out=out) is out
+    assert torch.equal(out, call(q=Q + 1))
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_out_may_be_an_input(name):
+    """Which is read while the rest of the result is still to come."""
+    given = {"q": K.clone(), "k": K.clone(), "v": V.clone()}
+    expected = call(**given)
+    assert torch.equal(call(**given, out=given[name]), expected)
 
 
 @pytest.mark.parametrize(
