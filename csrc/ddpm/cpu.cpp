@@ -45,6 +45,7 @@ void sweep(const Work& work, const Tensor& sample, int64_t steps) {
   const Type type = type_of(sample, "sample");
   const int64_t grain = std::max<int64_t>(1, WORTH_A_THREAD / std::min(work.row_size, CHUNK));
   torch::stable::parallel_for(0, rows * chunks, grain, [&](int64_t first, int64_t last) {
+    const WideRegisters wide;
     for (int64_t i = first; i < last; ++i) {
       const int64_t begin = i % chunks * CHUNK;
       run(work, type, i / chunks, begin, std::min(work.row_size, begin + CHUNK));

@@ -70,9 +70,11 @@ void sweep(const Pass& pass, const Inputs& in, const int64_t* rowptr) {
   const int64_t grain = std::max<int64_t>(1, 32768 / (in.heads * in.width));
   torch::stable::parallel_for(0, in.nodes + in.edges, grain, [&](int64_t begin, int64_t end) {
     Scratch<8192> scratch(scratch_floats(in));
+    const WideRegisters wide;
     kernel.run(pass, begin, end, slots.get(), scratch.get());
   });
   torch::stable::parallel_for(0, int64_t(cut.size()), 1, [&](int64_t begin, int64_t end) {
+    const WideRegisters wide;
     for (int64_t i = begin; i < end; ++i) kernel.combine(pass, cut[i], slots.get());
   });
 }

@@ -137,6 +137,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& concepts, Mayb
         0, count * chunks, grain_of(stride, least(chunk, a.k), a.d), [&](int64_t begin, int64_t end) {
           Scratch<FEW> lanes(a.d * stride);
           const Floats widened = widened_tile(a);
+          const WideRegisters wide;
           int64_t spread_block = -1;
           for (int64_t task = begin; task < end; ++task) {
             const int64_t b = task / chunks, c = task % chunks;
@@ -149,6 +150,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& concepts, Mayb
           }
         });
     torch::stable::parallel_for(0, count * slices, grain_of(stride, chunks, SLICE), [&](int64_t begin, int64_t end) {
+      const WideRegisters wide;
       for (int64_t task = begin; task < end; ++task) {
         const int64_t b = task / slices;
         run.join(a, block_of(b, nullptr), partial(b, 0), chunks, task % slices * SLICE, out_at, lse_at);
@@ -232,6 +234,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_out, const Tensor
     const int64_t slots = groups * wave;
     torch::stable::parallel_for(0, slots, grain_of(stride, 8, a.d), [&](int64_t begin, int64_t end) {
       const Floats out_lanes = floats(stride * a.d);
+      const WideRegisters wide;
       for (int64_t slot = begin; slot < end; ++slot) {
         const Gradient g = gradient_of(slot);
         const Block& b = g.block;
@@ -248,6 +251,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_out, const Tensor
     torch::stable::parallel_for(
         0, groups * chunks, grain_of(stride * wave, least(chunk, a.k), a.d), [&](int64_t begin, int64_t end) {
           const Floats widened = widened_tile(a);
+          const WideRegisters wide;
           for (int64_t task = begin; task < end; ++task) {
             const int64_t group = task / chunks, c = task % chunks;
             for (int64_t slot = group * wave; slot < (group + 1) * wave; ++slot) {
@@ -260,6 +264,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_out, const Tensor
           }
         });
     torch::stable::parallel_for(0, slots * slices, grain_of(stride, chunks, SLICE), [&](int64_t begin, int64_t end) {
+      const WideRegisters wide;
       for (int64_t task = begin; task < end; ++task) {
         const Block b = gradient_of(task / slices).block;
         if (b.rows == 0) continue;
@@ -323,6 +328,7 @@ std::tuple<Tensor, Tensor> top(const Tensor& q, const Tensor& concepts, Maybe lo
       0, (a.rows + size - 1) / size, grain_of(size, a.k, a.d), [&](int64_t begin, int64_t end) {
         const Floats lanes = floats(a.d * size), widened = widened_tile(a);
         const auto scored = std::make_unique<Scored>();
+        const WideRegisters wide;
         for (int64_t b = begin; b < end; ++b) {
           const int64_t first = b * size, rows = least(size, a.rows - first), stride = stride_of(rows);
           const Block block{first, rows, stride, lanes.get()};

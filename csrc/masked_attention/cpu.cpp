@@ -156,6 +156,7 @@ void run_all(const AnyCall& call, const Batch& batch) {
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), count);
   if (threads <= 1 || total < WORTH_A_THREAD) {
     Scratch<FEW> scratch(floats);
+    const WideRegisters wide;
     for (int64_t i = 0; i < count; ++i) {
       kernel.run(call, batch.items[i], i + 1 < count ? &batch.items[i + 1] : nullptr, i, scratch.get());
     }
@@ -168,6 +169,7 @@ void run_all(const AnyCall& call, const Batch& batch) {
   std::atomic<int64_t> next{0};
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     const Floats scratch = rmd::floats(floats);
+    const WideRegisters wide;
     const auto take = [&] {
       const int64_t i = next++;
       return i < count ? &batch.items[order[i]] : nullptr;
@@ -189,6 +191,7 @@ void add_all_parts(const Backward& call, const Batch& batch) {
 #endif
   if (batch.partial == 0) return;
   torch::stable::parallel_for(0, batch.items.size(), 1, [&](int64_t first, int64_t last) {
+    const WideRegisters wide;
     for (int64_t i = first; i < last; ++i) {
       if (batch.items[i].parts > 1 && batch.items[i].part == 0) add_parts(call, batch.items[i]);
     }
