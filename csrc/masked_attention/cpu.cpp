@@ -25,7 +25,7 @@ constexpr int64_t PART = 1024, MOST_PARTS = 8;
 // Multiply-adds below which waking a second thread costs more than it saves.
 constexpr double WORTH_A_THREAD = 1e6;
 
-constexpr int64_t FEW = 16384;  // floats of scratch on the stack
+constexpr int64_t FEW = 12288;  // floats of scratch on the stack
 
 struct Shape {
   int64_t tokens, heads, D;
@@ -241,24 +241,40 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
   return {out, lse};
 }
 
-// Whether the memory from the first to the last element of two tensors meets.
-bool meet(const Tensor& x, const Tensor& y) {
-  const auto end = [](const Tensor& x) {
-    int64_t last = 0;
-    for (int64_t i = 0; i < x.dim(); ++i) last += (x.size(i) - 1) * x.stride(i);
-    return static_cast<const char*>(x.const_data_ptr()) + (last + 1) * (x.scalar_type() == ScalarType::Float ? 4 : 2);
-  };
-  return x.numel() > 0 && y.numel() > 0 && x.const_data_ptr() < end(y) && y.const_data_ptr() < end(x);
+Tensor infer(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_segments, const Tensor& k_segments,
+             Maybe affinity, Maybe key, double scale, bool exclude_own, double) {
+  Forward call;
+  Batch batch;
+  batch.read(call, q, k, v, q_segments, k_segments, affinity, key, scale, exclude_own, 1 << 30);
+  Tensor out = fresh_like(q);
+  Scratch<FEW> lse(q.size(0) * call.H);
+  attend(call, batch, out, lse.get());
+  return out;
 }
 
-void forward_out(Tensor out, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_segments,
-                 const Tensor& k_segments, Maybe affinity, Maybe key, double scale, bool exclude_own, double) {
+// The memory from the first to the last element of x [tokens, heads, D].
+struct Span {
+  const char *begin, *end;
+
+  Span(const Call& call, const Tokens& x, int64_t tokens, int64_t heads) : begin(static_cast<char*>(x.data)) {
+    const int64_t count = tokens > 0 ? (tokens - 1) * x.row + (heads - 1) * x.head + call.D : 0;
+    end = begin + count * (call.type == Type::f32 ? 4 : 2);
+  }
+  bool meets(const Span& other) const { return begin < other.end && other.begin < end; }
+};
+
+void infer_to(Tensor out, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_segments,
+              const Tensor& k_segments, Maybe affinity, Maybe key, double scale, bool exclude_own, double) {
   Forward call;
   Batch batch;
   batch.read(call, q, k, v, q_segments, k_segments, affinity, key, scale, exclude_own, 1 << 30);
   checked_like(out, "out", q);
-  STD_TORCH_CHECK(!meet(out, q) && !meet(out, k) && !meet(out, v), "out shares memory with q, k or v");
-  Scratch<FEW> lse(q.size(0) * call.H);
+  const int64_t Tq = q.size(0), Tk = k.size(0);
+  const Span written(call, tokens_of(out), Tq, call.H);
+  STD_TORCH_CHECK(!written.meets({call, call.q, Tq, call.H}) && !written.meets({call, call.k, Tk, call.Hkv}) &&
+                      !written.meets({call, call.v, Tk, call.Hkv}),
+                  "out shares memory with q, k or v");
+  Scratch<FEW> lse(Tq * call.H);
   attend(call, batch, out, lse.get());
 }
 
@@ -290,7 +306,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_out, cons
 
 STABLE_TORCH_LIBRARY_IMPL(robustmdiff, CPU, m) {
   m.impl("masked_attention_fwd", TORCH_BOX(&forward));
-  m.impl("masked_attention_out", TORCH_BOX(&forward_out));
+  m.impl("masked_attention_infer", TORCH_BOX(&infer));
+  m.impl("masked_attention_out", TORCH_BOX(&infer_to));
   m.impl("masked_attention_bwd", TORCH_BOX(&backward));
 }
 

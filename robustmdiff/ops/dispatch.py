@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch._C import _are_functorch_transforms_active, _is_any_autocast_enabled
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,9 @@ def _requests() -> dict[str, str]:
     return _requested_in_graphs if is_compiling() else _requested.get()
 
 
+_float64 = torch.float64
+
+
 def straight(x: Tensor) -> bool:
     """Whether a call with x may go straight to the native operator: nothing is traced, transformed, cast or
     asked for by name, and x is a plain CPU tensor that the C++ kernels may take.
@@ -129,13 +133,13 @@ def straight(x: Tensor) -> bool:
     none may. So the short way never decides that a call is wrong; it only saves a good one 10 us of checks.
     """
     return (
-        not is_compiling()
+        not is_dynamo_compiling()
         and type(x) is Tensor
-        and x.is_cpu
-        and x.dtype is not torch.float64
         and not _requested.get()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._is_any_autocast_enabled()
+        and x.is_cpu
+        and x.dtype is not _float64
+        and not _are_functorch_transforms_active()
+        and not _is_any_autocast_enabled()
     )
 
 

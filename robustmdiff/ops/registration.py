@@ -157,6 +157,11 @@ def without_its_python(function: type[torch.autograd.Function]) -> Callable[...,
     return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
+def without_its_frame(operator: Any) -> Callable[..., Any]:
+    """What `operator(...)` calls. For eager code: torch.compile wants the operator itself."""
+    return operator._op
+
+
 def recorded(*tensors: Tensor | None) -> bool:
     """Whether a gradient through any of these is recorded."""
     if torch.is_grad_enabled():

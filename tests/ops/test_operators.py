@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from robustmdiff.ops import Graph, graph_attention, knowledge_attention, masked_attention
 from robustmdiff.ops.graph_attention import OP as GRAPH
+from robustmdiff.ops.graph_attention import native as graph_native
 from robustmdiff.ops.graph_attention import torch_backend as graph_backend
 from robustmdiff.ops.knowledge_attention import OP as KNOWLEDGE
 from robustmdiff.ops.knowledge_attention import TOP
@@ -51,6 +52,13 @@ def test_operators_pass_opcheck(backend, args):
     torch.library.opcheck(backend.forward_op, args)
     out, lse = backend.forward_op(*args)
     torch.library.opcheck(backend.backward_op, (torch.randn_like(out), out, lse, *args))
+
+
+def test_operators_for_inference_pass_opcheck():
+    args = masked_args()
+    torch.library.opcheck(masked_native.infer_op, args)
+    torch.library.opcheck(masked_native.out_op, (torch.empty_like(args[0]), *args))
+    torch.library.opcheck(graph_native.infer_op, graph_args())
 
 
 def test_knowledge_top_passes_opcheck():

@@ -41,6 +41,7 @@ inline Rows list_rows(const char* name, const int32_t* segments, int64_t B, int6
   std::vector<int64_t> order;
   found.first.reserve(B * M + 1);
   found.first.push_back(0);
+  order.reserve(B * M);
   for (int64_t i = 0; i < B * M; ++i) {
     const int64_t start = segments[2 * i], length = segments[2 * i + 1];
     if (length < 0 || (length > 0 && (start < 0 || start + length > rows))) refuse(name, segments, M, i, -1, rows);

@@ -9,6 +9,7 @@ from robustmdiff import _native
 from robustmdiff.ops.ddpm import fused
 from robustmdiff.ops.ddpm.definition import DynamicThreshold
 from robustmdiff.ops.ddpm.schema import declare
+from robustmdiff.ops.registration import without_its_frame
 
 
 def reasons(
@@ -29,3 +30,4 @@ def reasons(
 
 operators = declare("")
 step, noise, noise_loss, ready_step, ready_noise = fused.fused(operators)
+eager_step, eager_step_to = without_its_frame(operators.step), without_its_frame(operators.step_out)

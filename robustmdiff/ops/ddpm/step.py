@@ -24,6 +24,9 @@ from robustmdiff.ops.dispatch import Backend, Op, straight
 from robustmdiff.ops.philox import philox_normal
 from robustmdiff.ops.registration import recorded
 
+NUMBER = (int, float)
+INDEX = {prediction: index for index, prediction in enumerate(PREDICTIONS)}
+
 
 def ddpm_step(
     model_output: Tensor,
@@ -66,7 +69,7 @@ def ddpm_step(
     if (
         straight(sample)
         and noise is None
-        and isinstance(guidance, int | float)
+        and isinstance(guidance, NUMBER)
         and (clip is None or (type(clip) is float and clip < math.inf))
         and variance == ("fixed" if variance_output is None else "learned_range")
     ):
@@ -74,12 +77,15 @@ def ddpm_step(
             if model_output.dtype is sample.dtype and not table.requires_grad:
                 inputs = (
                     sample, model_output, step, table, uncond, None, variance_output, key, row_ids, None,
-                    guidance, math.inf if clip is None else clip, PREDICTIONS.index(prediction),
+                    guidance, math.inf if clip is None else clip, INDEX[prediction],
                 )  # fmt: skip
-                if out is None:
-                    return native.ready_step(*inputs)
-                if not recorded(out, sample, model_output, uncond, variance_output):
-                    native.operators.step_out(out, *inputs)
+                if recorded(sample, model_output, uncond, variance_output):
+                    if out is None:
+                        return native.ready_step(*inputs)
+                elif out is None:
+                    return native.eager_step(*inputs)
+                elif not out.requires_grad:
+                    native.eager_step_to(out, *inputs)
                     return out
         except Exception:
             pass
@@ -136,7 +142,7 @@ def _prepare(
     guidances, scale = (guidance, 1.0) if isinstance(guidance, Tensor) else (None, float(guidance))
     return (
         sample, model_output, step, table, uncond, guidances, variance_output, key, row_ids, noise,
-        scale, clip, PREDICTIONS.index(prediction),
+        scale, clip, INDEX[prediction],
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from robustmdiff.ops.dispatch import Backend, Op, straight
 from robustmdiff.ops.graph_attention import definition, native, torch_backend, triton_backend
 from robustmdiff.ops.graph_attention.graph import Graph
-from robustmdiff.ops.registration import FLOATS, autocast
+from robustmdiff.ops.registration import FLOATS, autocast, recorded
 
 __all__ = ["Graph", "graph_attention"]
 
@@ -39,7 +39,9 @@ def graph_attention(
             bias = relation_bias
             if bias is not None and bias.is_floating_point():
                 bias = bias.float()
-            return native.run_on_float_bias(q, k, v, *graph, bias)[0]
+            if recorded(q, k, v, bias):
+                return native.run_on_float_bias(q, k, v, *graph, bias)[0]
+            return native.infer(q, k, v, *graph, bias)
         except Exception:
             pass
     args = _prepare(q, k, v, graph, relation_bias=relation_bias)

@@ -72,10 +72,13 @@ def masked_attention(
                 q, k, v, q_segments, k_segments, affinity, None,
                 q.shape[-1] ** -0.5 if scale is None else scale, exclude_own, 0.0,
             )  # fmt: skip
-            if out is None:
-                return native.run(*inputs)[0]
-            if not recorded(out, q, k, v, affinity):
-                native.out_op(out, *inputs)
+            if recorded(q, k, v, affinity):
+                if out is None:
+                    return native.run(*inputs)[0]
+            elif out is None:
+                return native.infer(*inputs)
+            elif not out.requires_grad:
+                native.infer_to(out, *inputs)
                 return out
         except Exception:
             pass

@@ -9,15 +9,20 @@ from torch import Tensor
 
 from robustmdiff import _native
 from robustmdiff.ops.masked_attention.schema import INPUTS, TENSORS, WRT, declare, forward_flops
-from robustmdiff.ops.registration import define, differentiable
+from robustmdiff.ops.registration import define, differentiable, without_its_frame
 
 forward_op, backward_op = declare("")
+# Without the log-sum-exp, which only a backward pass reads: to a new tensor, and to a given one.
+infer_op = define(
+    "masked_attention_infer", f"({INPUTS}) -> Tensor", lambda q, *_: q.new_empty(q.shape), forward_flops
+)
 out_op = define(
     "masked_attention_out",
     f"(Tensor(a!) out, {INPUTS}) -> ()",
-    lambda *args: None,
+    lambda *_: None,
     lambda out, *inputs: forward_flops(*inputs),
 )
+infer, infer_to = without_its_frame(infer_op), without_its_frame(out_op)
 _MISSING = _native.missing(forward_op)
 
 
