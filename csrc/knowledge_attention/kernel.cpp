@@ -1,142 +1,10 @@
 // Knowledge attention on the CPU. Compiled once per instruction set.
-//
-// Two products do all the work, both with a register tile of M values times V vectors of lanes; a
-// value is read from memory as it lies and meets V vectors. Neither concepts nor scores are packed.
-#include <rmd/knowledge_attention.h>
+#include "products.h"
+
 #include <rmd/math.h>
 
 namespace rmd::knowledge::RMD_ISA {
 namespace {
-
-using namespace rmd::RMD_ISA;
-
-constexpr int PANEL = W == 16 ? 4 : 2;  // V at most
-// M at most: 24 accumulators of 32 registers or 12 of 16; enough of them to hide the latency of fma, and
-// no more row pointers than there are registers.
-constexpr int rows_high(int v) { return v == 1 ? 8 : 6; }
-constexpr int columns_high(int v) { return v == 1 || (v == 2 && W == 16) ? 12 : 6; }
-// Terms of a score that are summed before they are added to the rest: DEPTH x PANEL vectors of lanes stay
-// in the first cache while all concepts of a tile pass by.
-constexpr int64_t DEPTH = 128;
-
-// Nothing of the standard library here: its inline functions have one name for all instruction sets.
-RMD_INLINE void fill(float* to, int64_t count, float value) {
-  for (int64_t i = 0; i < count; ++i) to[i] = value;
-}
-
-// sum[m][v] = sum over i < depth of rows[m][i] lanes[i][v]
-template <int M, int V>
-RMD_INLINE void by_rows(const float* const* rows, const float* lanes, int64_t stride, int64_t depth, F (&sum)[M][V]) {
-  const float* row[M];
-  for (int m = 0; m < M; ++m) row[m] = rows[m];
-  for (int64_t i = 0; i < depth; ++i) {
-    F b[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) b[v] = load(lanes + i * stride + v * W);
-#pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) {
-      const F a = set(row[m][i]);
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[m][v] = fma(a, b[v], sum[m][v]);
-    }
-  }
-}
-
-// sum[m][v] = sum over i < depth of rows[i][column + m] lanes[i][v]
-template <int M, int V>
-RMD_INLINE void by_columns(const float* const* rows, int64_t column, const float* lanes, int64_t stride, int64_t depth,
-                           F (&sum)[M][V]) {
-  for (int64_t i = 0; i < depth; ++i) {
-    const float* row = rows[i] + column;
-    F b[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) b[v] = load(lanes + i * stride + v * W);
-#pragma GCC unroll 12
-    for (int m = 0; m < M; ++m) {
-      const F a = set(row[m]);
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[m][v] = fma(a, b[v], sum[m][v]);
-    }
-  }
-}
-
-template <int M, int V>
-RMD_INLINE void clear(F (&sum)[M][V]) {
-#pragma GCC unroll 12
-  for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) sum[m][v] = set(0.0f);
-  }
-}
-
-// work<n>() for the n at hand, 1 <= n <= most.
-template <int most, class Work>
-RMD_INLINE void sized(int64_t n, const Work& work) {
-  if constexpr (most == 1) {
-    work.template operator()<1>();
-  } else if (n >= most) {
-    work.template operator()<most>();
-  } else {
-    sized<most - 1>(n, work);
-  }
-}
-
-// work<M, V>(i, v) over all register tiles of `count` values times `vectors` vectors.
-template <int (*high)(int), class Work>
-RMD_INLINE void tiles(int64_t count, int64_t vectors, const Work& work) {
-  for (int64_t v = 0; v < vectors; v += PANEL) {
-    sized<PANEL>(vectors - v, [&]<int V>() {
-      for (int64_t i = 0; i < count; i += high(V)) {
-        sized<high(V)>(count - i, [&]<int M>() { work.template operator()<M, V>(i, v * W); });
-      }
-    });
-  }
-}
-
-// scores[c][lane] (+)= the sum over columns first .. first + depth - 1 of rows[c][j] lanes[j][lane]
-template <int M, int V>
-__attribute__((noinline)) void score_tile(const float* const* rows, const float* lanes, int64_t stride, int64_t first,
-                                          int64_t depth, float* scores) {
-  const float* at[M];
-  for (int m = 0; m < M; ++m) at[m] = rows[m] + first;
-  F sum[M][V];
-  clear(sum);
-  by_rows(at, lanes + first * stride, stride, depth, sum);
-#pragma GCC unroll 12
-  for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      float* to = scores + m * stride + v * W;
-      store(to, first == 0 ? sum[m][v] : load(to) + sum[m][v]);
-    }
-  }
-}
-
-void score(const float* const* rows, int64_t count, const Block& block, const float* lanes, int64_t d, float* scores) {
-  for (int64_t first = 0; first < d; first += DEPTH) {
-    tiles<rows_high>(count, block.stride / W, [&]<int M, int V>(int64_t c, int64_t lane) {
-      score_tile<M, V>(rows + c, lanes + lane, block.stride, first, least(DEPTH, d - first),
-                       scores + c * block.stride + lane);
-    });
-  }
-}
-
-// out[j][lane] = out[j][lane] keep[lane] + sum over c of rows[c][j] weights[c][lane]
-template <int M, int V>
-__attribute__((noinline)) void add_tile(const float* const* rows, int64_t count, const float* weights, int64_t stride,
-                                        int64_t column, const float* keep, float* out) {
-  F sum[M][V];
-  clear(sum);
-  by_columns(rows, column, weights, stride, count, sum);
-#pragma GCC unroll 12
-  for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      float* to = out + m * stride + v * W;
-      store(to, fma(load(to), load(keep + v * W), sum[m][v]));
-    }
-  }
-}
 
 // The next concepts that are present, as float rows: where they lie, or widened.
 struct Tile {
@@ -144,8 +12,7 @@ struct Tile {
   float prior[TILE];
   int64_t concepts[TILE];
   int64_t count;
-  const char* next;  // where the concepts after them lie
-  int64_t next_bytes;
+  Ahead next;  // the concepts after them
 
   int64_t fill(const Problem& problem, int64_t at, int64_t end, float* widened) {
     for (count = 0; at < end && count < TILE; ++at) {
@@ -168,8 +35,8 @@ struct Tile {
       ++count;
     }
     const int64_t bytes = problem.d * (problem.type == Type::f32 ? 4 : 2);
-    next = static_cast<const char*>(problem.concepts) + at * bytes;
-    next_bytes = least(least(TILE, end - at) * bytes, 1 << 18);
+    const char* from = static_cast<const char*>(problem.concepts) + at * bytes;
+    next = {from, from + least(least(TILE, end - at) * bytes, 1 << 18)};
     return at;
   }
 
@@ -180,16 +47,6 @@ struct Tile {
     for (; j < d; ++j) to[j] = widen(from[j]);
   }
 };
-
-// Adds the concepts of a tile to out; meanwhile the next ones come into the second cache.
-void add_weighted(const Tile& tile, const Block& block, const float* weights, int64_t d, const float* keep, float* out) {
-  tiles<columns_high>(d, block.stride / W, [&]<int M, int V>(int64_t j, int64_t lane) {
-    for (int64_t at = tile.next_bytes * j / d; lane == 0 && at < tile.next_bytes * (j + M) / d; at += 64) {
-      __builtin_prefetch(tile.next + at, 0, 2);
-    }
-    add_tile<M, V>(tile.rows, tile.count, weights + lane, block.stride, j, keep + lane, out + j * block.stride + lane);
-  });
-}
 
 // Products to scores, and to weights exp(score - largest), perhaps in place; `keep` is what earlier
 // weights are worth now.
@@ -357,9 +214,9 @@ void attend(const Problem& problem, const Block& block, int64_t begin, int64_t e
   while (begin < end) {
     begin = tile.fill(problem, begin, end, widened);
     if (tile.count == 0) break;
-    score(tile.rows, tile.count, block, block.q, problem.d, scores);
+    score(tile.rows, tile.count, block, block.q, problem.d, scores, tile.next);
     soften(tile, problem, stride, scores, scores, largest, sum, keep);
-    add_weighted(tile, block, scores, problem.d, keep, weighted);
+    add_weighted(tile.rows, tile.count, block, scores, problem.d, keep, weighted, tile.next);
   }
 }
 
@@ -408,10 +265,10 @@ void differentiate(const Problem& problem, const Gradient& g, int64_t begin, int
       }
     }
     if (tile.count == 0) break;
-    score(tile.rows, tile.count, g.block, g.block.q, d, scores);
-    score(tile.rows, tile.count, g.block, g.grad, d, products);
+    score(tile.rows, tile.count, g.block, g.block.q, d, scores, tile.next);
+    score(tile.rows, tile.count, g.block, g.grad, d, products, {});
     harden(tile, problem, g, fresh, scores, products, dprior);
-    add_weighted(tile, g.block, products, d, keep, dq);
+    add_weighted(tile.rows, tile.count, g.block, products, d, keep, dq, tile.next);
     tiles<rows_high>(tile.count, g.pitch / W, [&]<int M, int V>(int64_t c, int64_t column) {
       dconcepts_tile<M, V>(g, scores + c * stride, products + c * stride, tile.concepts + c, column, d, fresh, dconcepts);
     });
@@ -427,7 +284,7 @@ int64_t weigh(const Problem& problem, const Block& block, int64_t begin, float* 
   alignas(64) float weights[TILE * ROWS], keep[ROWS];
   Tile tile;
   begin = tile.fill(problem, begin, problem.k, widened);
-  score(tile.rows, tile.count, block, block.q, problem.d, out.scores);
+  score(tile.rows, tile.count, block, block.q, problem.d, out.scores, tile.next);
   soften(tile, problem, block.stride, out.scores, weights, out.largest, out.sum, keep);
   out.count = tile.count;
   for (int64_t c = 0; c < tile.count; ++c) out.concepts[c] = tile.concepts[c];
