@@ -172,8 +172,18 @@ def rows_of(
         }
         if candidate.ours:
             row["against"] = {peer: ratio(spent, samples[peer][part]) for peer in peers}
+            row["against_prepared"] = {
+                peer: ratio(_unprepared(samples[candidate.name], part), _unprepared(samples[peer], part))
+                for peer in peers
+                if any(samples[peer].get(PREPARE, ()))
+            }
         rows.append(row)
     return rows
+
+
+def _unprepared(of: dict[str, list[float]], part: str) -> list[float]:
+    """The seconds of each round that are left without the preparation timed in that round."""
+    return [spent - prepare for spent, prepare in zip(of[part], of[PREPARE], strict=True)]
 
 
 def milliseconds(samples: list[float]) -> float:

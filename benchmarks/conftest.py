@@ -17,8 +17,6 @@ from benchmarks.candidates import Workload
 from benchmarks.limits import Limit
 from benchmarks.measure import Samples
 
-ONTOLOGIES = Path(__file__).parents[2] / "shared" / "data" / "ontology"
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     cuda = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,8 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add(
         "--ontology-dir",
         type=Path,
-        default=ONTOLOGIES,
-        help="folder with OBO files or Orphanet's tables, for graph_attention on real graphs",
+        default=os.environ.get("RMD_ONTOLOGIES"),
+        help="folder with OBO files or Orphanet's tables, for graph_attention on real graphs "
+        "(the environment variable RMD_ONTOLOGIES)",
     )
     add(
         "--profile",

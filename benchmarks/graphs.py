@@ -54,8 +54,10 @@ def icd10cm() -> Edges:
     return _of_table("icd10cm")
 
 
-def ontology(name: str, folder: Path) -> Edges:
-    """One of FILES; FileNotFoundError where the folder has no such file."""
+def ontology(name: str, folder: Path | None) -> Edges:
+    """One of FILES; FileNotFoundError where there is no folder, or no such file in it."""
+    if folder is None:
+        raise FileNotFoundError(f"{name}: no folder of ontologies is given (--ontology-dir)")
     found = sorted(folder.glob(FILES[name]))
     if not found:
         raise FileNotFoundError(f"{name}: no {FILES[name]} here")

@@ -1,4 +1,5 @@
-"""knowledge_attention: 64 queries of width 256 and 100,000 concepts."""
+"""knowledge_attention: 64 queries of width 256 and 100,000 concepts; one query, which only reads the
+table; and more queries than concepts."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from benchmarks.limits import bandwidth, matmul
 from benchmarks.peers.knowledge_attention import MAKERS, queries
 
 N, D = 64, 256
+SHAPES = {(N, 100_000): 1.0, (1, 100_000): 0.5, (4096, 1000): 0.5}  # queries, concepts: share of the time
 IN_THE_PLOT = ("torch eager, K R made", "torch eager, absorbed", "SDPA, absorbed")
 
 
@@ -20,9 +22,11 @@ def limits_of(workload, device, dtype):
     return [*matmul(device, dtype), *bandwidth(workload.tensors["concepts"])]
 
 
-def test_knowledge_attention(bench, tiny, device, dtype):
-    workload = queries(f"{N} queries, 100,000 concepts", N, 100_000, D, device, dtype)
-    bench(workload, MAKERS, tiny, limits_of(workload, device, dtype))
+@pytest.mark.parametrize(("n", "k"), SHAPES, ids=[f"{n}x{k}" for n, k in SHAPES])
+def test_knowledge_attention(bench, tiny, device, dtype, n, k):
+    name = f"{n:,} {'query' if n == 1 else 'queries'}, {k:,} concepts"
+    workload = queries(name, n, k, D, device, dtype)
+    bench(workload, MAKERS, tiny, limits_of(workload, device, dtype), share=SHAPES[n, k])
 
 
 @pytest.mark.parametrize("k", [10**2, 10**3, 10**4, 10**5, 10**6])

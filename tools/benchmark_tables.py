@@ -108,10 +108,12 @@ def workload(rows: Sequence[Row]) -> str:
             middle, low, high = row["times_limit"]
             ours = of.get((champion[part], part))
             against = (ours or {}).get("against", {}).get(name)
+            prepared = (ours or {}).get("against_prepared", {}).get(name)
             cells += [
                 f"{row['ms']:.4g} ms",
                 f"{middle:.3g} ({low:.3g} to {high:.3g}), {100 / middle:.0f} %",
-                f"{against[0]:.2f} ({against[1]:.2f} to {against[2]:.2f})" if against else "",
+                (f"{against[0]:.2f} ({against[1]:.2f} to {against[2]:.2f})" if against else "")
+                + (f"; {prepared[0]:.2f} once prepared" if prepared else ""),
             ]
         memory = next(
             (of[name, p].get("peak_mib") for p in ("forward+backward", "forward") if (name, p) in of), None

@@ -17,6 +17,7 @@ from torch import Tensor
 from benchmarks.candidates import FORWARD, Candidate, Workload, WrongResult
 from benchmarks.limits import BYTES
 from benchmarks.peers.ours import backends
+from robustmdiff.nn.diffusers_scheduler import FusedDDPMScheduler
 from robustmdiff.ops import ddpm_step, ddpm_table, philox_key
 from robustmdiff.ops.ddpm import definition
 
@@ -154,6 +155,20 @@ def diffusers_ddim(given: Step) -> Candidate:
     return Candidate("diffusers DDIMScheduler, eta 1", run)
 
 
+def fused_scheduler(given: Step, drawn: bool) -> Candidate:
+    """Our scheduler called as diffusers' own is; drawn: with noise from a key, and without x_0."""
+    scheduler = FusedDDPMScheduler(clip_sample=True)
+    scheduler.set_timesteps(STEPS)
+    scheduler.predict_x0 = not drawn
+    t, extra = scheduler.timesteps[STEP], {"key": given.key} if drawn else {}
+
+    def run(_: None, x: Tensor, output: Tensor, uncond: Tensor) -> Tensor:
+        guided = uncond + GUIDANCE * (output - uncond)
+        return scheduler.step(guided, t, x, return_dict=False, **extra)[0]
+
+    return Candidate(f"ours, FusedDDPMScheduler{' with a key' if drawn else ''}", run, ours=True)
+
+
 MAKERS: dict[str, Callable[[Step], Candidate]] = {
     "diffusers DDPMScheduler": diffusers_ddpm,
     "diffusers DDIMScheduler, eta 1": diffusers_ddim,
@@ -161,4 +176,6 @@ MAKERS: dict[str, Callable[[Step], Candidate]] = {
     "torch.compile": compiled,
     **backends("ddpm_step", ours, {}),
     "ours, out=": ours_in_place,
+    "ours, FusedDDPMScheduler": lambda given: fused_scheduler(given, drawn=False),
+    "ours, FusedDDPMScheduler with a key": lambda given: fused_scheduler(given, drawn=True),
 }
