@@ -82,10 +82,10 @@ def stages(workers: int, commit: str) -> tuple[Stage, ...]:
             for tool in ("memcheck", "racecheck", "initcheck")
         ),
         Stage(
-            "benchmarks", 540, 240, bench, ("--seconds", "4", "-k", "not follow"),
+            "benchmarks", 540, 300, bench, ("--seconds", "4", "-k", "not follow"),
             ("--seconds", "0.1", "-k", "overhead"),
         ),
-        Stage("curves", 540, 180, bench, ("--seconds", "4", "-k", "follow")),
+        Stage("curves", 540, 300, bench, ("--seconds", "4", "-k", "follow")),
     )  # fmt: skip
 
 
@@ -308,10 +308,12 @@ class Attempt:
         return [*others, *rows.values()], [test for test in begun if test not in rows]
 
     def said(self) -> str:
-        """What compute-sanitizer reports, and the end of the output."""
+        """What compute-sanitizer reports, where a test hung, and the end of the output."""
         lines = self.output.read_text(errors="replace").splitlines()
         reports = [line for line in lines if line.startswith("=========")][:60]
-        return "\n".join([*reports, *lines[-30:]])[-6000:]
+        hung = [i for i, line in enumerate(lines) if line.startswith("Timeout (")][-1:]
+        reports += [line for i in hung for line in lines[i : i + 12]]
+        return "\n".join(["", *reports, *lines[-30:]])[:6000]
 
 
 # What is kept

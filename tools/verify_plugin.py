@@ -22,6 +22,7 @@ import pytest
 
 NOTES, DONE, TEST_S = "RMD_VERIFY_NOTES", "RMD_VERIFY_DONE", "RMD_VERIFY_TEST_S"
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
+OUTPUT = os.dup(2)  # before pytest captures what is written
 
 
 def note(row: dict[str, Any]) -> None:
@@ -51,7 +52,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Runs where the test runs. A kernel that never returns holds the GPU until its process ends."""
-    faulthandler.dump_traceback_later(float(os.environ[TEST_S]), exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(float(os.environ[TEST_S]), exit=True, file=OUTPUT)
     try:
         return (yield)
     finally:

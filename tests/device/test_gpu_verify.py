@@ -119,6 +119,8 @@ def test_a_crash_and_a_hang_cost_one_test_each(tmp_path, gpu_verify, spread):
     assert len(rows) == 4
     assert end["outcome"] == "failed"
     assert rows[0] is before[0]
+    if not spread:  # where it hung
+        assert "Timeout" in next(row["why"] for row in rows if "hangs" in row["test"])
 
 
 def test_a_stage_past_its_limit_is_cut_and_says_where(tmp_path, gpu_verify):
