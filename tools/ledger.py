@@ -15,7 +15,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -136,9 +135,7 @@ def main() -> int:
 
     sources = (ledger_triton, ledger_cuda)
     absent = [f"{source.__name__} skipped: {source.missing()}" for source in sources if source.missing()]
-    with ThreadPoolExecutor() as pool:  # nvcc works while Triton does
-        found = pool.map(lambda source: source.lines(options.words), [s for s in sources if not s.missing()])
-        lines = [line for part in found for line in part]
+    lines = [line for source in sources if not source.missing() for line in source.lines(options.words)]
     print(table(lines))
     print("\n".join(absent))
     if options.show:

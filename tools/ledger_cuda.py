@@ -1,11 +1,13 @@
-"""CUDA C++ kernels for the ledger: csrc/*/cuda.cu compiled to machine code by nvcc."""
+"""CUDA C++ kernels for the ledger: csrc/*/cuda.cu compiled by nvcc, mostly when the package was built."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import machine_code
 from ledger import Line
 
 ROOT = Path(__file__).parents[1]
+LIBRARY = ROOT / "robustmdiff" / "_C_cuda.so"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120")
 
 # Kernels, as patterns of their short name, that must fetch ahead or multiply on tensor cores.
@@ -26,8 +29,8 @@ ASSERTIONS = r"^check_"
 def missing() -> str | None:
     if shutil.which("nvcc") is None:
         return "no nvcc on this machine"
-    if machine_code.cuobjdump() is None:
-        return "no cuobjdump on this machine (triton brings one)"
+    if machine_code.tool("cuobjdump") is None or machine_code.tool("nvdisasm") is None:
+        return "no cuobjdump or nvdisasm on this machine (triton brings both)"
     return None
 
 
@@ -35,36 +38,56 @@ def lines(words: list[str]) -> list[Line]:
     """The lines whose op ("csrc masked_attention") and architecture hold all the words."""
     compiler = "nvcc " + re.findall(r"release ([\d.]+)", _output("nvcc", "--version"))[0]
     found = []
-    for source in sorted((ROOT / "csrc").glob("*/cuda.cu")):
-        for arch in ARCHITECTURES:
-            name = f"csrc {source.parent.name}"
-            if not all(word in f"{name} {arch}" for word in words):
+    for arch, cubins in _cubins(words).items():
+        used = {name: r for kernels in machine_code.resources(cubins, arch) for name, r in kernels.items()}
+        names = _output("c++filt", *used).splitlines() if shutil.which("c++filt") else list(used)
+        for name, resources in zip(names, used.values(), strict=True):
+            op, kernel = "csrc " + re.findall(r"rmd::(\w+)::", name)[0], _short(name)
+            if re.search(ASSERTIONS, kernel) or not all(word in f"{op} {arch}" for word in words):
                 continue
-            for kernel, resources in _compile(source, arch).items():
-                if re.search(ASSERTIONS, kernel):
-                    continue
-                pipelined, tensor_cores = (
-                    any(re.search(pattern, kernel) for pattern in patterns)
-                    for patterns in (PIPELINED, TENSOR_CORES)
-                )
-                found.append(Line(f"{name}: {kernel}", arch, compiler, resources, pipelined, tensor_cores))
+            pipelined, tensor_cores = (
+                any(re.search(pattern, kernel) for pattern in patterns)
+                for patterns in (PIPELINED, TENSOR_CORES)
+            )
+            found.append(Line(f"{op}: {kernel}", arch, compiler, resources, pipelined, tensor_cores))
     return found
 
 
-def _compile(source: Path, arch: str) -> dict[str, machine_code.Resources]:
+def _cubins(words: list[str]) -> dict[str, list[bytes]]:
+    """By architecture: out of the built library where it is of these sources, otherwise compiled."""
+    sources = sorted((ROOT / "csrc").glob("*/cuda.cu"))
+    newest = max(file.stat().st_mtime for file in [*(ROOT / "csrc").rglob("*"), ROOT / "CMakeLists.txt"])
+    with tempfile.TemporaryDirectory() as folder:
+        if LIBRARY.exists() and LIBRARY.stat().st_mtime > newest:
+            subprocess.run(
+                [str(machine_code.tool("cuobjdump")), "--extract-elf", "all", str(LIBRARY)],
+                cwd=folder, capture_output=True, check=True,
+            )  # fmt: skip
+        else:
+            wanted = [
+                (source, arch)
+                for source in sources
+                for arch in ARCHITECTURES
+                if all(word in f"csrc {source.parent.name} {arch}" for word in words)
+            ]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(lambda what: _compile(*what, Path(folder)), wanted))
+        return {
+            arch: [file.read_bytes() for file in sorted(Path(folder).glob(f"*.{arch}.cubin"))]
+            for arch in ARCHITECTURES
+        }
+
+
+def _compile(source: Path, arch: str, folder: Path) -> None:
     spec = find_spec("torch")
     assert spec is not None
     torch = Path(str(spec.origin)).parent / "include"
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernels.cubin"
-        _output(
-            "nvcc", "-cubin", f"-arch={arch}", "-std=c++20", "-O3",
-            f"-I{ROOT / 'csrc/include'}", f"-isystem={torch}",
-            "-DTORCH_TARGET_VERSION=0x020b000000000000ULL", "-DUSE_CUDA", "-o", str(cubin), str(source),
-        )  # fmt: skip
-        found = machine_code.resources(cubin)
-    names = _output("c++filt", *found).splitlines() if shutil.which("c++filt") else list(found)
-    return dict(zip(map(_short, names), found.values(), strict=True))
+    _output(
+        "nvcc", "-cubin", f"-arch={arch}", "-std=c++20", "-O3",
+        f"-I{ROOT / 'csrc/include'}", f"-isystem={torch}",
+        "-DTORCH_TARGET_VERSION=0x020b000000000000ULL", "-DUSE_CUDA",
+        "-o", str(folder / f"{source.parent.name}.{arch}.cubin"), str(source),
+    )  # fmt: skip
 
 
 def _short(name: str) -> str:

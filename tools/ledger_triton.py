@@ -6,12 +6,14 @@ at run time; without the divisibilities a compiler reports spills that do not ex
 
 from __future__ import annotations
 
-import tempfile
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
+from itertools import repeat
+from multiprocessing import get_context
 from types import SimpleNamespace
 from typing import Any
 
@@ -141,6 +143,10 @@ SITUATIONS: tuple[Callable[[], Iterator[Situation]], ...] = (
 )
 
 
+def _situations() -> list[Situation]:
+    return [situation for op in SITUATIONS for situation in op()]
+
+
 def missing() -> str | None:
     if find_spec("triton") is None:
         return "triton is not installed (pip install 'robustmdiff[triton]')"
@@ -151,26 +157,42 @@ def lines(words: list[str]) -> list[Line]:
     """The lines whose name and architecture hold all the words."""
     import triton
 
-    found: dict[tuple[str, str], Line] = {}
-    for situations in SITUATIONS:
-        for situation in situations():
-            for number in situation.architectures:
-                arch = f"sm_{number}"
-                if not all(word in f"{situation.name} {arch}" for word in words):
-                    continue
-                for kernel, metadata, cubin in compiled(situation.run, number):
-                    name = f"{situation.name}: {kernel}"
-                    with tempfile.TemporaryDirectory() as folder:
-                        path = Path(folder) / "kernel.cubin"
-                        path.write_bytes(cubin)
-                        (resources,) = machine_code.resources(path).values()
-                    found[name, arch] = Line(
-                        name, arch, f"triton {triton.__version__}",
-                        _with_shared(resources, metadata.shared),
+    found = []
+    with ProcessPoolExecutor(os.cpu_count(), get_context("fork")) as pool:  # they share what is imported
+        for number in ARCHITECTURES:
+            arch = f"sm_{number}"
+            wanted = [
+                situation
+                for situation in _situations()
+                if number in situation.architectures
+                and all(word in f"{situation.name} {arch}" for word in words)
+            ]
+            of_situation = pool.map(_kernels, [situation.name for situation in wanted], repeat(number))
+            kernels = [
+                (situation, *kernel)
+                for situation, launched in zip(wanted, of_situation, strict=True)
+                for kernel in launched
+            ]
+            used = machine_code.resources([cubin for *_, cubin in kernels], arch)
+            for (situation, kernel, shared, _), of_cubin in zip(kernels, used, strict=True):
+                (resources,) = of_cubin.values()
+                found.append(
+                    Line(
+                        f"{situation.name}: {kernel}", arch, f"triton {triton.__version__}",
+                        # Triton's shared memory is dynamic, so the cubin does not know it.
+                        replace(resources, shared=resources.shared + shared),
                         kernel in situation.pipelined,
                         kernel in situation.tensor_cores and situation.dtype != torch.float32,
-                    )  # fmt: skip
-    return list(found.values())
+                    )
+                )  # fmt: skip
+    return found
+
+
+def _kernels(situation: str, arch: int) -> list[tuple[str, int, bytes]]:
+    """(kernel, dynamic shared memory, cubin); of a kernel that is launched several times the last launch."""
+    (run,) = (found.run for found in _situations() if found.name == situation)
+    last = {name: (metadata.shared, cubin) for name, metadata, cubin in compiled(run, arch)}
+    return [(name, *kernel) for name, kernel in last.items()]
 
 
 def compiled(run: Callable[[], Any], arch: int) -> list[tuple[str, Any, bytes]]:
@@ -204,11 +226,6 @@ def _launches_compile_only(arch: int, found: list[tuple[str, Any, bytes]]) -> It
         yield
     finally:
         JITFunction.run, driver._active = original, before
-
-
-def _with_shared(resources: Any, shared: int) -> Any:
-    """Triton's shared memory is dynamic, so the cubin does not know it."""
-    return replace(resources, shared=resources.shared + shared)
 
 
 def _word(dtype: torch.dtype) -> str:
