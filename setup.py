@@ -100,7 +100,11 @@ modules = ["robustmdiff._C", "robustmdiff._host"]
 if shutil.which("nvcc"):
     modules.append("robustmdiff._C_cuda")
 setup(
-    packages=[*find_packages(include=["robustmdiff", "robustmdiff.*"]), "robustmdiff.kernels"],
+    packages=[
+        *find_packages(include=["robustmdiff", "robustmdiff.*"]),
+        "robustmdiff.kernels",
+        *(f"robustmdiff.kernels.{op}" for op in find_packages("kernels")),
+    ],
     package_dir={"robustmdiff.kernels": "kernels"},
     package_data={"": ["*.html", "*.json", "*.csv", "*.yaml"]},
     ext_modules=[Extension(name, sources=[], optional=False) for name in modules],

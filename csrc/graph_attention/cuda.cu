@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "kernels.cuh"
+#include "backward.cuh"
+#include "forward.cuh"
+#include "sweep.cuh"
 
 namespace rmd::graph_attention {
 namespace {

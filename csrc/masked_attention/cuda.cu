@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <tuple>
 
-#include "kernels.cuh"
+#include "attend.cuh"
 
 namespace rmd::masked_attention {
 namespace {

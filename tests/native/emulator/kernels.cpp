@@ -1,8 +1,10 @@
 // The CUDA kernels on the CPU, behind C functions for ctypes. Pointers are what cuda.cu would pass.
 #include <rmd/device.h>
 
-#include "../../../csrc/graph_attention/kernels.cuh"
-#include "../../../csrc/masked_attention/kernels.cuh"
+#include "../../../csrc/graph_attention/backward.cuh"
+#include "../../../csrc/graph_attention/forward.cuh"
+#include "../../../csrc/graph_attention/sweep.cuh"
+#include "../../../csrc/masked_attention/attend.cuh"
 
 namespace {
 
