@@ -34,8 +34,9 @@ cuda_reason: str | None = (
 """None when the CUDA kernels are there."""
 
 
-def missing(operator: Any) -> str | None:
-    """Why `operator` cannot run on the CPU; None when it can."""
-    if reason is None and not torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CPU"):
-        return "_C.so was built before it had this op; install the package again"
-    return reason
+def missing(operator: Any, device: str = "CPU") -> str | None:
+    """Why `operator` cannot run on the "CPU" or on "CUDA"; None when it can."""
+    name, found = ("_C.so", reason) if device == "CPU" else ("_C_cuda.so", cuda_reason)
+    if found is None and not torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), device):
+        return f"{name} was built before it had this op; install the package again"
+    return found

@@ -63,6 +63,15 @@ def test_a_missing_library_is_a_reason_not_an_error():
     assert "_nothing.so is not built (it needs a C++ compiler" in str(_native._load("_nothing.so"))
 
 
+@pytest.mark.parametrize(("device", "name"), [("CPU", "_C.so"), ("CUDA", "_C_cuda.so")])
+def test_a_library_older_than_an_op_is_a_reason(monkeypatch, device, name):
+    monkeypatch.setattr(_native, "reason", None)
+    monkeypatch.setattr(_native, "cuda_reason", None)
+    operator = torch.ops.robustmdiff.masked_attention_fwd_triton.default  # no library has it
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda *_: False)
+    assert str(_native.missing(operator, device)).startswith(f"{name} was built before it had this op")
+
+
 def test_import_is_quick_and_light():
     code = (
         "import torch, numpy, time, sys; start = time.perf_counter(); import robustmdiff;"

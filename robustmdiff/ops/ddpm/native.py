@@ -11,6 +11,9 @@ from robustmdiff.ops.ddpm.definition import DynamicThreshold
 from robustmdiff.ops.ddpm.schema import declare
 from robustmdiff.ops.registration import without_its_frame
 
+operators = declare("")
+_MISSING = _native.missing(operators.step)
+
 
 def reasons(
     sample: Tensor, without_gradient: dict[str, Tensor | None], clip: float | DynamicThreshold | None = None
@@ -20,7 +23,7 @@ def reasons(
     device = sample.device.type
     if device not in ("cpu", "cuda"):
         found.append(f"no kernel for {device}")
-    missing = _native.cuda_reason if device == "cuda" else _native.reason
+    missing = _native.missing(operators.step, "CUDA") if device == "cuda" else _MISSING
     if missing is not None:
         found.append(missing)
     if sample.dtype == torch.float64:
@@ -28,6 +31,5 @@ def reasons(
     return found + fused.reasons(without_gradient, clip)
 
 
-operators = declare("")
 step, noise, noise_loss, ready_step, ready_noise = fused.fused(operators)
 eager_step, eager_step_to = without_its_frame(operators.step), without_its_frame(operators.step_out)

@@ -20,7 +20,8 @@ def reasons(q: Tensor, *_: Any) -> list[str]:
     found = []
     device = q.device.type
     if device == "cuda":
-        found += [] if _native.cuda_reason is None else [_native.cuda_reason]
+        missing = _native.missing(forward_op, "CUDA")
+        found += [] if missing is None else [missing]
         if q.shape[-1] > 256:
             found.append(f"width {q.shape[-1]}, and the CUDA kernels take up to 256")
     elif device != "cpu":

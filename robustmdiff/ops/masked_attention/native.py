@@ -56,7 +56,8 @@ def _cuda_reasons(
     q: Tensor, k: Tensor, v: Tensor, q_segments: Tensor, k_segments: Tensor, affinity: Tensor | None
 ) -> list[str]:
     """The same for the CUDA kernel, which has a forward pass only."""
-    found = [] if _native.cuda_reason is None else [_native.cuda_reason]
+    missing = _native.missing(forward_op, "CUDA")
+    found = [] if missing is None else [missing]
     if q.dtype == torch.float32:
         found.append("float32, and the CUDA kernel multiplies float16 and bfloat16")
     D, modalities = q.shape[-1], max(q_segments.shape[1], k_segments.shape[1])

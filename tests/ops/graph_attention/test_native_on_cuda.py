@@ -12,7 +12,7 @@ from robustmdiff.ops.graph_attention import native
 
 @pytest.fixture(autouse=True)
 def _kernels_are_there(monkeypatch):
-    monkeypatch.setattr(_native, "cuda_reason", None)
+    monkeypatch.setattr(_native, "missing", lambda *_: None)
 
 
 def reasons(dtype: torch.dtype, D: int) -> list[str]:
@@ -29,5 +29,5 @@ def test_takes(dtype, D):
 def test_declines(monkeypatch):
     assert reasons(torch.float32, 257) == ["width 257, and the CUDA kernels take up to 256"]
     assert reasons(torch.float64, 64) == ["float64, and the kernels compute in float32"]
-    monkeypatch.setattr(_native, "cuda_reason", "torch is built without CUDA")
+    monkeypatch.setattr(_native, "missing", lambda *_: "torch is built without CUDA")
     assert reasons(torch.float32, 64) == ["torch is built without CUDA"]

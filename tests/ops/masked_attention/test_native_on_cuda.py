@@ -12,7 +12,7 @@ from robustmdiff.ops.masked_attention import native
 
 @pytest.fixture(autouse=True)
 def _kernels_are_there(monkeypatch):
-    monkeypatch.setattr(_native, "cuda_reason", None)
+    monkeypatch.setattr(_native, "missing", lambda *_: None)
 
 
 def reasons(dtype=torch.float16, D=64, M=3, gradient=False, dropout=False) -> list[str]:
@@ -55,5 +55,5 @@ def test_recording_no_gradient_is_fine():
 
 
 def test_a_library_that_is_not_there_is_a_reason(monkeypatch):
-    monkeypatch.setattr(_native, "cuda_reason", "torch is built without CUDA")
+    monkeypatch.setattr(_native, "missing", lambda *_: "torch is built without CUDA")
     assert reasons() == ["torch is built without CUDA"]
