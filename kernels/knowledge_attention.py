@@ -30,6 +30,7 @@ def forward(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float)
     lse = torch.empty(N * H, dtype=torch.float32, device=q.device)
     config = _configuration(FORWARD, q)
     rows, concepts = q.reshape(-1, D).contiguous(), concepts.contiguous()
+    log_prior = None if log_prior is None else log_prior.contiguous()
     split, splits = _split(k)
     with on_device_of(q):
         for block in _blocks(N * H, splits * D):
@@ -57,6 +58,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     (N, H, D), k = q.shape, concepts.shape[0]
     concepts = concepts.contiguous()
+    log_prior = None if log_prior is None else log_prior.contiguous()
     rows, grads, outs = (x.reshape(-1, D).contiguous() for x in (q, grad_out, out))
     lse = lse.reshape(-1).contiguous()
     delta, dq = torch.empty_like(lse), torch.empty_like(rows)

@@ -49,6 +49,19 @@ def test_a_row_does_not_depend_on_the_others():
     assert torch.equal(together[0][:3], alone[0])
 
 
+def test_a_prior_may_be_a_column():
+    q, concepts, log_prior = drawn()
+    column = torch.stack([log_prior, torch.full_like(log_prior, 7.0)], 1)[:, 0]
+    with use_backend(knowledge_attention="triton"):
+        found = knowledge_attention(q, concepts, column.requires_grad_(), scale=0.3)
+        (grad,) = torch.autograd.grad(found.square().sum(), column)
+        same = log_prior.clone().requires_grad_()
+        expected = knowledge_attention(q, concepts, same, scale=0.3)
+        (expected_grad,) = torch.autograd.grad(expected.square().sum(), same)
+    assert torch.equal(found, expected)
+    assert torch.equal(grad, expected_grad)
+
+
 def test_blocks_and_parts_of_the_rows_change_nothing(monkeypatch):
     tensors = drawn()
     whole = outputs("triton", *tensors)

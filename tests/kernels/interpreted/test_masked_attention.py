@@ -44,6 +44,13 @@ def test_dropout_is_the_definitions():
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
 
 
+def test_a_key_may_be_a_column():
+    tensors, key = drawn(H=1, Hkv=1, D=16), philox_key(3, 5)
+    column = torch.stack([key, key + 1], 1)[:, 0]
+    found, expected = (outputs("triton", tensors, dropout_p=0.4, key=k) for k in (column, key))
+    assert all(map(torch.equal, found, expected))
+
+
 def test_a_patient_does_not_depend_on_its_batch_mates():
     tensors = drawn(H=2, Hkv=2, D=16)
     together = outputs("triton", tensors)
