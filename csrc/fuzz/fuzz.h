@@ -19,6 +19,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -53,12 +54,14 @@ class Random {
 };
 
 // `count` elements whose last byte is the last of the allocation, so that one element further is caught.
-// Their address is aligned to the element and, most times, to nothing more.
+// Their address is aligned to the element and, most times, to nothing more; one in five times to a cache line.
 class Memory {
  public:
   Memory(Random& random, int64_t count, int64_t size) : bytes(count * size) {
-    const int64_t offset = random.between(0, 15) * size;
-    base_ = static_cast<char*>(std::malloc(size_t(offset + bytes)));
+    const int64_t offset = random.chance(0.2) ? 0 : random.between(0, 15) * size;
+    void* base = nullptr;
+    if (posix_memalign(&base, 64, size_t(offset + bytes)) != 0) throw std::bad_alloc();
+    base_ = static_cast<char*>(base);
     data = base_ + offset;
     std::memset(data, 0xff, size_t(bytes));  // NaN in every type
     ASAN_POISON_MEMORY_REGION(base_, offset);

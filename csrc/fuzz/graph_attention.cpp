@@ -13,7 +13,9 @@ namespace {
 using namespace rmd::graph_attention;
 
 struct Graph {
-  int64_t nodes, edges, heads, width, relations;
+  int64_t nodes, edges, heads;
+  bool large;  // in a row of whole vectors, at an aligned address, a result is then written past the caches
+  int64_t width, relations;
   Type type;
   bool wild;
   Array<int64_t> rowptr, col, relation, out_rowptr, out_target, out_edge;
@@ -21,11 +23,18 @@ struct Graph {
   Values q, k, v, grad_out;
   graph_attention::Inputs in{};
 
+  int64_t draw_width(Random& random) const {
+    if (large) return 16 * random.between(1, 5);
+    if (edges > SPLIT) return random.between(1, 9);
+    return random.chance(0.2) ? 64 : random.between(1, 70);
+  }
+
   explicit Graph(Case& c)
       : nodes(c.say("nodes", c.random.between(1, 40))),
         edges(c.say("edges", c.random.chance(0.9) ? c.random.between(0, 150) : SPLIT * c.random.between(1, 3) + 40)),
         heads(c.say("heads", c.random.between(1, 3))),
-        width(c.say("width", edges > SPLIT ? c.random.between(1, 9) : c.random.between(1, 70))),
+        large(c.say("large", c.random.chance(0.3))),
+        width(c.say("width", draw_width(c.random))),
         relations(c.say("relations", c.random.chance(0.5) ? c.random.between(1, 3) : 0)),
         type(c.random.type()),
         wild(c.say("wild", c.random.chance(0.3))),
@@ -80,7 +89,7 @@ struct Graph {
     in.out_rowptr = out_rowptr.begin(), in.out_target = out_target.begin(), in.out_edge = out_edge.begin();
     in.relation_bias = relations ? bias.begin() : nullptr;
     in.nodes = nodes, in.edges = edges, in.heads = heads, in.width = width, in.relations = relations;
-    in.scale = float(c.random.uniform(0.1, 2) / std::sqrt(double(width))), in.type = type;
+    in.scale = float(c.random.uniform(0.1, 2) / std::sqrt(double(width))), in.type = type, in.large = large;
   }
 };
 
@@ -100,14 +109,12 @@ struct Results {
 
 template <class Pass>
 void sweep(Case& c, const Graph& g, const Pass& pass, const int64_t* rowptr, int64_t parts) {
-  Array<float> slots(c.random, (slot(g.edges) + 1) * slot_floats(g.in));
+  Array<float> slots(c.random, slots_floats(g.in));
   split(c.random, g.nodes + g.edges, parts, [&](int64_t begin, int64_t end) {
     Array<float> scratch(c.random, scratch_floats(g.in));
     RMD_ON(c.isa, run(pass, begin, end, slots.begin(), scratch.begin()));
   });
-  for (int64_t row = 0; row < g.nodes; ++row) {
-    if (rowptr[row + 1] - rowptr[row] > SPLIT) RMD_ON(c.isa, combine(pass, row, slots.begin()));
-  }
+  for (int64_t row : rows_longer_than(SPLIT, rowptr, g.nodes)) RMD_ON(c.isa, combine(pass, row, slots.begin()));
 }
 
 void run(Case& c, const Graph& g, int64_t parts, Results& found) {

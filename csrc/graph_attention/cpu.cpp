@@ -31,7 +31,7 @@ void check_graph(const Inputs& in, bool transpose) {
 // it allows them, that costs a quarter of the time of the whole op less.
 void use_huge_pages(const Inputs& in, std::initializer_list<void*> results) {
 #ifdef __linux__
-  if (!large(in)) return;  // malloc takes smaller ones from memory that it keeps
+  if (!in.large) return;  // malloc takes smaller ones from memory that it keeps
   const uintptr_t bytes = in.nodes * in.heads * in.width * (in.type == Type::f32 ? 4 : 2);
   for (void* result : results) {
     const uintptr_t page = 4096, begin = (uintptr_t(result) + page - 1) / page * page;
@@ -60,12 +60,8 @@ Kernel<Pass> kernel() {
 template <class Pass>
 void sweep(const Pass& pass, const Inputs& in, const int64_t* rowptr) {
   const Kernel<Pass> kernel = graph_attention::kernel<Pass>();
-  std::vector<int64_t> cut;  // the rows of more than one piece
-  for (int64_t row = 0; row < in.nodes; ++row) {
-    if (rowptr[row + 1] - rowptr[row] > SPLIT) cut.push_back(row);
-  }
-  std::unique_ptr<float[]> slots;
-  if (!cut.empty()) slots.reset(new float[(slot(in.edges) + 1) * slot_floats(in)]);
+  const std::vector<int64_t> cut = rows_longer_than(SPLIT, rowptr, in.nodes);
+  const std::unique_ptr<float[]> slots(cut.empty() ? nullptr : new float[slots_floats(in)]);
   // 32768 elements, torch's own measure: on a busy machine waking a thread costs more than less work saves.
   const int64_t grain = std::max<int64_t>(1, 32768 / (in.heads * in.width));
   torch::stable::parallel_for(0, in.nodes + in.edges, grain, [&](int64_t begin, int64_t end) {

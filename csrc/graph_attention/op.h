@@ -37,7 +37,8 @@ inline Inputs inputs_of(const Tensor& q, const Tensor& k, const Tensor& v, const
           .width = q.size(2),
           .relations = relations,
           .scale = float(1 / std::sqrt(double(q.size(2)))),
-          .type = type_of(q, "q")};
+          .type = type_of(q, "q"),
+          .large = q.numel() * (q.scalar_type() == ScalarType::Float ? 4 : 2) >= int64_t(1) << 25};
 }
 
 // The operators around `run(work, q)`, which fills the results; q says on which device.

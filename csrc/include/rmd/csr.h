@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace rmd {
 
@@ -25,6 +26,14 @@ inline void check_pointers(const int64_t* pointers, int64_t nodes, int64_t edges
                                 ", expected " + std::to_string(i == nodes ? edges : low) +
                                 (i == nodes || low == high ? "" : " to " + std::to_string(high)));
   }
+}
+
+inline std::vector<int64_t> rows_longer_than(int64_t edges, const int64_t* pointers, int64_t nodes) {
+  std::vector<int64_t> rows;
+  for (int64_t row = 0; row < nodes; ++row) {
+    if (pointers[row + 1] - pointers[row] > edges) rows.push_back(row);
+  }
+  return rows;
 }
 
 // A counting sort of the edges by `group`: stable, O(nodes + edges).

@@ -22,7 +22,8 @@ struct Inputs {
   const float* relation_bias;  // [heads, relations], or null
   int64_t nodes, edges, heads, width, relations;
   float scale;
-  Type type;  // of q, k, v, out and their gradients
+  Type type;   // of q, k, v, out and their gradients
+  bool large;  // no cache holds a result: the CPU writes it past them, into huge pages
 };
 
 struct Forward {
@@ -52,18 +53,14 @@ RMD_INLINE int64_t pieces(int64_t edges) { return edges > SPLIT ? (edges + SPLIT
 // Pieces are at least SPLIT / 2 long, so no two of them share this slot.
 RMD_INLINE int64_t slot(int64_t first_edge) { return first_edge / (SPLIT / 2); }
 
-// A result that no cache holds: it is written past them, into huge pages.
-RMD_INLINE bool large(const Inputs& in) {
-  return in.nodes * in.heads * in.width * (in.type == Type::f32 ? 4 : 2) >= int64_t(1) << 25;
-}
-
 constexpr int64_t BLOCK = 16;  // edges whose scores are held at a time
 
-// Floats of a row, of what a piece leaves behind, and of all that a thread works with. Each head is
+// Floats of a row, of what a piece leaves behind, of all slots, and of all that a thread works with. Each head is
 // padded to whole vectors of any instruction set.
 RMD_INLINE int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 RMD_INLINE int64_t row_floats(const Inputs& in) { return in.heads * padded(in.width); }
 RMD_INLINE int64_t slot_floats(const Inputs& in) { return 2 * row_floats(in) + 2 * padded(in.heads); }
+RMD_INLINE int64_t slots_floats(const Inputs& in) { return (slot(in.edges) + 1) * slot_floats(in); }
 RMD_INLINE int64_t scratch_floats(const Inputs& in) {
   return slot_floats(in) + 2 * row_floats(in) + 2 * padded(BLOCK * in.heads) + padded(in.heads);
 }
