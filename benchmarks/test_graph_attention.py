@@ -11,7 +11,7 @@ from benchmarks.peers.graph_attention import MAKERS, Nodes, nodes
 
 H, D = 4, 64
 N, E = 98_000, 400_000
-IN_THE_PLOT = ("torch scatter", "PyG softmax + scatter", "PyG TransformerConv")
+IN_THE_PLOT = ("PyG softmax + scatter", "PyG TransformerConv", "ours, native", "ours, triton")
 
 
 def workload(name: str, edges: graphs.Edges, device: str, dtype) -> Nodes:
@@ -46,5 +46,5 @@ def test_real_graphs(bench, record, pytestconfig, tiny, device, dtype, name):
         record([not_here("graph_attention", name, dtype, str(error)) | labels])
         pytest.skip(f"not here: {error}")
     given = workload(f"{name}, {edges.num_nodes:,} nodes, {len(edges.source):,} edges", edges, device, dtype)
-    makers = {peer: make for peer, make in MAKERS.items() if peer in IN_THE_PLOT or peer.startswith("ours")}
+    makers = {name: make for name, make in MAKERS.items() if name in IN_THE_PLOT}
     bench(given, makers, tiny, limits_of(given), share=0.2, training=False, memory=False, **labels)

@@ -98,6 +98,12 @@ def ours(given: Step) -> Callable[..., Tensor]:
     return run
 
 
+def ours_as_called(given: Step) -> Candidate:
+    """Nobody names a backend: naming one costs microseconds, which a small step is made of."""
+    run = ours(given)
+    return Candidate("ours", lambda _, **tensors: run(**tensors), ours=True)
+
+
 def ours_in_place(given: Step) -> Candidate:
     outs = itertools.cycle([torch.empty_like(given.tensors["x"]) for _ in range(4)])
 
@@ -175,6 +181,7 @@ MAKERS: dict[str, Callable[[Step], Candidate]] = {
     "torch eager": eager,
     "torch.compile": compiled,
     **backends("ddpm_step", ours, {}),
+    "ours": ours_as_called,
     "ours, out=": ours_in_place,
     "ours, FusedDDPMScheduler": lambda given: fused_scheduler(given, drawn=False),
     "ours, FusedDDPMScheduler with a key": lambda given: fused_scheduler(given, drawn=True),
