@@ -116,8 +116,9 @@ void run_backward(const Backward& work, const Tensor&) {
 }
 
 Tensor infer(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& rowptr, const Tensor& col, Maybe relation,
-             const Tensor& out_rowptr, const Tensor& out_target, const Tensor& out_edge, Maybe relation_bias) {
-  const Inputs in = inputs_of(q, k, v, rowptr, col, relation, out_rowptr, out_target, out_edge, relation_bias);
+             Maybe relation_bias) {
+  // In place of the transpose, which a forward pass does not read, tensors of its shapes.
+  const Inputs in = inputs_of(q, k, v, rowptr, col, relation, rowptr, col, col, relation_bias);
   Tensor out = empty({in.nodes, in.heads, in.width}, q.scalar_type(), q);
   Scratch<1024> lse(in.nodes * in.heads);
   run_forward({.in = in, .out = out.mutable_data_ptr(), .lse = lse.get()}, q);

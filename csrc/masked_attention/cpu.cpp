@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <numeric>
@@ -70,7 +71,8 @@ struct Batch {
   std::vector<Item> items;
 
   void read(Call& call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_segments,
-            const Tensor& k_segments, Maybe affinity, Maybe key, double scale, bool exclude_own, int64_t most_parts) {
+            const Tensor& k_segments, Maybe affinity, Maybe key, std::optional<double> scale, bool exclude_own,
+            int64_t most_parts) {
     STD_TORCH_CHECK(q.dim() == 3 && k.dim() == 3, "q and k have shapes ", shape_text(q), " and ", shape_text(k),
                     ", expected [tokens, heads, width]");
     STD_TORCH_CHECK(!key, "key is given, but the native backend has no dropout");
@@ -96,7 +98,7 @@ struct Batch {
       const Tensor& widened = wide ? *affinity : held.emplace_back(torch::stable::to(*affinity, ScalarType::Float));
       call.affinity = data<float>(packed(widened, held), "affinity", {call.H, call.Mq, call.M}, q);
     }
-    call.scale = float(scale), call.exclude_own = exclude_own;
+    call.scale = float(scale ? *scale : std::pow(double(call.D), -0.5)), call.exclude_own = exclude_own;
     q_rows = list_rows("q_segments", of_q, B, call.Mq, q.size(0));
     const bool same = of_q == of_k && call.Mq == call.M && q.size(0) == k.size(0);
     if (!same) k_rows_ = list_rows("k_segments", of_k, B, call.M, k.size(0));
@@ -242,10 +244,10 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
 }
 
 Tensor infer(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_segments, const Tensor& k_segments,
-             Maybe affinity, Maybe key, double scale, bool exclude_own, double) {
+             std::optional<double> scale, Maybe affinity, bool exclude_own) {
   Forward call;
   Batch batch;
-  batch.read(call, q, k, v, q_segments, k_segments, affinity, key, scale, exclude_own, 1 << 30);
+  batch.read(call, q, k, v, q_segments, k_segments, affinity, {}, scale, exclude_own, 1 << 30);
   Tensor out = fresh_like(q);
   Scratch<FEW> lse(q.size(0) * call.H);
   attend(call, batch, out, lse.get());
@@ -264,10 +266,10 @@ struct Span {
 };
 
 void infer_to(Tensor out, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_segments,
-              const Tensor& k_segments, Maybe affinity, Maybe key, double scale, bool exclude_own, double) {
+              const Tensor& k_segments, std::optional<double> scale, Maybe affinity, bool exclude_own) {
   Forward call;
   Batch batch;
-  batch.read(call, q, k, v, q_segments, k_segments, affinity, key, scale, exclude_own, 1 << 30);
+  batch.read(call, q, k, v, q_segments, k_segments, affinity, {}, scale, exclude_own, 1 << 30);
   checked_like(out, "out", q);
   const int64_t Tq = q.size(0), Tk = k.size(0);
   const Span written(call, tokens_of(out), Tq, call.H);
@@ -307,7 +309,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_out, cons
 STABLE_TORCH_LIBRARY_IMPL(robustmdiff, CPU, m) {
   m.impl("masked_attention_fwd", TORCH_BOX(&forward));
   m.impl("masked_attention_infer", TORCH_BOX(&infer));
-  m.impl("masked_attention_out", TORCH_BOX(&infer_to));
+  m.impl("masked_attention_infer_to", TORCH_BOX(&infer_to));
   m.impl("masked_attention_bwd", TORCH_BOX(&backward));
 }
 

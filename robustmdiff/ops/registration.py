@@ -11,7 +11,7 @@ pair (forward, backward), made by `differentiable`; it is the only place where g
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,9 +71,16 @@ def implement(name: str, function: Callable[..., Any]) -> None:
     torch.library.impl(f"{NAMESPACE}::{name}", "CompositeExplicitAutograd", function)
 
 
+class Differentiable(NamedTuple):
+    """A function with a gradient; and the same for eager code that knows that one is recorded."""
+
+    run: Callable[..., tuple[Tensor, Tensor]]
+    record: Callable[..., tuple[Tensor, Tensor]]
+
+
 def differentiable(
     forward: Callable[..., Any], backward: Callable[..., Any], tensors: int, wrt: tuple[int, ...]
-) -> Callable[..., tuple[Tensor, Tensor]]:
+) -> Differentiable:
     """The function `forward(*inputs) -> (out, lse)` with a gradient of `out`.
 
     The first `tensors` inputs are Tensor or None, the rest are plain settings.
@@ -119,7 +126,7 @@ def differentiable(
         def backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Any, ...]:
             return gradients(ctx.saved_tensors, ctx.settings, grad_out)
 
-    apply = without_its_python(_Classic)
+    record = without_its_python(_Classic)
 
     class _Functorch(torch.autograd.Function):
         """The same for torch.func: it needs setup_context, which costs five times as much a call."""
@@ -145,10 +152,10 @@ def differentiable(
         if torch.is_grad_enabled():
             for i in wrt:
                 if inputs[i] is not None and inputs[i].requires_grad:
-                    return _Classic.apply(*_distinct(inputs)) if is_compiling() else apply(*inputs)
+                    return _Classic.apply(*_distinct(inputs)) if is_compiling() else record(*inputs)
         return forward(*inputs)
 
-    return run
+    return Differentiable(run, record)
 
 
 def without_its_python(function: type[torch.autograd.Function]) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from robustmdiff.ops import Graph, graph_attention, knowledge_attention, masked_attention
+from robustmdiff.ops.ddpm import native as ddpm_native
 from robustmdiff.ops.graph_attention import OP as GRAPH
 from robustmdiff.ops.graph_attention import native as graph_native
 from robustmdiff.ops.graph_attention import torch_backend as graph_backend
@@ -55,10 +56,17 @@ def test_operators_pass_opcheck(backend, args):
 
 
 def test_operators_for_inference_pass_opcheck():
-    args = masked_args()
+    q, k, v, q_segments, k_segments, affinity, *_ = masked_args()
+    args = q, k, v, q_segments, k_segments, 0.3, affinity, True
     torch.library.opcheck(masked_native.infer_op, args)
-    torch.library.opcheck(masked_native.out_op, (torch.empty_like(args[0]), *args))
-    torch.library.opcheck(graph_native.infer_op, graph_args())
+    torch.library.opcheck(masked_native.infer_op, args[:5])
+    torch.library.opcheck(masked_native.infer_to_op, (torch.empty_like(q), *args))
+    q, k, v, rowptr, col, relation, *_, bias = graph_args()
+    torch.library.opcheck(graph_native.infer_op, (q, k, v, rowptr, col, relation, bias))
+    x, step, table = torch.randn(2, 3), torch.tensor([1, 0]), torch.rand(4, 8)
+    step_args = x, x, step, table, torch.tensor([1, 0]), x, 2.0, 1.0, 2, x, torch.tensor([3, 1])
+    torch.library.opcheck(ddpm_native.infer_op, step_args)
+    torch.library.opcheck(ddpm_native.infer_to_op, (torch.empty_like(x), *step_args[:5]))
 
 
 def test_knowledge_top_passes_opcheck():

@@ -25,6 +25,7 @@ from robustmdiff.ops.philox import philox_normal
 from robustmdiff.ops.registration import recorded
 
 NUMBER = (int, float)
+PLAIN = (None, 1.0, None, 0, None, None)  # as INFER in native.py has it
 INDEX = {prediction: index for index, prediction in enumerate(PREDICTIONS)}
 
 
@@ -70,23 +71,27 @@ def ddpm_step(
         straight(sample)
         and noise is None
         and isinstance(guidance, NUMBER)
-        and (clip is None or (type(clip) is float and clip < math.inf))
+        and (clip is None or type(clip) is float)
         and variance == ("fixed" if variance_output is None else "learned_range")
     ):
         try:
-            if model_output.dtype is sample.dtype and not table.requires_grad:
-                inputs = (
+            if model_output.dtype is not sample.dtype or table.requires_grad:
+                pass
+            elif not recorded(sample, model_output, uncond, variance_output):
+                settings = (uncond, guidance, clip, INDEX[prediction], variance_output, row_ids)
+                if uncond is None and variance_output is None and settings == PLAIN:
+                    settings = ()  # what is not passed is not looked at
+                tensors = sample, model_output, step, table, key
+                if out is None:
+                    return native.infer(*tensors, *settings)
+                if not out.requires_grad:
+                    native.infer_to(out, *tensors, *settings)
+                    return out
+            elif out is None and (clip is None or clip < math.inf):
+                return native.ready_step(
                     sample, model_output, step, table, uncond, None, variance_output, key, row_ids, None,
                     guidance, math.inf if clip is None else clip, INDEX[prediction],
                 )  # fmt: skip
-                if recorded(sample, model_output, uncond, variance_output):
-                    if out is None:
-                        return native.ready_step(*inputs)
-                elif out is None:
-                    return native.eager_step(*inputs)
-                elif not out.requires_grad:
-                    native.eager_step_to(out, *inputs)
-                    return out
         except Exception:
             pass
     args = _prepare(

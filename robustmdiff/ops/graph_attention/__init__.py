@@ -40,8 +40,9 @@ def graph_attention(
             if bias is not None and bias.is_floating_point():
                 bias = bias.float()
             if recorded(q, k, v, bias):
-                return native.run_on_float_bias(q, k, v, *graph, bias)[0]
-            return native.infer(q, k, v, *graph, bias)
+                return native.record(q, k, v, *graph, bias)[0]
+            relations = () if bias is None else (graph.relation, bias)
+            return native.infer(q, k, v, graph.rowptr, graph.col, *relations)
         except Exception:
             pass
     args = _prepare(q, k, v, graph, relation_bias=relation_bias)

@@ -156,4 +156,4 @@ def check_relation(relation: Tensor | None, relation_bias: Tensor | None) -> Non
 forward_op, backward_op = declare("_torch")
 implement("graph_attention_fwd_torch", forward)
 implement("graph_attention_bwd_torch", backward)
-run = differentiable(forward_op, backward_op, TENSORS, WRT)
+run, _ = differentiable(forward_op, backward_op, TENSORS, WRT)

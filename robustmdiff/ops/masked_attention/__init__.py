@@ -68,18 +68,18 @@ def masked_attention(
     """
     if straight(q) and key is None and dropout_p == 0:
         try:
-            inputs = (
-                q, k, v, q_segments, k_segments, affinity, None,
-                q.shape[-1] ** -0.5 if scale is None else scale, exclude_own, 0.0,
-            )  # fmt: skip
-            if recorded(q, k, v, affinity):
+            tokens = q, k, v, q_segments, k_segments
+            if not recorded(q, k, v, affinity):
+                plain = affinity is None and not exclude_own
+                settings = (() if scale is None else (scale,)) if plain else (scale, affinity, exclude_own)
                 if out is None:
-                    return native.run(*inputs)[0]
+                    return native.infer(*tokens, *settings)
+                if not out.requires_grad:
+                    native.infer_to(out, *tokens, *settings)
+                    return out
             elif out is None:
-                return native.infer(*inputs)
-            elif not out.requires_grad:
-                native.infer_to(out, *inputs)
-                return out
+                scale = q.shape[-1] ** -0.5 if scale is None else scale
+                return native.record(*tokens, affinity, None, scale, exclude_own, 0.0)[0]
         except Exception:
             pass
     args = _prepare(

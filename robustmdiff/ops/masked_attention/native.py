@@ -8,21 +8,26 @@ import torch
 from torch import Tensor
 
 from robustmdiff import _native
-from robustmdiff.ops.masked_attention.schema import INPUTS, TENSORS, WRT, declare, forward_flops
+from robustmdiff.ops.masked_attention.schema import TENSORS, WRT, declare, forward_flops
 from robustmdiff.ops.registration import define, differentiable, without_its_frame
 
 forward_op, backward_op = declare("")
-# Without the log-sum-exp, which only a backward pass reads: to a new tensor, and to a given one.
-infer_op = define(
-    "masked_attention_infer", f"({INPUTS}) -> Tensor", lambda q, *_: q.new_empty(q.shape), forward_flops
+# Without the log-sum-exp, which only a backward pass reads, and with little to pass, as each argument
+# costs a call time: to a new tensor, and to a given one.
+INFER = (
+    "Tensor q, Tensor k, Tensor v, Tensor q_segments, Tensor k_segments, float? scale=None, "
+    "Tensor? affinity=None, bool exclude_own=False"
 )
-out_op = define(
-    "masked_attention_out",
-    f"(Tensor(a!) out, {INPUTS}) -> ()",
+infer_op = define(
+    "masked_attention_infer", f"({INFER}) -> Tensor", lambda q, *_: q.new_empty(q.shape), forward_flops
+)
+infer_to_op = define(
+    "masked_attention_infer_to",
+    f"(Tensor(a!) out, {INFER}) -> ()",
     lambda *_: None,
     lambda out, *inputs: forward_flops(*inputs),
 )
-infer, infer_to = without_its_frame(infer_op), without_its_frame(out_op)
+infer, infer_to = without_its_frame(infer_op), without_its_frame(infer_to_op)
 _MISSING = _native.missing(forward_op)
 
 
@@ -72,4 +77,4 @@ def _cuda_reasons(
     return found
 
 
-run = differentiable(forward_op, backward_op, TENSORS, WRT)
+run, record = differentiable(forward_op, backward_op, TENSORS, WRT)
