@@ -78,7 +78,9 @@ def ddpm_step(
             if model_output.dtype is not sample.dtype or table.requires_grad:
                 pass
             elif not recorded(sample, model_output, uncond, variance_output):
-                settings = (uncond, guidance, clip, INDEX[prediction], variance_output, row_ids)
+                settings: tuple[Any, ...] = (
+                    uncond, guidance, clip, INDEX[prediction], variance_output, row_ids,
+                )  # fmt: skip
                 if uncond is None and variance_output is None and settings == PLAIN:
                     settings = ()  # what is not passed is not looked at
                 tensors = sample, model_output, step, table, key
