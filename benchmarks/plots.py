@@ -37,7 +37,7 @@ def _lines(rows: list[Row], label: str, file: Path) -> Path:
     curve = rows[0]["curve"]
     with_memory = any(row.get("peak_mib") is not None for row in rows)
     figure, axes = plt.subplots(
-        1, 2 if with_memory else 1, figsize=(11 if with_memory else 6.5, 4), squeeze=False
+        1, 2 if with_memory else 1, figsize=(12.5 if with_memory else 8.5, 4), squeeze=False
     )
     for axis, key, title in zip(axes[0], ("ms", "peak_mib"), ("ms", "MiB at its largest"), strict=False):
         for name in dict.fromkeys(row["candidate"] for row in rows):
@@ -57,8 +57,11 @@ def _lines(rows: list[Row], label: str, file: Path) -> Path:
         else:
             axis.set_xscale("log")
             axis.set_yscale("symlog" if key == "peak_mib" else "log")
+            if key == "peak_mib":
+                axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=7)
+    handles, names = axes[0][0].get_legend_handles_labels()
+    axes[0][-1].legend(handles, names, fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1))
     return _save(figure, rows, file)
 
 
@@ -86,18 +89,23 @@ def _bars(rows: list[Row], file: Path) -> Path:
         ]
         here = [of[graph] for graph in graphs if graph in of]
         bars = axis.bar(places, [row["times_limit"][0] for row in here], 0.8 / len(names), **_style(name))
-        axis.bar_label(bars, [f"{row['ms']:.3g} ms" for row in here], fontsize=5, rotation=90, padding=2)
+        axis.bar_label(bars, [_ms(row["ms"]) for row in here], fontsize=5, rotation=90, padding=2)
     axis.set_xticks(range(len(graphs)), graphs, fontsize=8)
     axis.set_ylabel("x the gather limit")
     axis.set_yscale("log")
     axis.margins(y=0.2)
     axis.grid(alpha=0.3, axis="y")
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))
     return _save(figure, rows, file)
 
 
 def _style(name: str) -> dict[str, object]:
-    return {"label": name} | ({"linewidth": 2.5} if name.startswith("ours") else {})
+    fallback = name == "ours, torch"
+    return {"label": name} | ({"linewidth": 2.5} if name.startswith("ours") and not fallback else {})
+
+
+def _ms(ms: float) -> str:
+    return f"{ms:.3g} ms" if ms < 999.5 else f"{ms:,.0f} ms"
 
 
 def _pyplot():
