@@ -1,6 +1,6 @@
 // masked_attention, forward and backward, against a softmax over the keys that each query sees; and the check of
 // segments against one that marks rows.
-#include <rmd/masked_attention.h>
+#include <rmd/masked_items.h>
 #include <rmd/segments.h>
 
 #include "fuzz.h"
@@ -280,22 +280,14 @@ void check_segments(Case& c) {
 void masked_attention(Case& c) {
   check_segments(c);
   Inputs a(c);
-  std::vector<Item> items;
-  int64_t partial = 0;
-  for (int64_t b = 0; b < a.B; ++b) {
-    const int64_t keys = keys_of(a.call, b), parts = c.say("parts", c.random.between(1, 3));
-    if (keys + queries_of(a.call, b) == 0) continue;
-    a.call.most_keys = std::max(a.call.most_keys, keys);
-    for (int64_t head = 0; head < a.Hkv; ++head) {
-      for (int64_t part = 0; part < parts; ++part) items.push_back({b, head, part, parts, int64_t(items.size()), partial});
-      if (parts > 1) partial += 2 * parts * keys * padded(a.D);
-    }
-  }
+  const Items cut_up = cut(a.call, a.B, [&](int64_t) { return c.say("parts", c.random.between(1, 3)); });
+  const std::vector<Item>& items = cut_up.items;
+  a.call.most_keys = cut_up.most_keys;
   std::optional<Results> first;
   for (int64_t parts : SPLITS) {
     Results again(c, a, int64_t(items.size()));
     Results& found = first ? again : first.emplace(c, a, int64_t(items.size()));
-    run(c, a, items, partial, parts, found);
+    run(c, a, items, cut_up.partial, parts, found);
     const auto expected = first->all(), got = found.all();
     for (size_t i = 0; i < got.size(); ++i) expect_same_bits(got[i].first, *got[i].second, *expected[i].second, parts);
   }

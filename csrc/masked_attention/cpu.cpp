@@ -1,6 +1,6 @@
 // masked_attention on CPU tensors: segments checked, instruction set chosen, patients spread over threads.
 #include <rmd/isa.h>
-#include <rmd/masked_attention.h>
+#include <rmd/masked_items.h>
 #include <rmd/scratch.h>
 #include <rmd/segments.h>
 #include <rmd/tensor.h>
@@ -67,8 +67,8 @@ struct Batch {
   std::vector<Tensor> held;
   Rows q_rows;
   const Rows* k_rows;  // of self-attention: q_rows
-  int64_t B, partial = 0;
-  std::vector<Item> items;
+  int64_t B;
+  Items cut_up;
 
   void read(Call& call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_segments,
             const Tensor& k_segments, Maybe affinity, Maybe key, std::optional<double> scale, bool exclude_own,
@@ -104,24 +104,9 @@ struct Batch {
     if (!same) k_rows_ = list_rows("k_segments", of_k, B, call.M, k.size(0));
     k_rows = same ? &q_rows : &k_rows_;
     call.q_rows = listed(q_rows), call.k_rows = listed(*k_rows);
-    cut(call, most_parts);
-  }
-
-  void cut(Call& call, int64_t most_parts) {
-    call.most_keys = 0;
-    items.reserve(B * call.Hkv);
-    for (int64_t b = 0; b < B; ++b) {
-      const int64_t queries = queries_of(call, b) * group_of(call), keys = keys_of(call, b);
-      if (queries + keys == 0) continue;
-      call.most_keys = std::max(call.most_keys, keys);
-      const int64_t parts = std::clamp((queries + PART - 1) / PART, int64_t(1), most_parts);
-      for (int64_t head = 0; head < call.Hkv; ++head) {
-        for (int64_t part = 0; part < parts; ++part) {
-          items.push_back({b, head, part, parts, int64_t(items.size()), partial});
-        }
-        if (parts > 1) partial += 2 * parts * keys * padded(call.D);
-      }
-    }
+    const auto parts_of = [&](int64_t queries) { return std::clamp((queries + PART - 1) / PART, int64_t(1), most_parts); };
+    cut_up = cut(call, B, parts_of);
+    call.most_keys = cut_up.most_keys;
   }
 
  private:
@@ -149,32 +134,32 @@ Kernel<AnyCall> kernel() {
 template <class AnyCall>
 void run_all(const AnyCall& call, const Batch& batch) {
   const Kernel<AnyCall> kernel = masked_attention::kernel<AnyCall>();
-  const int64_t floats = kernel.scratch(call), count = batch.items.size();
+  const int64_t floats = kernel.scratch(call), count = batch.cut_up.items.size();
   const auto cost = [&](const Item& item) {
     return double(queries_of(call, item.patient)) * group_of(call) * keys_of(call, item.patient) * call.D / item.parts;
   };
   double total = 0;
-  for (const Item& item : batch.items) total += cost(item);
+  for (const Item& item : batch.cut_up.items) total += cost(item);
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), count);
   if (threads <= 1 || total < WORTH_A_THREAD) {
     Scratch<FEW> scratch(floats);
     const WideRegisters wide;
     for (int64_t i = 0; i < count; ++i) {
-      kernel.run(call, batch.items[i], i + 1 < count ? &batch.items[i + 1] : nullptr, i, scratch.get());
+      kernel.run(call, batch.cut_up.items[i], i + 1 < count ? &batch.cut_up.items[i + 1] : nullptr, i, scratch.get());
     }
     return;
   }
   std::vector<int64_t> order(count);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t i, int64_t j) { return cost(batch.items[i]) > cost(batch.items[j]); });
+                   [&](int64_t i, int64_t j) { return cost(batch.cut_up.items[i]) > cost(batch.cut_up.items[j]); });
   std::atomic<int64_t> next{0};
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     const Floats scratch = rmd::floats(floats);
     const WideRegisters wide;
     const auto take = [&] {
       const int64_t i = next++;
-      return i < count ? &batch.items[order[i]] : nullptr;
+      return i < count ? &batch.cut_up.items[order[i]] : nullptr;
     };
     int64_t done = 0;
     for (const Item *now = take(), *then; now; now = then) {
@@ -191,11 +176,11 @@ void add_all_parts(const Backward& call, const Batch& batch) {
   if (isa() == Isa::avx512) add_parts = avx512::add_parts;
   if (isa() == Isa::avx2) add_parts = avx2::add_parts;
 #endif
-  if (batch.partial == 0) return;
-  torch::stable::parallel_for(0, batch.items.size(), 1, [&](int64_t first, int64_t last) {
+  if (batch.cut_up.partial == 0) return;
+  torch::stable::parallel_for(0, batch.cut_up.items.size(), 1, [&](int64_t first, int64_t last) {
     const WideRegisters wide;
     for (int64_t i = first; i < last; ++i) {
-      if (batch.items[i].parts > 1 && batch.items[i].part == 0) add_parts(call, batch.items[i]);
+      if (batch.cut_up.items[i].parts > 1 && batch.cut_up.items[i].part == 0) add_parts(call, batch.cut_up.items[i]);
     }
   });
 }
@@ -205,7 +190,7 @@ Tensor sum_affinities(const Backward& call, const Batch& batch, Maybe affinity, 
   if (!affinity) return empty({0}, q.scalar_type(), q);
   const int64_t size = group_of(call) * call.Mq * call.M;  // of the heads that share their keys
   std::vector<double> sum(call.Hkv * size);
-  for (const Item& item : batch.items) {
+  for (const Item& item : batch.cut_up.items) {
     for (int64_t i = 0; i < size; ++i) sum[item.kv_head * size + i] += call.daffinity[item.number * size + i];
   }
   Tensor found = empty({call.H, call.Mq, call.M}, ScalarType::Float, q);
@@ -294,10 +279,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_out, cons
   Tensor dq = fresh_like(q), dk = fresh_like(k), dv = fresh_like(v);
   call.dq = tokens_of(dq), call.dk = tokens_of(dk), call.dv = tokens_of(dv);
   zero_gaps(batch.q_rows, dq), zero_gaps(*batch.k_rows, dk), zero_gaps(*batch.k_rows, dv);
-  const std::unique_ptr<float[]> partial(batch.partial ? new float[batch.partial] : nullptr);
+  const std::unique_ptr<float[]> partial(batch.cut_up.partial ? new float[batch.cut_up.partial] : nullptr);
   call.partial = partial.get();
   const int64_t affinities = affinity ? group_of(call) * call.Mq * call.M : 0;
-  std::vector<float> daffinities(batch.items.size() * affinities);
+  std::vector<float> daffinities(batch.cut_up.items.size() * affinities);
   call.daffinity = affinity ? daffinities.data() : nullptr;
   run_all(call, batch);
   add_all_parts(call, batch);
