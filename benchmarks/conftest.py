@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=["float32", "bfloat16", "float16"],
         help="default: float32 on the CPU, bfloat16 on a GPU",
     )
-    add("--seconds", type=float, default=5.0, help="to measure each pass of a workload for (default 5)")
+    add("--seconds", type=float, default=4.0, help="to measure each pass of a workload for (default 4)")
     add("--results", type=Path, help="JSONL to append to (benchmarks/results/<machine>-<commit>.jsonl)")
     add("--commit", help="what to call this tree where there is no git")
     add(
