@@ -49,6 +49,20 @@ def calls(device: str, dtype: torch.dtype) -> dict[str, tuple[Callable[..., Tens
     }
 
 
+def bare(op: str, args: tuple) -> tuple[Callable[..., Tensor], tuple]:
+    """The operator that a call without gradient ends in, and the call's arguments as it takes them."""
+    if op == "knowledge_attention":
+        return torch.ops.robustmdiff.knowledge_attention_fwd.default, (*args, None)
+    operator = getattr(torch.ops.robustmdiff, f"{op}_infer").default
+    if op == "graph_attention":
+        *tensors, graph = args
+        return operator, (*tensors, graph.rowptr, graph.col)
+    if op == "ddpm_step":
+        output, sample, *schedule = args
+        return operator, (sample, output, *schedule)
+    return operator, args
+
+
 def test_call_overhead(record, pytestconfig, device, dtype):
     x, out = torch.randn(64, device=device, dtype=dtype), torch.empty(64, device=device, dtype=dtype)
     turns = {"x + 1": lambda: x + 1, "torch.add(x, 1, out=)": lambda: torch.add(x, 1, out=out)}
@@ -58,6 +72,9 @@ def test_call_overhead(record, pytestconfig, device, dtype):
         turns[f"{op}, no gradient"] = partial(call, *args, **settings)
         if "out" in inspect.signature(call).parameters:
             turns[f"{op}, out="] = partial(call, *args, **settings, out=torch.empty_like(args[0]))
+        if backend[op] == "native":
+            operator, passed = bare(op, args)
+            turns[f"{op}, the bare operator"] = partial(operator, *passed, **settings)
         recorded = (args[0].detach().requires_grad_(), *args[1:])
         turns[f"{op}, gradient recorded"] = partial(call, *recorded, **settings)
     samples = measure(

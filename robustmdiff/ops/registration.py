@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 from torch.compiler import is_compiling
 
 from robustmdiff.ops import flop_formulas
@@ -171,7 +171,7 @@ def without_its_frame(operator: Any) -> Callable[..., Any]:
 
 def recorded(*tensors: Tensor | None) -> bool:
     """Whether a gradient through any of these is recorded."""
-    if torch.is_grad_enabled():
+    if is_grad_enabled():
         for x in tensors:
             if x is not None and x.requires_grad:
                 return True
