@@ -130,8 +130,8 @@ void run_backward(const Backward& work, const Tensor& q) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(robustmdiff, CUDA, m) {
-  m.impl("graph_attention_fwd", TORCH_BOX(&forward<&run_forward>));
-  m.impl("graph_attention_bwd", TORCH_BOX(&backward<&run_backward>));
+  m.impl("graph_attention_fwd", TORCH_BOX(&OnPacked<&forward<&run_forward>>::call));
+  m.impl("graph_attention_bwd", TORCH_BOX(&OnPacked<&backward<&run_backward>>::call));
 }
 
 }  // namespace rmd::graph_attention
