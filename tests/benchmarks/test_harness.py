@@ -39,17 +39,24 @@ def compared(*makers, **settings) -> list[comparison.Row]:
 
 def test_a_wrong_result_gets_no_time():
     with pytest.raises(WrongResult, match="wrong: out of toy, a toy, is off by"):
-        compared(RIGHT, candidate("wrong", lambda _, x, y: x * y.exp() * 1.001))
+        compared(RIGHT, candidate("wrong", lambda _, x, y: x * y.exp() * 1.001, ours=True))
 
 
 def test_a_wrong_gradient_gets_no_time():
     with pytest.raises(WrongResult, match="wrong: dy of toy"):
-        compared(RIGHT, candidate("wrong", lambda _, x, y: x * y.detach().exp() + 0 * y))
+        compared(RIGHT, candidate("wrong", lambda _, x, y: x * y.detach().exp() + 0 * y, ours=True))
 
 
 def test_nan_is_wrong():
     with pytest.raises(WrongResult):
-        compared(candidate("nan", lambda _, x, y: x * y.exp() * torch.nan))
+        compared(candidate("nan", lambda _, x, y: x * y.exp() * torch.nan, ours=True))
+
+
+def test_a_wrong_peer_is_listed_and_the_others_are_timed():
+    rows = compared(RIGHT, candidate("wrong", lambda _, x, y: x * y.exp() * 1.001))
+    assert {row["candidate"] for row in rows if "ms" in row} == {"right"}
+    reasons = {row["reason"] for row in rows if row["candidate"] == "wrong"}
+    assert all(reason.startswith("WrongResult: wrong: out of toy, a toy, is off by") for reason in reasons)
 
 
 def test_who_cannot_run_is_listed_with_the_reason():

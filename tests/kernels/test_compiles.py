@@ -1,0 +1,51 @@
+"""Every launch of the contract tests, compiled for a GPU: what the interpreter runs need not compile.
+
+A size of 1 becomes a constant, an absent tensor another signature: each such launch is a kernel of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustmdiff import use_backend
+from robustmdiff.ops.dispatch import Op
+from tests.device.test_forward import wide_cases
+from tests.ops.conftest import CASES, OPS
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """compiled(run, arch): the kernels that run() launches, none of which runs."""
+    pytest.importorskip("triton", reason="triton is not installed, so its kernels cannot be compiled")
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import ledger_triton
+
+    yield ledger_triton.compiled
+    for name in ("ledger", "ledger_triton", "machine_code"):
+        del sys.modules[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_what_the_contract_tests_launch(compiled, monkeypatch, op, dtype):
+    backends = [replace(b, reasons=lambda *_, **__: []) for b in Op.registry[op].backends]
+    monkeypatch.setattr(Op.registry[op], "backends", tuple(backends))  # on the CPU, where Triton declines
+
+    def run() -> None:
+        with use_backend(**{op: "triton"}):
+            out = case.run(**tensors)
+        torch.autograd.grad(out, list(tensors.values()), torch.ones_like(out))
+
+    for case in [*CASES, *wide_cases()]:
+        if case.op == op and case.tensors["q"].numel():
+            tensors = case.at(dtype)
+            kernels = compiled(run, 90)
+            assert {name for name, *_ in kernels} >= {"_forward"}, case.name
