@@ -61,14 +61,16 @@ class Stage:
 def stages(workers: int, commit: str) -> tuple[Stage, ...]:
     # Several processes compile kernels at the same time, which is what takes long the first time.
     spread = ("-n", str(workers)) if workers > 2 and find_spec("xdist") else ()
-    tests = (*PYTEST, *spread)
+    tests, alone = (*PYTEST, *spread), (("OMP_NUM_THREADS", "1"),) if spread else ()
     contracts = ("tests/ops/test_contracts.py", "tests/device/test_forward.py", "tests/device/test_ddpm.py")
     bench = (*PYTEST, "benchmarks", "--commit", commit)
     apart = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)  # or memory goes on past the end of a tensor
     return (
-        Stage("smoke", 150, 120, (*tests, "tests/device/test_smoke.py"), quick=FEW),
-        Stage("contracts", 240, 120, (*tests, *contracts), quick=("-k", "one-node")),
-        Stage("determinism", 90, 60, (*tests, "tests/device/test_determinism.py"), quick=FEW),
+        Stage("smoke", 150, 120, (*tests, "tests/device/test_smoke.py"), quick=FEW, environment=alone),
+        Stage("contracts", 240, 120, (*tests, *contracts), quick=("-k", "one-node"), environment=alone),
+        Stage(
+            "determinism", 90, 60, (*tests, "tests/device/test_determinism.py"), quick=FEW, environment=alone
+        ),
         Stage(
             "streams", 150, 120, (*tests, "tests/device/test_streams.py"), quick=("-k", "tiny and ddpm"),
             not_on_a_cpu="a CPU has no streams, no CUDA graphs and nothing to wait for",
