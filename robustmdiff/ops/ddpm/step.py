@@ -25,7 +25,6 @@ from robustmdiff.ops.philox import philox_normal
 from robustmdiff.ops.registration import recorded
 
 NUMBER = (int, float)
-PLAIN = (None, 1.0, None, 0, None, None)  # as INFER in native.py has it
 INDEX = {prediction: index for index, prediction in enumerate(PREDICTIONS)}
 
 
@@ -78,16 +77,16 @@ def ddpm_step(
             if model_output.dtype is not sample.dtype or table.requires_grad:
                 pass
             elif not recorded(sample, model_output, uncond, variance_output):
-                settings: tuple[Any, ...] = (
-                    uncond, guidance, clip, INDEX[prediction], variance_output, row_ids,
-                )  # fmt: skip
-                if uncond is None and variance_output is None and settings == PLAIN:
-                    settings = ()  # what is not passed is not looked at
-                tensors = sample, model_output, step, table, key
+                plain = uncond is None and guidance == 1 and clip is None and prediction == "epsilon"
+                settings = (
+                    ()
+                    if plain and variance_output is None and row_ids is None
+                    else (uncond, guidance, clip, INDEX[prediction], variance_output, row_ids)
+                )
                 if out is None:
-                    return native.infer(*tensors, *settings)
+                    return native.infer(sample, model_output, step, table, key, *settings)
                 if not out.requires_grad:
-                    native.infer_to(out, *tensors, *settings)
+                    native.infer_to(out, sample, model_output, step, table, key, *settings)
                     return out
             elif out is None and (clip is None or clip < math.inf):
                 return native.ready_step(
