@@ -26,7 +26,7 @@ struct Graph {
   int64_t draw_width(Random& random) const {
     if (large) return 16 * random.between(1, 5);
     if (edges > SPLIT) return random.between(1, 9);
-    return random.chance(0.2) ? 64 : random.between(1, 70);
+    return random.chance(0.2) ? 32 * random.between(1, 2) : random.between(1, 70);
   }
 
   explicit Graph(Case& c)
