@@ -15,7 +15,7 @@ def latest(folder: Path = RESULTS) -> list[Row]:
     """Rows that `comparison.append` wrote, the older runs of a workload left out."""
     runs: dict[tuple[str, ...], dict[str, list[Row]]] = {}
     for row in _rows(sorted(folder.glob("*.jsonl"))):
-        what = (row["machine"], row["op"], row["workload"], row["dtype"])
+        what = (row["machine"], row["op"], row["workload"], row["dtype"], row.get("curve", ""))
         runs.setdefault(what, {}).setdefault(row["date"], []).append(row)
     return [row for dates in runs.values() for row in dates[max(dates)]]
 
