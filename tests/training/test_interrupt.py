@@ -8,7 +8,15 @@ import pytest
 from robustmdiff.training.interrupt import Interrupt
 
 
-def test_the_first_ctrl_c_waits_and_the_second_does_not():
+@pytest.fixture
+def heard():
+    """Ctrl-C as in a terminal: a process started in the background may have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_ctrl_c_waits_and_the_second_does_not(heard):
     before = signal.getsignal(signal.SIGINT)
     with Interrupt() as interrupt:
         assert interrupt.signal == 0
