@@ -66,7 +66,7 @@ def fused(operators: schema.Operators) -> Fused:
     )
 
     def step(*args: Any, out: Tensor | None = None) -> Tensor:
-        *tensors, guidance, clip, prediction = args
+        tensors, (guidance, clip, prediction) = list(args[:-3]), args[-3:]
         tensors[5] = None if tensors[5] is None else tensors[5].float()
         inputs = (*_packed(*tensors), guidance, math.inf if clip is None else clip, prediction)
         if out is None:
