@@ -31,7 +31,7 @@ def as_exact_as_diffusers(found, theirs, exact):
     """At most twice diffusers' own error against float64 arithmetic with the same coefficients."""
     for field in ("prev_sample", "pred_original_sample"):
         x, y, truth = (output[field].double() for output in (found, theirs, exact))
-        if truth.isnan().any():  # 1 - alpha bar - sigma^2 fell below 0 by rounding, in float64 only
+        if truth.isnan().any() or y.isnan().any():  # 1 - alpha bar - sigma^2 fell below 0 by rounding
             torch.testing.assert_close(x, y, equal_nan=True, rtol=1e-5, atol=1e-5)
             continue
         size = truth.abs().max()
@@ -64,21 +64,6 @@ configurations = st.fixed_dictionaries(
         "rescale_betas_zero_snr": st.booleans(),
     }
 )
-
-
-def schedulers(theirs, ours, config, data):
-    """Both schedulers with the same timesteps, and one of these."""
-    if config["rescale_betas_zero_snr"] and config["prediction_type"] == "epsilon":
-        config["prediction_type"] = "v_prediction"  # epsilon divides by alpha bar = 0
-    T = config["num_train_timesteps"]
-    a = theirs(**config)
-    b = ours.from_config(a.config)
-    count = data.draw(st.integers(1, T - 1), label="steps")
-    for scheduler in (a, b):
-        scheduler.set_timesteps(count)
-    assert torch.equal(a.timesteps, b.timesteps)
-    usable = [t for t in a.timesteps if t < T]
-    return a, b, data.draw(st.sampled_from(usable), label="timestep")
 
 
 def both(theirs, ours, config, data):
