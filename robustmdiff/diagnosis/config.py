@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,10 @@ class ModelConfig:
     dropout        in encoders and fusion
     width, depth   of the denoiser
     T              diffusion steps of the forward process
-    beta_schedule  "cosine" (Nichol and Dhariwal 2021) or "linear" (Ho et al. 2020)
+    beta_schedule  "cosine" (Nichol and Dhariwal 2021), "linear" (Ho et al. 2020) or "scaled_linear"
+                   (Rombach et al. 2022)
     steps          sampling steps out of T
     draws          S, posterior samples that a prediction averages
-    start          "noise", or "observed": sampling begins at the noised observed latent
     teacher_decay  of the EMA teacher that makes the complete-view target
     """
 
@@ -41,7 +43,6 @@ class ModelConfig:
     beta_schedule: str = "cosine"
     steps: int = 8
     draws: int = 16
-    start: str = "noise"
     teacher_decay: float = 0.99
 
     def __post_init__(self) -> None:
@@ -56,12 +57,22 @@ class ModelConfig:
             )
         if self.steps > self.T:
             raise ValueError(f"ModelConfig: steps is {self.steps}, expected at most T = {self.T}")
-        if self.beta_schedule not in ("cosine", "linear"):
+        if self.beta_schedule not in ("cosine", "linear", "scaled_linear"):
             raise ValueError(
-                f"ModelConfig: beta_schedule is {self.beta_schedule!r}, expected 'cosine' or 'linear'"
+                f"ModelConfig: beta_schedule is {self.beta_schedule!r}, "
+                "expected 'cosine', 'linear' or 'scaled_linear'"
             )
-        if self.start not in ("noise", "observed"):
-            raise ValueError(f"ModelConfig: start is {self.start!r}, expected 'noise' or 'observed'")
         for name in ("dropout", "teacher_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"ModelConfig: {name} is {getattr(self, name)}, expected a number in [0, 1)")
+
+
+RETIRED = {"start": "noise"}  # settings that configurations once had, and the one value that is left
+
+
+def without_retired(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a `ModelConfig` as an earlier version may have saved them."""
+    for name, left in RETIRED.items():
+        if config.get(name, left) != left:
+            raise ValueError(f"ModelConfig: {name} is {config[name]!r}, which is no longer there; train anew")
+    return {name: value for name, value in config.items() if name not in RETIRED}

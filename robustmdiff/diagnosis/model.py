@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Self
 
 import torch
@@ -24,11 +23,12 @@ from robustmdiff.diagnosis.config import ModelConfig
 from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
 from robustmdiff.diagnosis.encoders import ModalityEncoders
 from robustmdiff.diagnosis.integration import Integration
-from robustmdiff.diffusion.denoiser import LatentDenoiser
-from robustmdiff.diffusion.sampler import sample_latent
+from robustmdiff.diffusion.denoiser import Condition, LatentDenoiser
+from robustmdiff.diffusion.loss import diffusion_loss
+from robustmdiff.diffusion.sample import pure_noise, sample_ddpm
 from robustmdiff.diffusion.schedule import Schedule
 from robustmdiff.knowledge.concepts import ConceptTable
-from robustmdiff.ops import ddpm_noise, ddpm_noise_loss
+from robustmdiff.ops import philox_key
 from robustmdiff.ops.philox import philox_row_words
 
 EVIDENCE_LIMIT = 8.0  # nats; beyond it a finding is as good as seen, and the head's answer no longer moves
@@ -80,7 +80,6 @@ class RobustMDiff(nn.Module):
 
         self.latent = d + F
         self.schedule = Schedule(config.T, config.beta_schedule, config.steps)
-        self.every_step = replace(self.schedule, steps=config.T)  # for training
         self.denoiser = LatentDenoiser(self.latent, d, M, config.width, config.depth, config.heads)
 
         frequency = class_frequencies(task, concepts)
@@ -227,21 +226,20 @@ class RobustMDiff(nn.Module):
     def _denoise(
         self, x_0: Tensor, x_m: Tensor, view: Tensor, student: Encoded, batch: Batch
     ) -> tuple[Tensor, Tensor]:
-        """L_diff at NOISINGS noise levels per patient, for v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0
-        (Salimans and Ho 2022); also the one-step estimates of x_0 [B, R, D]."""
+        """L_diff at NOISINGS noise levels per patient, and the one-step estimates of x_0 [B, R, D]."""
         (B, D), R = x_0.shape, NOISINGS
         t = (self._uniform(batch, R, stream=2) * self.config.T).long().clamp(max=self.config.T - 1)
         key, _, patient = self._stream(batch, stream=3)
         rows = (patient[:, None] * R + torch.arange(R, device=t.device)) % 2**32
-        noise = {"key": key, "row_ids": rows.view(-1)}
-        row = self.config.T - 1 - t.view(-1)  # of the table that has every timestep
-        table = self.every_step.table.to(x_0.device)
-        target = x_0.repeat_interleave(R, 0)
-        x_t = ddpm_noise(target, row, table, **noise).view(B, R, D)
-        alpha_bar = self.schedule.alphas_cumprod.to(x_0.device)[t]  # [B, R]
-        v = self.denoiser(x_t, t, alpha_bar, x_m, student.presence(), view, student.tokens, student.segments)
-        loss = ddpm_noise_loss(v.view(B * R, D), target, row, table, target="v_prediction", **noise)
-        return alpha_bar.sqrt()[..., None] * x_t - (1 - alpha_bar).sqrt()[..., None] * v, loss.mean()
+        condition = self._condition(x_m, view, student)
+        x_0 = x_0.repeat_interleave(R, 0)
+        loss, x_hat = diffusion_loss(
+            self.denoiser, self.schedule, x_0, t.view(-1), condition, key=key, row_ids=rows.view(-1)
+        )
+        return x_hat.view(B, R, D), loss.mean()
+
+    def _condition(self, x_m: Tensor, view: Tensor, encoded: Encoded) -> Condition:
+        return self.denoiser.condition_on(x_m, encoded.presence(), view, encoded.tokens, encoded.segments)
 
     def _stream(self, batch: Batch, stream: int) -> tuple[Tensor, Tensor, Tensor]:
         """Philox key, step and rows for random numbers that depend on the patient and the training
@@ -272,21 +270,23 @@ class RobustMDiff(nn.Module):
     @torch.no_grad()
     def imagine(self, encoded: Encoded, *, view: Tensor | None = None, draws: int, seed: int = 0) -> Tensor:
         """Draws of x under the view m', bool [B, M] (the fullest that training knows, unless given)
-        -> [B, S, d_h + F]."""
-        m = encoded.presence()
-        view = self.fullest(m) if view is None else view | m
-        return sample_latent(
+        -> [B, S, d_h + F]. Draw s uses the same noise for every patient, so an answer depends neither
+        on the batch nor on its order."""
+        m, x_m = encoded.presence(), self.observe(encoded)
+        condition = self._condition(x_m, self.fullest(m) if view is None else view | m, encoded)
+        B, D = x_m.shape
+        key = philox_key(seed, device=x_m.device)
+        row_ids = torch.arange(draws, device=x_m.device).repeat(B)
+        x = sample_ddpm(
             self.denoiser,
             self.schedule,
-            self.observe(encoded),
-            m,
-            view,
-            encoded.tokens,
-            encoded.segments,
-            draws=draws,
-            seed=seed,
-            start=self.config.start,
+            pure_noise(x_m.new_empty(B * draws, D), key, row_ids),
+            condition,
+            key=key,
+            row_ids=row_ids,
+            spread=condition.spread.repeat_interleave(draws, 0),
         )
+        return x.view(B, draws, D)
 
     @torch.no_grad()
     def diagnose(self, encoded: Encoded, *, draws: int | None = None, seed: int = 0) -> Diagnosis:

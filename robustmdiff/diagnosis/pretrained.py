@@ -20,7 +20,7 @@ from robustmdiff.data.files import write_whole
 from robustmdiff.data.modality import Task
 from robustmdiff.data.tokenizer import load_tokenizer, save_tokenizer
 from robustmdiff.diagnosis.backbone import save_architectures, with_architectures
-from robustmdiff.diagnosis.config import ModelConfig
+from robustmdiff.diagnosis.config import ModelConfig, without_retired
 from robustmdiff.knowledge.archive import read_concepts, save_concepts
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def load_pretrained(
     tokenizer = load_tokenizer(folder / "tokenizer.json") if has_text else None
     concepts = read_concepts(folder / "concepts.npz") if has_concepts else None
     task = Task.from_json(with_architectures(description["task"], folder / "encoders"))
-    config = ModelConfig(**description["config"])
+    config = ModelConfig(**without_retired(description["config"]))
     model = kinds[kind](task, config, concepts=concepts, tokenizer=tokenizer, **description["options"])
     weights = folder / "model.safetensors"
     try:

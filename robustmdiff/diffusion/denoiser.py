@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from robustmdiff.nn import MaskedCrossModalAttention
+from robustmdiff.diffusion.precondition import Precondition
+from robustmdiff.diffusion.schedule import Level
+from robustmdiff.nn import MaskedCrossModalAttention, Memory
 
 MOVED = 0.3  # sigma before anything is learned, in units of the latent
 STILL = 0.02  # sigma where nothing is added; 0 would leave nothing to divide by
+
+
+class Condition(NamedTuple):
+    """All that stays the same over a chain; rows of x belong to these B patients in their order, S = rows / B
+    each.
+
+    x_m     [B, latent], the observed latent
+    spread  [B, latent], the variance of x_0 around it
+    told    [B, width], what is observed and what is asked for, before the time is added
+    memory  keys and values of the patients' tokens
+    """
+
+    x_m: Tensor
+    spread: Tensor
+    told: Tensor
+    memory: Memory
 
 
 class Block(nn.Module):
@@ -31,14 +51,13 @@ class Block(nn.Module):
 
 
 class LatentDenoiser(nn.Module):
-    """v_theta(x_t, t | x_m, m, m', tokens): the velocity of Salimans and Ho 2022, eq. 11.
+    """The estimate of x_0 given x_t and what was observed: x_m, m, the tokens.
 
     x_m is the observed latent, m what was observed, m' the view that is asked for (all of it for
     a diagnosis, m and one modality more for the next test). How far a fuller view moves the latent
     is learned first of all: x_0 ~ N(x_m, sigma^2), sigma^2 by what is there and what is added. The
-    network is preconditioned by that Gaussian (Karras et al. 2022, section 5, around x_m rather
-    than 0), so before it has learned anything it is the Gaussian's exact denoiser, and where
-    nothing is added the draws stay at what is known.
+    network is preconditioned by that Gaussian, so before it has learned anything it is the
+    Gaussian's exact denoiser, and where nothing is added the draws stay at what is known.
     """
 
     def __init__(self, latent: int, d_h: int, modalities: int, width: int, depth: int, heads: int) -> None:
@@ -66,40 +85,46 @@ class LatentDenoiser(nn.Module):
         moved = self.log_variance(told).clamp(max=2.0).exp()
         return STILL**2 + moved * added.any(-1, keepdim=True)
 
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        alpha_bar: Tensor,
-        x_m: Tensor,
-        m: Tensor,
-        view: Tensor,
-        tokens: Tensor,
-        segments: Tensor,
-    ) -> Tensor:
-        """x_t [B, S, latent], t and alpha_bar [B, S], x_m [B, latent], m and view bool [B, M];
-        tokens and segments as in Encoded -> v [B, S, latent]."""
-        B, S, _ = x_t.shape
-        a, s = alpha_bar.sqrt().unsqueeze(-1), (1 - alpha_bar).sqrt().unsqueeze(-1)
-        x_m, variance = x_m[:, None], self.variance(m, view)[:, None]
-        D = a.square() * variance + s.square()  # of x_t around a x_m
-        told = torch.cat(
-            [
-                torch.cat([x_m, m[:, None], view[:, None]], dim=-1).expand(B, S, -1),
-                sinusoid(t, self.width).to(x_m.dtype),
-            ],
-            dim=-1,
+    def condition_on(
+        self, x_m: Tensor, m: Tensor, view: Tensor, tokens: Tensor, segments: Tensor
+    ) -> Condition:
+        """x_m [B, latent], m and view bool [B, M]; tokens and segments as in Encoded."""
+        first = self._first
+        told = torch.cat([x_m, m, view], dim=-1)
+        return Condition(
+            x_m,
+            self.variance(m, view),
+            linear(told, first.weight[:, : told.shape[1]], first.bias),
+            self.read.remember(tokens, segments),
         )
-        c = self.condition(told)
-        h = self.enter((x_t - a * x_m) / D.sqrt())
-        rows = torch.arange(B, device=x_t.device, dtype=torch.int32) * S
+
+    def forward(self, x: Tensor, level: Level, condition: Condition) -> Tensor:
+        """x [B S, latent] at one level, or at one for each row -> the estimate of x_0 [B S, latent]."""
+        B = len(condition.x_m)
+        S = len(x) // B if B else 0
+        level = Level(*(each.view(B, S) if each.dim() else each.view(1, 1) for each in level))
+        p = Precondition.of_gaussian(level, condition.spread[:, None])
+        x_m = condition.x_m[:, None]
+        y = x.view(B, S, x.shape[1]) - level.a.unsqueeze(-1) * x_m
+        c = self._embed(p.c_noise, condition.told)
+        h = self.enter(p.c_in * y)
+        rows = torch.arange(B, device=x.device, dtype=torch.int32) * S
         own = torch.stack([rows, torch.full_like(rows, S)], dim=-1)[:, None]  # a patient's draws: one segment
-        read = self.read(tokens, segments, queries=self.query(h + c).reshape(B * S, -1), query_segments=own)
-        h = h + self.use(read).view(B, S, -1)
+        read = self.read.recall(condition.memory, self.query(h + c).flatten(0, 1), own)
+        h = h + self.use(read).view(B, S, self.width)
         for block in self.blocks:
             h = block(h, c)
-        gaussian = (a * s * (1 - variance) * x_t - s * x_m) / D
-        return gaussian + (variance / D).sqrt() * self.leave(h)
+        return (x_m + p.c_skip * y + p.c_out * self.leave(h)).view_as(x)
+
+    def _embed(self, t: Tensor, told: Tensor) -> Tensor:
+        """t [B, S] or [1, 1], told [B, width] -> [B, S, width], or [B, 1, width] at one level."""
+        time = linear(sinusoid(t, self.width).to(told.dtype), self._first.weight[:, -self.width :])
+        return self.condition[1:](told[:, None] + time)
+
+    @property
+    def _first(self) -> nn.Linear:
+        """What is told before the time is, and the time, are two parts of one product."""
+        return cast(nn.Linear, self.condition[0])
 
 
 def sinusoid(t: Tensor, width: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from robustmdiff.nn.diffusers_attention import MaskedAttnProcessor
 from robustmdiff.nn.graph_attention import GraphAttention
 from robustmdiff.nn.knowledge_attention import KnowledgeAttention
-from robustmdiff.nn.masked_attention import MaskedCrossModalAttention
+from robustmdiff.nn.masked_attention import MaskedCrossModalAttention, Memory
 from robustmdiff.nn.transformers import register_with_transformers
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = [
     "KnowledgeAttention",
     "MaskedAttnProcessor",
     "MaskedCrossModalAttention",
+    "Memory",
     "register_with_transformers",
 ]
 

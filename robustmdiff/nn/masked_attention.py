@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +13,22 @@ from robustmdiff.ops import masked_attention
 from robustmdiff.ops.masked_attention.segments import check_segments
 
 
+class Memory(NamedTuple):
+    """Keys and values [rows, heads, d / heads] of the tokens that are present, and their segments."""
+
+    k: Tensor
+    v: Tensor
+    segments: Tensor
+
+
 class MaskedCrossModalAttention(nn.Module):
     """Queries of one patient attend to the tokens of all modalities that the patient has.
 
         attend = MaskedCrossModalAttention(64, 4)
         out = attend(tokens, segments)                                # tokens read tokens
         out = attend(tokens, segments, queries, query_segments)       # summaries read tokens
+        memory = attend.remember(tokens, segments)                    # the same for queries that come
+        out = attend.recall(memory, queries, query_segments)          # again and again, as in a sampler
 
     d                 width; heads divides it.
     modalities        M, checked against the segments; needed for an affinity.
@@ -75,28 +86,49 @@ class MaskedCrossModalAttention(nn.Module):
                 "MaskedCrossModalAttention: queries and query_segments come together, got only "
                 + ("query_segments" if queries is None else "queries")
             )
+        self._check(segments)
+        x, k_segments, rows = pack(tokens, segments)
+        memory = self._project(x, k_segments)
+        if queries is None or query_segments is None:
+            return self._attend(memory, x, k_segments, rows, tokens.shape[0])
+        return self.recall(memory, queries, query_segments)
+
+    def remember(self, tokens: Tensor, segments: Tensor) -> Memory:
+        """Keys and values of the tokens, for queries that come later, and more than once."""
+        self._check(segments)
+        x, k_segments, _ = pack(tokens, segments)
+        return self._project(x, k_segments)
+
+    def recall(self, memory: Memory, queries: Tensor, query_segments: Tensor) -> Tensor:
+        """What `forward` gives for the remembered tokens."""
+        return self._attend(memory, *pack(queries, query_segments), queries.shape[0])
+
+    def _check(self, segments: Tensor) -> None:
         if self.modalities is not None and segments.shape[1] != self.modalities:
             raise ValueError(
                 f"MaskedCrossModalAttention: segments has {segments.shape[1]} modalities, "
                 f"expected {self.modalities}"
             )
-        x, k_segments, rows = pack(tokens, segments)
-        if queries is None or query_segments is None:
-            x_q, q_segments, q_rows, Tq = x, k_segments, rows, tokens.shape[0]
-        else:
-            x_q, q_segments, q_rows = pack(queries, query_segments)
-            Tq = queries.shape[0]
-        q, k, v = (
-            project(rows_of).unflatten(-1, (self.heads, -1))
-            for project, rows_of in ((self.W_q, x_q), (self.W_k, x), (self.W_v, x))
-        )
+
+    def _project(self, x: Tensor, segments: Tensor) -> Memory:
+        k, v = (project(x).unflatten(-1, (self.heads, -1)) for project in (self.W_k, self.W_v))
+        return Memory(k, v, segments)
+
+    def _attend(self, memory: Memory, x: Tensor, segments: Tensor, rows: Tensor | None, total: int) -> Tensor:
+        q = self.W_q(x).unflatten(-1, (self.heads, -1))
         out = masked_attention(
-            q, k, v, q_segments, k_segments, affinity=self.affinity, exclude_own=self.exclude_own
+            q,
+            memory.k,
+            memory.v,
+            segments,
+            memory.segments,
+            affinity=self.affinity,
+            exclude_own=self.exclude_own,
         )
         out = self.W_o(out.flatten(1))
-        if q_rows is None or q_rows.dtype == torch.bool:  # absent rows are 0 already
+        if rows is None or rows.dtype == torch.bool:  # absent rows are 0 already
             return out
-        return out.new_zeros(Tq, out.shape[1]).index_copy(0, q_rows, out)
+        return out.new_zeros(total, out.shape[1]).index_copy(0, rows, out)
 
 
 def pack(x: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from robustmdiff.diagnosis.config import ModelConfig
+from robustmdiff.diagnosis.config import ModelConfig, without_retired
 
 
 class ConfigError(ValueError):
@@ -87,6 +87,7 @@ def make_config(values: Mapping[str, Any], source: str = "config") -> TrainConfi
     _known_keys(values, TrainConfig.model_fields, "", source)
     model = values.get("model", {})
     if isinstance(model, Mapping):
+        values = {**values, "model": (model := without_retired(model))}
         _known_keys(model, [f.name for f in dataclasses.fields(ModelConfig)], "model.", source)
     try:
         return TrainConfig.model_validate(dict(values))

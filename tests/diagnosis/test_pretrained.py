@@ -28,6 +28,13 @@ def test_a_model_comes_back_as_it_was(study, saved):
     assert torch.equal(model.diagnose(model.encode(batch)).probability, expected)
 
 
+def test_a_folder_of_an_earlier_version_loads(study, saved):
+    plain = json.loads((saved / "model.json").read_text(encoding="utf-8"))
+    plain["config"]["start"] = "noise"
+    (saved / "model.json").write_text(json.dumps(plain), encoding="utf-8")
+    assert load_pretrained(saved, KINDS)[0].config == study.config
+
+
 def test_nothing_unfinished_stays_behind(saved):
     names = {path.name for path in saved.iterdir()}
     assert names == {"model.json", "model.safetensors", "tokenizer.json", "concepts.npz"}

@@ -68,3 +68,9 @@ def test_bad_files(tmp_path, text, message):
         load_config(path)
     with pytest.raises(ConfigError, match="there is no such file"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_setting_of_an_earlier_version_is_read_where_it_says_what_is_still_done():
+    assert make_config({"model": {"start": "noise", "d_h": 32}}).model == ModelConfig(d_h=32)
+    with pytest.raises(ValueError, match="start is 'observed', which is no longer there; train anew"):
+        make_config({"model": {"start": "observed"}})

@@ -1,0 +1,131 @@
+"""Samplers. Each is a function of (denoise, path, x, condition, key) and knows no model.
+
+denoise    (x_t, level, condition) -> the estimate of x_0, of x_t's shape.
+path       where to stop: a `Schedule`, or any `Path`.
+x          [rows, ...], noise: x_T. `pure_noise` draws it.
+condition  whatever `denoise` wants; the same through the whole chain, so made once.
+
+Every step is one `ddpm_step`: samplers differ in its table, and in what they take for x_0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustmdiff.diffusion.schedule import Level, Path, Schedule, along, deterministic_table
+from robustmdiff.ops import ddpm_noise, ddpm_step
+from robustmdiff.ops.ddpm.table import Coefficients
+
+Denoise = Callable[[Tensor, Level, Any], Tensor]
+
+
+def sample_ddpm(
+    denoise: Denoise,
+    schedule: Schedule,
+    x: Tensor,
+    condition: Any = None,
+    *,
+    key: Tensor,
+    row_ids: Tensor | None = None,
+    spread: Tensor | None = None,
+) -> Tensor:
+    """Ancestral sampling (Ho et al. 2020, algorithm 2) with the variance of eq. 7, which is that of a known
+    x_0; `spread` [rows, ...], the variance of x_0 under the condition, adds what x_t leaves open."""
+    table = schedule.table.to(x.device)
+    for i, level in enumerate(along(schedule.levels)):
+        x_0 = denoise(x, on(x, level), condition)
+        variance = None if spread is None else reverse_variance(table[i], spread)
+        x = step(x_0, x, i, table, key=key, row_ids=row_ids, variance=variance)
+    return x
+
+
+def sample_ddim(denoise: Denoise, path: Path, x: Tensor, condition: Any = None) -> Tensor:
+    """DDIM with eta = 0 (Song et al. 2021, eq. 12). On a `StraightPath`, the Euler steps of a rectified flow
+    (Liu et al. 2023), whose velocity is eps - x_0 = (x_t - x_0) / t."""
+    table = deterministic_table(path).to(x.device)
+    for i, level in enumerate(along(path.levels)):
+        x = step(denoise(x, on(x, level), condition), x, i, table)
+    return x
+
+
+def sample_dpmpp_2m(denoise: Denoise, path: Path, x: Tensor, condition: Any = None) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): the DDIM step with x_0 carried on along the line
+    through its last two estimates, in lambda = log(a / s)."""
+    table = deterministic_table(path).to(x.device)
+    lam = [float(level.a.double().log() - level.s.double().log()) for level in along(path.levels)]
+    before = None
+    for i, level in enumerate(along(path.levels)):
+        x_0 = denoise(x, on(x, level), condition)
+        ahead = x_0
+        if before is not None and i + 1 < len(lam):  # the last step is of first order: its h is infinite
+            ahead = x_0 + (lam[i + 1] - lam[i]) / (2 * (lam[i] - lam[i - 1])) * (x_0 - before)
+        x, before = step(ahead, x, i, table), x_0
+    return x
+
+
+def guided(denoise: Denoise, scale: float) -> Denoise:
+    """Classifier-free guidance (Ho and Salimans 2022, eq. 6) as a denoiser whose condition is a pair: what is
+    asked for, and nothing. Guiding x_0 is guiding eps: one is linear in the other."""
+
+    def run(x: Tensor, level: Level, condition: tuple[Any, Any]) -> Tensor:
+        asked, nothing = (denoise(x, level, each) for each in condition)
+        return nothing + scale * (asked - nothing)
+
+    return run
+
+
+def pure_noise(x: Tensor, key: Tensor, row_ids: Tensor | None = None) -> Tensor:
+    """x_T ~ N(0, I) of the shape, dtype and device of x [rows, ...]. A row's noise depends on the key and its
+    row id alone (Philox, see `robustmdiff.ops.philox`), and never is what a step of the chain draws."""
+    nothing_else = torch.zeros(1, len(Coefficients._fields), device=x.device)
+    nothing_else[:, Coefficients._fields.index("sqrt_beta_bar")] = 1
+    first = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    return ddpm_noise(torch.zeros_like(x), first, nothing_else, key=key, row_ids=row_ids)
+
+
+def on(x: Tensor, level: Level) -> Level:
+    return Level(*(each.to(x.device) for each in level))
+
+
+def step(
+    x_0: Tensor,
+    x: Tensor,
+    i: int,
+    table: Tensor,
+    *,
+    key: Tensor | None = None,
+    row_ids: Tensor | None = None,
+    variance: Tensor | None = None,
+) -> Tensor:
+    """x at the next level, from the estimate of x_0; variance in units of the row's learned range."""
+    if key is None:  # the table draws nothing
+        key = torch.zeros(2, dtype=torch.int64, device=x.device)
+    return ddpm_step(
+        x_0,
+        x,
+        torch.full((len(x),), i, dtype=torch.int64, device=x.device),
+        table,
+        prediction="sample",
+        variance="fixed" if variance is None else "learned_range",
+        variance_output=variance,
+        key=key,
+        row_ids=row_ids,
+    )
+
+
+def reverse_variance(row: Tensor, spread: Tensor) -> Tensor:
+    """The variance of x_{t-1} given x_t when x_0 has the variance `spread` around what is known, in
+    the units of a learned range (Nichol and Dhariwal 2021, eq. 15).
+
+    That of Ho et al. 2020, eq. 7, is for a known x_0. What x_t leaves open of x_0 adds to it
+    (Bao et al. 2022, theorem 1); with few steps most of the spread would be lost otherwise.
+    """
+    c = Coefficients(*row)
+    a, s = c.sqrt_alpha_bar, c.sqrt_beta_bar
+    left_open = spread * s.square() / (a.square() * spread + s.square())
+    variance = c.log_variance_min.exp() + c.weight_x0.square() * left_open
+    return 2 * (variance.log() - c.log_variance_min) / (c.log_variance_max - c.log_variance_min) - 1
