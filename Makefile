@@ -37,8 +37,8 @@ lint: $(READY)  ## ruff, the type checker, and the arrows between packages
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-ledger: $(READY)  ## compile the GPU kernels, without a GPU, and compare their resources with tools/ledger.json
-	$(BIN)/python tools/ledger.py --check
+ledger: $(READY)  ## compile the GPU kernels, without a GPU, and compare their resources with tools/ledger/ledger.json
+	$(BIN)/python -m tools.ledger --check
 
 format: $(READY)  ## rewrite the code in the house's format
 	$(BIN)/ruff check --fix .

@@ -5,9 +5,7 @@ A size of 1 becomes a constant, an absent tensor another signature: each such la
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,19 +15,14 @@ from robustmdiff.ops.dispatch import Op
 from tests.device.test_forward import wide_cases
 from tests.ops.conftest import CASES, OPS
 
-TOOLS = Path(__file__).parents[2] / "tools"
-
 
 @pytest.fixture
-def compiled(monkeypatch):
+def compiled():
     """compiled(run, arch): the kernels that run() launches, none of which runs."""
     pytest.importorskip("triton", reason="triton is not installed, so its kernels cannot be compiled")
-    monkeypatch.syspath_prepend(str(TOOLS))
-    import ledger_triton
+    from tools.ledger.triton import compiled
 
-    yield ledger_triton.compiled
-    for name in ("ledger", "ledger_triton", "machine_code"):
-        del sys.modules[name]
+    return compiled
 
 
 @pytest.mark.slow

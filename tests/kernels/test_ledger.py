@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).parents[2] / "tools"
+from tools.ledger.__main__ import LEDGER
+from tools.ledger.lines import Line, Resources, compare
 
 
-@pytest.fixture
-def ledger(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    import ledger
-
-    yield ledger
-    del sys.modules["ledger"]
-
-
-def complaints(ledger, **changes: int) -> list[str]:
-    known = ledger.Resources(registers=100, stack=0, shared=65536, cp_async=16, mma=64, wgmma=8)
+def complaints(**changes: int) -> list[str]:
+    known = Resources(registers=100, stack=0, shared=65536, cp_async=16, mma=64, wgmma=8)
     entry = {"compiler": "triton 3.9.0", "resources": asdict(known)}
-    line = ledger.Line("attention: _forward", "sm_90", "triton 3.9.0", replace(known, **changes), True, True)
-    return ledger.compare([line], {line.name: {line.arch: entry}}, whole=True)
+    line = Line("attention: _forward", "sm_90", "triton 3.9.0", replace(known, **changes), True, True)
+    return compare([line], {line.name: {line.arch: entry}}, whole=True)
 
 
-def test_what_has_not_changed_passes(ledger):
-    assert complaints(ledger) == []
-    assert complaints(ledger, registers=104) == []
+def test_what_has_not_changed_passes():
+    assert complaints() == []
+    assert complaints(registers=104) == []
 
 
 @pytest.mark.parametrize(
@@ -47,22 +37,22 @@ def test_what_has_not_changed_passes(ledger):
     ],
     ids=str,
 )
-def test_a_regression_is_named(ledger, changes, says):
-    found = complaints(ledger, **changes)
+def test_a_regression_is_named(changes, says):
+    found = complaints(**changes)
     assert any(says in complaint for complaint in found), found
 
 
-def test_lines_that_come_or_go_are_named(ledger):
-    known = json.loads(ledger.LEDGER.read_text())
+def test_lines_that_come_or_go_are_named():
+    known = json.loads(LEDGER.read_text())
     name, archs = next(iter(known.items()))
     arch, entry = next(iter(archs.items()))
-    line = ledger.Line("new", arch, entry["compiler"], ledger.Resources(**entry["resources"]))
-    found = ledger.compare([line], {name: {arch: entry}}, whole=True)
+    line = Line("new", arch, entry["compiler"], Resources(**entry["resources"]))
+    found = compare([line], {name: {arch: entry}}, whole=True)
     assert len(found) == 2
     assert f"new {arch}: is not in the ledger" in found[0]
     assert "nothing compiles it any more" in found[1]
 
 
-def test_the_shipped_ledger_holds_no_spill(ledger):
-    known = json.loads(ledger.LEDGER.read_text())
+def test_the_shipped_ledger_holds_no_spill():
+    known = json.loads(LEDGER.read_text())
     assert not [name for name, archs in known.items() for e in archs.values() if e["resources"]["stack"] > 0]

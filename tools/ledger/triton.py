@@ -17,9 +17,10 @@ from multiprocessing import get_context
 from types import SimpleNamespace
 from typing import Any
 
-import machine_code
 import torch
-from ledger import Line
+
+from tools.ledger import machine_code
+from tools.ledger.lines import Line
 
 ARCHITECTURES = (80, 90, 120)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from ledger import Resources
+from tools.ledger.lines import Resources
 
 FETCHES = ("LDGSTS", "UTMALDG", "UBLKCP")
 MMA = ("HMMA", "IMMA", "DMMA", "QMMA", "OMMA")

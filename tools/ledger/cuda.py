@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
-import machine_code
-from ledger import Line
+from tools.ledger import machine_code
+from tools.ledger.lines import Line
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "robustmdiff" / "_C_cuda.so"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120")
 

@@ -1,26 +1,11 @@
-"""The resources of every shipped GPU kernel, compiled without a GPU and compared with what is written down.
-
-    python tools/ledger.py --check          # exit 1 on a spill, a lost pipeline, lost tensor cores, or growth
-    python tools/ledger.py --write          # compile and write tools/ledger.json anew
-    python tools/ledger.py --check masked_attention sm_90      # only lines with these words
-
-A line is one kernel as it is launched in one situation (dtype, width, ...) for one architecture. The
-absolute rules hold for every compiler; registers and shared memory are compared only with a ledger of
-the same compiler, since another one allocates differently.
-"""
+"""A line of the ledger: what one kernel takes, what it must not, and how two ledgers differ."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-LEDGER = Path(__file__).with_name("ledger.json")
 MORE_REGISTERS = 8  # the growth that is still noise
 MORE_SHARED = 1024  # bytes; less shared memory by more than that is a pipeline that has lost stages
 SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_120": 99 * 1024}  # bytes of one block
@@ -82,7 +67,7 @@ def compare(lines: list[Line], ledger: dict, whole: bool) -> list[str]:
         problems = list(broken_rules(line))
         known = ledger.get(line.name, {}).get(line.arch)
         if known is None:
-            problems.append("is not in the ledger; run `python tools/ledger.py --write`")
+            problems.append("is not in the ledger; run `python -m tools.ledger --write`")
         elif known["compiler"] == line.compiler:
             problems += growth(line.resources, Resources(**known["resources"]))
         wrong += [f"{line.name} {line.arch}: {problem}" for problem in problems]
@@ -115,43 +100,3 @@ def table(lines: list[Line]) -> str:
         )
         for row in rows
     )
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--check", action="store_true", help="compare with tools/ledger.json")
-    action.add_argument("--write", action="store_true", help="write tools/ledger.json")
-    action.add_argument("--show", action="store_true", help="compile and print, compare with nothing")
-    parser.add_argument("words", nargs="*", help="only the lines that hold all of these words")
-    options = parser.parse_args()
-    if options.write and options.words:
-        parser.error("--write takes no words: the ledger is written whole")
-
-    import ledger_cuda
-    import ledger_triton
-
-    sources = (ledger_triton, ledger_cuda)
-    absent = [f"{source.__name__} skipped: {source.missing()}" for source in sources if source.missing()]
-    lines = [line for source in sources if not source.missing() for line in source.lines(options.words)]
-    print(table(lines))
-    print("\n".join(absent))
-    if options.show:
-        return 0
-    if options.write:
-        if absent:
-            print("not written: the ledger needs every compiler")
-            return 1
-        LEDGER.write_text(written(lines))
-        wrong = [f"{line.name} {line.arch}: {problem}" for line in lines for problem in broken_rules(line)]
-    else:
-        ledger = json.loads(LEDGER.read_text())
-        wrong = compare(lines, ledger, whole=not options.words and not absent)
-    print("\n".join(wrong) or f"{len(lines)} kernels keep to the ledger")
-    return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
