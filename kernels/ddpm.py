@@ -129,7 +129,8 @@ def _coefficients(table, steps, step, CHECK: tl.constexpr):
 def _step(
     out, sample, model_output, step_of_row, table, uncond, guidances, variance_output, key, row_ids, noise,
     guidance, clip, row_size, steps,
-    PREDICTION: tl.constexpr, CLIPS: tl.constexpr, BLOCK: tl.constexpr, CHECK: tl.constexpr,
+    PREDICTION: tl.constexpr, CLIPS: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr,
+    CHECK: tl.constexpr,
 ):  # fmt: skip
     row, begin = _stretch(row_size, BLOCK)
     element = begin + tl.arange(0, BLOCK)
@@ -162,6 +163,8 @@ def _step(
             z = tl.load(noise + at, mask=there, other=0).to(tl.float32)
         if variance_output is None:
             x += sigma * z
+        elif EXACT:
+            x += _exp(0.5 * tl.load(variance_output + at, mask=there, other=0).to(tl.float32)) * z
         else:
             share = tl.load(variance_output + at, mask=there, other=0).to(tl.float32) * 0.5 + 0.5
             low, high = tl.load(c + LOG_VARIANCE_MIN), tl.load(c + LOG_VARIANCE_MAX)
@@ -238,12 +241,13 @@ def step(
     guidance: float,
     clip: float,
     prediction: int,
+    exact: bool,
 ) -> None:
     """x_{t-1} into out; contiguous tensors of one dtype, as the op's schema has them."""
     _launch(
         _step, out, sample, model_output, step, table, uncond, guidances, variance_output, key, row_ids,
         noise, guidance, clip, out.shape[1:].numel(), table.shape[0],
-        PREDICTION=prediction, CLIPS=clip < float("inf"), CHECK=checking(),
+        PREDICTION=prediction, CLIPS=clip < float("inf"), EXACT=exact, CHECK=checking(),
     )  # fmt: skip
 
 

@@ -56,9 +56,9 @@ void sweep(const Work& work, const Tensor& sample, int64_t steps) {
 
 void step_out(Tensor out, const Tensor& sample, const Tensor& model_output, const Tensor& step, const Tensor& table,
               Maybe uncond, Maybe guidances, Maybe variance_output, Maybe key, Maybe row_ids, Maybe noise,
-              double guidance, double clip, int64_t prediction) {
+              double guidance, double clip, int64_t prediction, bool exact) {
   sweep(step_of(out, sample, model_output, step, table, uncond, guidances, variance_output, key, row_ids, noise,
-                guidance, clip, prediction),
+                guidance, clip, prediction, exact),
         sample, table.size(0));
 }
 
@@ -67,7 +67,7 @@ void infer_to(Tensor out, const Tensor& sample, const Tensor& model_output, cons
               Maybe variance_output, Maybe row_ids) {
   STD_TORCH_CHECK(!clip || std::isfinite(*clip), "clip is ", *clip, ", expected a finite number or none");
   step_out(out, sample, model_output, step, table, uncond, {}, variance_output, key, row_ids, {}, guidance,
-           clip ? *clip : INFINITY, prediction);
+           clip ? *clip : INFINITY, prediction, false);
 }
 
 void noise_out(Tensor out, const Tensor& sample, const Tensor& step, const Tensor& table, Maybe key, Maybe row_ids,

@@ -106,8 +106,8 @@ __device__ void four(const Step& a, int64_t steps, int64_t row, int64_t group, i
   if (sigma != 0.0f) {
     float4 z = a.key.seed_offset ? normals(a.key, a.step[row], row, group) : at(a.noise);
     if (a.variance_output) {
-      const float low = c[LOG_VARIANCE_MIN], high = c[LOG_VARIANCE_MAX];
-      z = each(z, at(a.variance_output), [=](float z, float v) {
+      const auto [low, high] = log_range(a, c);
+      z = each(z, at(a.variance_output), [low = low, high = high](float z, float v) {
         const float share = fmaf(v, 0.5f, 0.5f);
         return z * expf(0.5f * fmaf(share, high, (1.0f - share) * low));
       });
@@ -171,9 +171,9 @@ void sweep(const Work& work, const Tensor& sample, int64_t steps, bool pointers_
 
 void step_out(Tensor out, const Tensor& sample, const Tensor& model_output, const Tensor& step, const Tensor& table,
               Maybe uncond, Maybe guidances, Maybe variance_output, Maybe key, Maybe row_ids, Maybe noise,
-              double guidance, double clip, int64_t prediction) {
+              double guidance, double clip, int64_t prediction, bool exact) {
   const Step work = step_of(out, sample, model_output, step, table, uncond, guidances, variance_output, key, row_ids,
-                            noise, guidance, clip, prediction);
+                            noise, guidance, clip, prediction, exact);
   sweep(work, sample, table.size(0),
         aligned({work.model_output, work.sample, work.uncond, work.variance_output, work.noise, work.out}));
 }

@@ -129,7 +129,8 @@ void run_as(const Step& a, int64_t row, int64_t begin, int64_t end) {
   r.guidance = set(a.guidances ? a.guidances[row] : a.guidance);
   r.clips = a.clip <= 3.402823466e38f;
   r.low = set(-a.clip), r.high = set(a.clip);
-  r.log_min = set(c[LOG_VARIANCE_MIN]), r.log_max = set(c[LOG_VARIANCE_MAX]);
+  const auto [low, high] = log_range(a, c);
+  r.log_min = set(low), r.log_max = set(high);
   r.draws = noisy && a.key.seed_offset;
   if (r.draws) r.stream = stream_of(a.key, a.step[row], row);
   const int64_t first = row * a.row_size;

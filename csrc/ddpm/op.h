@@ -28,11 +28,12 @@ inline Key key_of(Maybe key, Maybe row_ids, Maybe noise, const Tensor& sample) {
 
 inline Step step_of(Tensor& out, const Tensor& sample, const Tensor& model_output, const Tensor& step,
                     const Tensor& table, Maybe uncond, Maybe guidances, Maybe variance_output, Maybe key,
-                    Maybe row_ids, Maybe noise, double guidance, double clip, int64_t prediction) {
+                    Maybe row_ids, Maybe noise, double guidance, double clip, int64_t prediction, bool exact) {
   STD_TORCH_CHECK(prediction >= EPSILON && prediction <= V_PREDICTION, "prediction is ", prediction, ", expected 0 to 2");
   STD_TORCH_CHECK(clip > 0, "clip is ", clip, ", expected a positive number");
   STD_TORCH_CHECK(std::isfinite(guidance), "guidance is ", guidance, ", expected a finite number");
   STD_TORCH_CHECK(uncond || (guidance == 1 && !guidances), "guidance is given without uncond, expected both or neither");
+  STD_TORCH_CHECK(variance_output || !exact, "exact is given without a log variance");
   return {.model_output = checked_like(model_output, "model_output", sample),
           .sample = checked_like(sample, "sample", sample),
           .uncond = checked_like(uncond, "uncond", sample),
@@ -45,6 +46,7 @@ inline Step step_of(Tensor& out, const Tensor& sample, const Tensor& model_outpu
           .guidance = float(guidance),
           .clip = float(clip),
           .prediction = prediction,
+          .exact = exact,
           .row_size = row_size_of(sample),
           .key = key_of(key, row_ids, noise, sample)};
 }

@@ -33,7 +33,7 @@ struct Problem {
   Array<int64_t> step, row_ids, seed_offset;
   Array<float> table, guidances;
   Values model_output, sample, uncond, variance_output, noise;
-  bool with_uncond, with_variance, with_key, with_row_ids, with_guidances;
+  bool with_uncond, with_variance, exact, with_key, with_row_ids, with_guidances;
   float guidance, clip;
   int64_t prediction;
 
@@ -57,6 +57,7 @@ struct Problem {
         noise(c.random, rows * row_size, type),
         with_uncond(c.say("uncond", c.random.chance(0.5))),
         with_variance(c.say("variance", c.random.chance(0.5))),
+        exact(c.say("exact", with_variance && c.random.chance(0.5))),
         with_key(c.say("key", c.random.chance(0.5))),
         with_row_ids(c.random.chance(0.5)),
         with_guidances(c.random.chance(0.5)),
@@ -120,7 +121,8 @@ struct Problem {
     double deviation = t[SIGMA];
     if (with_variance) {
       const double share = (variance_output[i] + 1) / 2;
-      deviation = std::exp((share * t[LOG_VARIANCE_MAX] + (1 - share) * t[LOG_VARIANCE_MIN]) / 2);
+      deviation = std::exp(exact ? variance_output[i] / 2
+                                 : (share * t[LOG_VARIANCE_MAX] + (1 - share) * t[LOG_VARIANCE_MIN]) / 2);
     }
     const Sum z = noise_of(row, j, step[row]);
     x.add(deviation * z.value, 10 * deviation * z.terms);  // 10: half of the largest logarithm
@@ -177,6 +179,7 @@ void ddpm(Case& c) {
   work.model_output = a.model_output.data, work.sample = a.sample.data;
   work.uncond = a.with_uncond ? a.uncond.data : nullptr;
   work.variance_output = a.with_variance ? a.variance_output.data : nullptr;
+  work.exact = a.exact;
   work.noise = a.with_key ? nullptr : a.noise.data;
   work.step = a.step.begin(), work.table = a.table.begin();
   work.guidances = a.with_guidances ? a.guidances.begin() : nullptr;

@@ -38,8 +38,8 @@ def sample_ddpm(
     table = schedule.table.to(x.device)
     for i, level in enumerate(along(schedule.levels)):
         x_0 = denoise(x, on(x, level), condition)
-        variance = None if spread is None else reverse_variance(table[i], spread)
-        x = step(x_0, x, i, table, key=key, row_ids=row_ids, variance=variance)
+        log_variance = None if spread is None else reverse_variance(table[i], spread).log()
+        x = step(x_0, x, i, table, key=key, row_ids=row_ids, log_variance=log_variance)
     return x
 
 
@@ -99,27 +99,19 @@ def step(
     *,
     key: Tensor | None = None,
     row_ids: Tensor | None = None,
-    variance: Tensor | None = None,
+    log_variance: Tensor | None = None,
 ) -> Tensor:
-    """x at the next level, from the estimate of x_0; variance in units of the row's learned range."""
+    """x at the next level, from the estimate of x_0: row i of the table, for all rows of x."""
     if key is None:  # the table draws nothing
         key = torch.zeros(2, dtype=torch.int64, device=x.device)
+    row = torch.full((len(x),), i, dtype=torch.int64, device=x.device)
     return ddpm_step(
-        x_0,
-        x,
-        torch.full((len(x),), i, dtype=torch.int64, device=x.device),
-        table,
-        prediction="sample",
-        variance="fixed" if variance is None else "learned_range",
-        variance_output=variance,
-        key=key,
-        row_ids=row_ids,
+        x_0, x, row, table, prediction="sample", log_variance=log_variance, key=key, row_ids=row_ids
     )
 
 
 def reverse_variance(row: Tensor, spread: Tensor) -> Tensor:
-    """The variance of x_{t-1} given x_t when x_0 has the variance `spread` around what is known, in
-    the units of a learned range (Nichol and Dhariwal 2021, eq. 15).
+    """The variance of x_{t-1} given x_t when x_0 has the variance `spread` around what is known.
 
     That of Ho et al. 2020, eq. 7, is for a known x_0. What x_t leaves open of x_0 adds to it
     (Bao et al. 2022, theorem 1); with few steps most of the spread would be lost otherwise.
@@ -127,5 +119,4 @@ def reverse_variance(row: Tensor, spread: Tensor) -> Tensor:
     c = Coefficients(*row)
     a, s = c.sqrt_alpha_bar, c.sqrt_beta_bar
     left_open = spread * s.square() / (a.square() * spread + s.square())
-    variance = c.log_variance_min.exp() + c.weight_x0.square() * left_open
-    return 2 * (variance.log() - c.log_variance_min) / (c.log_variance_max - c.log_variance_min) - 1
+    return c.log_variance_min.exp() + c.weight_x0.square() * left_open

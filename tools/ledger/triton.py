@@ -126,7 +126,7 @@ def ddpm() -> Iterator[Situation]:
             )
             key, more = torch.zeros(2, dtype=torch.int64), x if everything else None
             guidances = torch.zeros(4) if everything else None
-            kernels.step(x, x, x, step, table, more, guidances, more, key, None, None, 1.0, 1.0, 0)
+            kernels.step(x, x, x, step, table, more, guidances, more, key, None, None, 1.0, 1.0, 0, False)
             kernels.noise(x, x, step, table, key, None, None)
             kernels.normal(x, step, key, None)
 

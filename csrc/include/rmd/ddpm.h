@@ -39,9 +39,23 @@ struct Step {
   float guidance;
   float clip;  // infinity: none
   int64_t prediction;
+  bool exact;  // variance_output is the log variance itself, not a share of the table's range
   int64_t row_size;
   Key key;
 };
+
+// What -1 and 1 of variance_output stand for: the logs of the table's range (Nichol and Dhariwal 2021, eq. 15);
+// themselves, where the log variance is given.
+struct LogRange {
+  float low, high;
+};
+#ifdef __CUDACC__
+__host__ __device__
+#endif
+inline LogRange log_range(const Step& a, const float* row) {
+  if (a.exact) return {-1.0f, 1.0f};
+  return {row[LOG_VARIANCE_MIN], row[LOG_VARIANCE_MAX]};
+}
 
 // x_t = sqrt_alpha_bar x_0 + sqrt_beta_bar noise
 struct Noise {

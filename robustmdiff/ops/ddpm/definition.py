@@ -48,7 +48,7 @@ def predicted_x0(output: Tensor, sample: Tensor, a: Tensor, b: Tensor, predictio
     return a * sample - b * output
 
 
-def learned_deviation(variance_output: Tensor, log_min: Tensor, log_max: Tensor) -> Tensor:
+def learned_deviation(variance_output: Tensor, log_min: Tensor | float, log_max: Tensor | float) -> Tensor:
     share = (variance_output + 1) / 2
     return torch.exp(0.5 * (share * log_max + (1 - share) * log_min))
 
@@ -62,6 +62,7 @@ def ddpm_step(
     uncond: Tensor | None = None,
     guidance: float | Tensor = 1.0,
     variance_output: Tensor | None = None,
+    log_variance: Tensor | None = None,
     clip: float | DynamicThreshold | None = None,
     prediction: str = "epsilon",
     noise: Tensor,
@@ -78,6 +79,8 @@ def ddpm_step(
     deviation = sigma
     if variance_output is not None:
         deviation = learned_deviation(variance_output, c.log_variance_min, c.log_variance_max)
+    elif log_variance is not None:
+        deviation = torch.exp(0.5 * log_variance)
     return mean + deviation * torch.where(sigma > 0, noise, 0)  # the last step reads no noise
 
 

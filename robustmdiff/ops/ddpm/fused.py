@@ -66,9 +66,9 @@ def fused(operators: schema.Operators) -> Fused:
     )
 
     def step(*args: Any, out: Tensor | None = None) -> Tensor:
-        tensors, (guidance, clip, prediction) = list(args[:-3]), args[-3:]
+        tensors, (guidance, clip, *settings) = list(args[:-4]), args[-4:]
         tensors[5] = None if tensors[5] is None else tensors[5].float()
-        inputs = (*_packed(*tensors), guidance, math.inf if clip is None else clip, prediction)
+        inputs = (*_packed(*tensors), guidance, math.inf if clip is None else clip, *settings)
         if out is None:
             return differentiable_step(*inputs)
         operators.step_out(out, *inputs)
@@ -182,6 +182,7 @@ def _step_gradients(
     guidance: float,
     clip: float,
     prediction: int,
+    exact: bool,
 ) -> tuple[Tensor | None, ...]:
     """Of sample, model_output, uncond and variance_output, in float32."""
     dtype, grad, x_t = grad.dtype, grad.float(), sample.float()
@@ -202,7 +203,7 @@ def _step_gradients(
     if variance_output is not None:
         z = normal(x_t, step, key, row_ids) if noise is None else noise.float()
         z = torch.where(c.sigma > 0, z, 0)
-        low, high = c.log_variance_min, c.log_variance_max
+        low, high = (-1.0, 1.0) if exact else (c.log_variance_min, c.log_variance_max)
         deviation = learned_deviation(variance_output.float(), low, high)
         to_variance = (grad * z * deviation * (high - low) / 4).to(dtype)
     return to_sample.to(dtype), to_output.to(dtype), to_uncond, to_variance

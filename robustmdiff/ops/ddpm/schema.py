@@ -8,12 +8,13 @@ from torch import Tensor
 
 from robustmdiff.ops.registration import define
 
-# prediction is an index into PREDICTIONS; clip inf means none; guidances [B] wins over guidance.
+# prediction is an index into PREDICTIONS; clip inf means none; guidances [B] wins over guidance; exact:
+# variance_output is the log variance itself.
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 STEP = (
     "Tensor sample, Tensor model_output, Tensor step, Tensor table, Tensor? uncond, Tensor? guidances, "
     "Tensor? variance_output, Tensor? key, Tensor? row_ids, Tensor? noise, "
-    "float guidance, float clip, int prediction"
+    "float guidance, float clip, int prediction, bool exact"
 )
 NOISE = "Tensor sample, Tensor step, Tensor table, Tensor? key, Tensor? row_ids, Tensor? noise"
 NORMAL = "Tensor like, Tensor step, Tensor key, Tensor? row_ids"

@@ -37,6 +37,7 @@ def ddpm_step(
     uncond: Tensor | None = None,
     guidance: float | Tensor = 1.0,
     variance_output: Tensor | None = None,
+    log_variance: Tensor | None = None,
     clip: float | DynamicThreshold | None = None,
     prediction: str = "epsilon",
     variance: str = "fixed",
@@ -55,6 +56,7 @@ def ddpm_step(
     uncond           [B, ...], the model without its condition; guided by
                      uncond + guidance (model_output - uncond), guidance a number or [B].
     variance_output  [B, ...] with variance="learned_range": -1 to 1 between the two log variances.
+    log_variance     [B, ...] instead: the variance of the step as it is, where the sampler knows it.
     clip             x_0 is kept within +-clip, or by a `DynamicThreshold` (torch backend only).
     prediction       "epsilon", "sample" or "v_prediction".
     key, noise       exactly one: int64 [2] (seed, offset) to draw from, or the noise itself.
@@ -62,13 +64,14 @@ def ddpm_step(
     out              contiguous, to write to (x_t itself will do); only where no gradient is recorded.
 
     A row whose sigma is 0 (the last step) neither draws nor reads noise. Arithmetic is float32 (float64
-    for float64). Gradients: model_output, sample, uncond, variance_output; on the torch backend also
-    guidance, noise and table. Definition: robustmdiff.ops.ddpm.definition.
+    for float64). Gradients: model_output, sample, uncond, variance_output, log_variance; on the
+    torch backend also guidance, noise and table. Definition: robustmdiff.ops.ddpm.definition.
     Errors: TypeError for dtypes, ValueError for the rest; values are checked on the CPU in eager mode.
     """
     if (
         straight(sample)
         and noise is None
+        and log_variance is None
         and isinstance(guidance, NUMBER)
         and (clip is None or type(clip) is float)
         and variance == ("fixed" if variance_output is None else "learned_range")
@@ -91,14 +94,14 @@ def ddpm_step(
             elif out is None and (clip is None or clip < math.inf):
                 return native.ready_step(
                     sample, model_output, step, table, uncond, None, variance_output, key, row_ids, None,
-                    guidance, math.inf if clip is None else clip, INDEX[prediction],
+                    guidance, math.inf if clip is None else clip, INDEX[prediction], False,
                 )  # fmt: skip
         except Exception:
             pass
     args = _prepare(
         model_output, sample, step, table,
-        uncond=uncond, guidance=guidance, variance_output=variance_output, clip=clip,
-        prediction=prediction, variance=variance, key=key, row_ids=row_ids, noise=noise, out=out,
+        uncond=uncond, guidance=guidance, variance_output=variance_output, log_variance=log_variance,
+        clip=clip, prediction=prediction, variance=variance, key=key, row_ids=row_ids, noise=noise, out=out,
     )  # fmt: skip
     return OP.select(*args).run(*args, out=out)
 
@@ -112,6 +115,7 @@ def _prepare(
     uncond: Tensor | None = None,
     guidance: float | Tensor = 1.0,
     variance_output: Tensor | None = None,
+    log_variance: Tensor | None = None,
     clip: float | DynamicThreshold | None = None,
     prediction: str = "epsilon",
     variance: str = "fixed",
@@ -126,6 +130,7 @@ def _prepare(
         "model_output": model_output,
         "uncond": uncond,
         "variance_output": variance_output,
+        "log_variance": log_variance,
         "noise": noise,
     }
     check_like_sample(op, sample, others)
@@ -135,6 +140,8 @@ def _prepare(
     if (variance_output is None) != (variance == "fixed"):
         given = "not given" if variance_output is None else "given"
         raise ValueError(f"{op}: variance_output is {given} with variance={variance!r}")
+    if log_variance is not None and variance_output is not None:
+        raise ValueError(f"{op}: variance_output and log_variance are both given, expected one of them")
     check_clip(op, clip)
     check_guidance(op, guidance, uncond, sample)
     if out is not None:
@@ -142,13 +149,14 @@ def _prepare(
     dtype = sample.dtype
     if model_output.dtype != dtype:
         model_output = model_output.to(dtype)
+    variance_output, exact = (variance_output, False) if log_variance is None else (log_variance, True)
     uncond, variance_output, noise = (
         x if x is None or x.dtype == dtype else x.to(dtype) for x in (uncond, variance_output, noise)
     )
     guidances, scale = (guidance, 1.0) if isinstance(guidance, Tensor) else (None, float(guidance))
     return (
         sample, model_output, step, table, uncond, guidances, variance_output, key, row_ids, noise,
-        scale, clip, INDEX[prediction],
+        scale, clip, INDEX[prediction], exact,
     )  # fmt: skip
 
 
@@ -166,15 +174,17 @@ def _run_torch(
     guidance: float,
     clip: float | DynamicThreshold | None,
     prediction: int,
+    exact: bool,
     out: Tensor | None = None,
 ) -> Tensor:
     """The definition, in float32 where the tensors are narrower."""
-
     narrow = sample.dtype in (torch.bfloat16, torch.float16)
     dtype = torch.float32 if narrow else sample.dtype
     if noise is None:
         assert key is not None
         noise = philox_normal(key, step, row_ids, sample.shape[1:].numel()).reshape(sample.shape)
+    if variance_output is not None:
+        variance_output = variance_output.to(dtype)
     result = definition.ddpm_step(
         model_output.to(dtype),
         sample.to(dtype),
@@ -182,7 +192,8 @@ def _run_torch(
         table,
         uncond=None if uncond is None else uncond.to(dtype),
         guidance=guidance if guidances is None else guidances,
-        variance_output=None if variance_output is None else variance_output.to(dtype),
+        variance_output=None if exact else variance_output,
+        log_variance=variance_output if exact else None,
         clip=clip,
         prediction=PREDICTIONS[prediction],
         noise=noise.to(dtype),
@@ -207,6 +218,7 @@ def _reasons(backend: Any) -> Callable[..., list[str]]:
         guidance: float,
         clip: float | DynamicThreshold | None,
         prediction: int,
+        exact: bool,
     ) -> list[str]:
         return backend.reasons(sample, {"guidance": guidances, "noise": noise, "table": table}, clip)
 

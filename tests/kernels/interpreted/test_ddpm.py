@@ -129,7 +129,7 @@ def test_what_it_declines():
 def test_operators_pass_opcheck():
     x, step, ids = draw(2, 5), torch.tensor([1, 9]), torch.tensor([3, 0])
     noise_args = x, step, TABLE, KEY, ids, None
-    step_args = x, x, step, TABLE, x, None, None, KEY, ids, None, 2.0, 1.0, 0
+    step_args = x, x, step, TABLE, x, None, None, KEY, ids, None, 2.0, 1.0, 0, False
     torch.library.opcheck(triton_backend.operators.step, step_args, test_utils=CHECKS)
     torch.library.opcheck(
         triton_backend.operators.step_out, (torch.empty_like(x), *step_args), test_utils=CHECKS

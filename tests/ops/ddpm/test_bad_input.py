@@ -70,6 +70,16 @@ BAD = {
         ValueError,
         "variance_output is not given with variance='learned",
     ),
+    "two variances": (
+        {"variance_output": X, "variance": "learned_range", "log_variance": X},
+        ValueError,
+        "variance_output and log_variance are both given, expected one of them",
+    ),
+    "another shape of log_variance": (
+        {"log_variance": X[:, :1]},
+        ValueError,
+        r"log_variance has shape \[3, 1\], expected \[3, 4\] like sample",
+    ),
     "a variance": ({"variance_output": X}, ValueError, "variance_output is given with variance='fixed'"),
     "clip": ({"clip": 0.0}, ValueError, "clip is 0.0, expected a positive number"),
     "clip nan": ({"clip": math.nan}, ValueError, "clip is nan, expected a positive number"),
@@ -141,10 +151,11 @@ def test_noise_and_loss_refuse_under_their_own_names(table):
         (10, math.nan, "guidance is nan, expected a finite number"),
         (11, 0.0, "clip is 0, expected a positive number"),
         (12, 3, "prediction is 3, expected 0 to 2"),
+        (13, True, "exact is given without a log variance"),
     ],
 )
 def test_the_operator_itself_checks_before_it_touches_memory(table, position, value, message):
-    args = [X, X, STEP, table, None, None, None, KEY, None, None, 1.0, math.inf, 0]
+    args = [X, X, STEP, table, None, None, None, KEY, None, None, 1.0, math.inf, 0, False]
     args[position] = value
     if position == 0:
         args[1] = value

@@ -87,7 +87,7 @@ def test_opcheck(table, dtype):
     output, x, step = values((3, 8))
     output, x, key = output.to(dtype), x.to(dtype), philox_key(1)
     g, rows = torch.ones(3), torch.tensor([4, 5, 6])
-    step_args = (x, output, step, table, x, g, output, key, rows, None, 1.0, 1.0, 0)
+    step_args = (x, output, step, table, x, g, output, key, rows, None, 1.0, 1.0, 0, False)
     noise_args = (x, step, table, None, None, output)
     torch.library.opcheck(native.operators.step, step_args)
     torch.library.opcheck(native.operators.step_out, (torch.empty_like(x), *step_args))

@@ -82,6 +82,7 @@ OPTIONS = {
         "prediction": "v_prediction",
     },
     "learned variance": {"variance_output": 8, "variance": "learned_range", "prediction": "sample"},
+    "known variance": {"log_variance": 8, "prediction": "sample"},
     "everything": {
         "variance_output": 8,
         "variance": "learned_range",
@@ -95,9 +96,11 @@ OPTIONS = {
 def arguments(option, shape, dtype):
     """Keyword arguments of ddpm_step in this dtype, and those of the definition in float64."""
     given = dict(OPTIONS[option])
-    for name in ("uncond", "variance_output"):
+    for name in ("uncond", "variance_output", "log_variance"):
         if name in given:
             given[name] = draw(shape, given[name], dtype).clamp(-1, 1)
+    if "log_variance" in given:
+        given["log_variance"] = 6 * given["log_variance"] - 5
     if given.get("guidance") == "rows":
         given["guidance"] = torch.linspace(0.5, 4, shape[0])
     exact = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in given.items() if k != "variance"}
@@ -146,7 +149,7 @@ def test_gradients_are_those_of_the_definition(engine, table, option, drawn):
     noise = philox_normal(key, step, None, 10).reshape(shape) if drawn else draw(shape, 3)
     source = {"key": key} if drawn else {"noise": noise}
     wrt = {"model_output": output, "sample": x} | {
-        name: given[name] for name in ("uncond", "variance_output") if name in given
+        name: given[name] for name in ("uncond", "variance_output", "log_variance") if name in given
     }
 
     def gradients(function, dtype, options, **rest):
