@@ -8,12 +8,15 @@ slowest binds.
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from benchmarks import peak
 from benchmarks.measure import PAST_THE_CACHE, Samples
 
 FLOPS, BYTES, EDGES = "matmul", "bandwidth", "gather"
@@ -28,7 +31,8 @@ class Limit:
 
 
 def matmul(device: str, dtype: torch.dtype) -> list[Limit]:
-    """torch.mm at shapes that suit the machine."""
+    """torch.mm at shapes that suit the machine; on a CPU also a loop of multiply-adds for each of its
+    instruction sets, since a library may reach less than the machine (MKL on AMD does)."""
     sizes = [(1024, 1024, 1024), (2048, 512, 1024)] if device == "cpu" else [(4096,) * 3, (8192,) * 3]
     found = []
     for m, k, n in sizes:
@@ -39,6 +43,11 @@ def matmul(device: str, dtype: torch.dtype) -> list[Limit]:
                 FLOPS, f"mm {m}x{k}x{n}", 2.0 * m * k * n, lambda a=a, b=b, out=out: torch.mm(a, b, out=out)
             )
         )
+    if device == "cpu" and dtype == torch.float32 and shutil.which("g++"):
+        threads = torch.get_num_threads()
+        for isa in peak.instruction_sets():
+            call = partial(peak.run, isa, threads)
+            found.append(Limit(FLOPS, f"multiply-add {isa}", peak.operations(isa, threads), call))
     return found
 
 
