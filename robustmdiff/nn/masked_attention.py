@@ -32,8 +32,7 @@ class MaskedCrossModalAttention(nn.Module):
 
     d                 width; heads divides it.
     modalities        M, checked against the segments; needed for an affinity.
-    query_modalities  Mq, where it differs from M.
-    affinity          learn a bias [heads, Mq, M] between query and key modality, 0 to begin with.
+    affinity          learn a bias [heads, M, M] between query and key modality, 0 to begin with.
     exclude_own       modality i reads the others only (Mq = M).
 
     No residual, no norm. Tokens outside the segments are never projected: they may hold anything,
@@ -46,7 +45,6 @@ class MaskedCrossModalAttention(nn.Module):
         heads: int,
         *,
         modalities: int | None = None,
-        query_modalities: int | None = None,
         affinity: bool = False,
         exclude_own: bool = False,
     ) -> None:
@@ -63,7 +61,7 @@ class MaskedCrossModalAttention(nn.Module):
         self.W_v = nn.Linear(d, d)
         self.W_o = nn.Linear(d, d, bias=False)  # W_v's bias reaches every row that reads anything
         self.affinity = (
-            nn.Parameter(torch.zeros(heads, query_modalities or modalities, modalities))
+            nn.Parameter(torch.zeros(heads, modalities, modalities))
             if affinity and modalities is not None
             else None
         )
