@@ -44,7 +44,7 @@ def csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 def _open(path: Path) -> TextIO:
     # Decoding goes in blocks, so that its own errors would not know the line.
-    if path.suffix == ".gz":
+    if path.name.lower().endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
     return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 

@@ -77,7 +77,10 @@ def read_table(
             if not any(map(str.strip, cells)):
                 continue  # a blank line
             if len(cells) != len(header):
-                raise DataError(f"{where}: has {len(cells)} cells, expected {len(header)} as in the header")
+                quotes = " (a cell with a comma stands in quotes)" if len(cells) > len(header) else ""
+                raise DataError(
+                    f"{where}: has {len(cells)} cells, expected {len(header)} as in the header{quotes}"
+                )
             if row.cells.get(""):
                 raise DataError(f"{where}: has {row.cells['']!r} in a column without a name")
             if len(max(cells, key=len)) > LONGEST:

@@ -44,7 +44,10 @@ BROKEN = {
     "unknown column": ("id,sex,agee\n", r"t\.csv:1: column 'agee' is unknown \(did you mean 'age'\?\)"),
     "column twice": ("id,sex,id\n", r"t\.csv:1: columns 'id' occur twice"),
     "short row": ("id,sex\na,F\nb\n", r"t\.csv:3: has 1 cells, expected 2"),
-    "long row": ("id,sex\na,F,7\n", r"t\.csv:2: has 3 cells, expected 2"),
+    "long row": (
+        "id,sex\na,F,7\n",
+        r"t\.csv:2: has 3 cells, expected 2 as in the header .a cell with a comma",
+    ),
     "value without a column": ("id,sex,\na,F,7\n", r"t\.csv:2: has '7' in a column without a name"),
     "semicolons": ("id;sex\na;F\n", r"t\.csv:1: columns stand between semicolons, expected commas"),
     "tabs": ("id\tsex\na\tF\n", r"t\.csv:1: columns stand between tabs"),

@@ -66,6 +66,25 @@ def test_cells_of_a_workbook_are_what_its_user_sees(tmp_path):
     ]
 
 
+def test_texts_that_cells_share_are_read(tmp_path):
+    """As Excel writes them: cells hold numbers of texts, a text may have several formats."""
+    path = workbook(tmp_path / "t.xlsx", [["id", "note"], ["a", "b"]])
+    for cell, text, number in (("A1", "id", 0), ("B1", "note", 1), ("A2", "a", 2), ("B2", "b", 3)):
+        typed = f'<c r="{cell}" t="inlineStr"><is><t>{text}</t></is></c>'
+        rewrite(path, SHEET, typed, f'<c r="{cell}" t="s"><v>{number}</v></c>')
+    kind = "application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"
+    override = f'<Override PartName="/xl/sharedStrings.xml" ContentType="{kind}"/></Types>'
+    rewrite(path, "[Content_Types].xml", "</Types>", override)
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    runs = "<si><r><t>two </t></r><r><rPr><b/></rPr><t>runs_x000D_</t></r></si>"
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(
+            "xl/sharedStrings.xml",
+            f'<sst xmlns="{main}"><si><t>id</t></si><si><t>note</t></si><si><t>\u5f20</t></si>{runs}</sst>',
+        )
+    assert cells(path) == [["\u5f20", "two runs"]]
+
+
 def test_a_percentage_is_a_number_in_percent(tmp_path):
     path = workbook(tmp_path / "t.xlsx", [["id", "x"], ["a", 0.45]], formats={"B2": "0%"})
     (row,) = read_table(path, ["id"])
