@@ -13,6 +13,7 @@ from typing import TextIO
 from robustmdiff.data.patient import DataError
 
 LONGEST = 131_072  # characters of a cell, as Python's csv has it
+LONGEST_LINE = 2**24  # characters; a small file can unpack to any length
 NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what a byte that is not UTF-8 is read as
 
 
@@ -50,8 +51,10 @@ def _open(path: Path) -> TextIO:
 
 
 def _checked(path: Path, file: TextIO) -> Iterator[str]:
-    for number, line in enumerate(file, start=1):
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), ""), start=1):
         where = f"{path.name}:{number}: cannot be read as a table"
+        if len(line) == LONGEST_LINE:
+            raise DataError(f"{where} (a line of {LONGEST_LINE:,} characters or more), expected shorter ones")
         if number == 1 and line.startswith(("\udcff\udcfe", "\udcfe\udcff")):
             raise DataError(f"{where} (it is UTF-16), expected UTF-8")
         wrong = NOT_UTF8.search(line)

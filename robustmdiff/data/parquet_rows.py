@@ -26,7 +26,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
 
     row = 0
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             yield path.name, list(file.schema_arrow.names)
             for field in file.schema_arrow:
                 _check_type(path, field)

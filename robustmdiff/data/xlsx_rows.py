@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +17,12 @@ from robustmdiff.data.patient import DataError
 
 CUT = 32_767  # characters; Excel drops what is beyond
 STRINGS = 2**28  # bytes of texts that sheets share, all held in memory; 2 GB or so
+# What zipfile and openpyxl raise for a damaged or encrypted file: openpyxl builds its objects, by their
+# keywords, from whatever the XML says.
+UNREADABLE = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, SyntaxError),
+    *(ValueError, TypeError, LookupError, OverflowError),
+)
 FORMULA = re.compile(rb"<(?:\w+:)?f[ />]")
 STALE = re.compile(rb'fullCalcOnLoad="(?:1|true)"')
 MERGED = re.compile(rb'<(?:\w+:)?mergeCell [^>]*?ref="([^"]+)"')
@@ -33,7 +40,6 @@ def xlsx_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
     """
     try:
         import openpyxl
-        from openpyxl.utils.exceptions import InvalidFileException
     except ImportError as error:
         raise DataError(
             f"{path.name}: needs openpyxl, expected it installed (pip install 'robustmdiff[tables]')"
@@ -58,7 +64,7 @@ def xlsx_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
                 yield f"{where}, row {number}", cells + [""] * (width - len(cells))
         finally:
             values.close()
-    except (zipfile.BadZipFile, InvalidFileException, KeyError, OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
@@ -86,6 +92,8 @@ def _sheet(path: Path, workbook: Any) -> Any:
     if len(filled) > 1:
         names = ", ".join(repr(sheet.title) for sheet in filled)
         raise DataError(f"{path.name}: has sheets {names}, expected one, or one named {path.stem!r}")
+    if not sheets:
+        raise DataError(f"{path.name}: has no sheet of cells, expected one")
     return (filled or sheets)[0]
 
 

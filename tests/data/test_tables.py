@@ -126,6 +126,13 @@ def test_every_way_to_end_a_line(tmp_path, end):
     ]
 
 
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path):
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(b"id\na\n" + b"x" * 2**25))
+    with pytest.raises(DataError, match=r"t\.csv\.gz:3: .*a line of 16,777,216 characters or more"):
+        list(read_table(path, ["id"]))
+
+
 def test_a_header_alone_is_a_table_of_no_rows(tmp_path):
     assert list(read_table(table(tmp_path, "id,sex"), ["id"])) == []
 

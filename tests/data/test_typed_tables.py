@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import sys
 import zipfile
@@ -10,6 +11,8 @@ from pathlib import Path
 import openpyxl
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from robustmdiff.data.patient import DataError
@@ -209,6 +212,22 @@ def test_a_damaged_or_old_or_encrypted_workbook_is_refused(tmp_path, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=r"t\.xlsx: cannot be read as a workbook .* without a password"):
         cells(path)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    return workbook(tmp_path_factory.mktemp("small") / "s.xlsx", [["id", "x"], ["a", 1.5], ["b", None]])
+
+
+@settings(max_examples=100, deadline=None)
+@given(at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_a_workbook_with_any_byte_changed_is_read_or_refused(small, at, byte):
+    content = bytearray(small.read_bytes())
+    content[int(at * len(content))] = byte
+    path = small.with_name("t.xlsx")
+    path.write_bytes(content)
+    with contextlib.suppress(DataError):
+        assert cells(path) == [["a", "1.5"], ["b", ""]]
 
 
 def test_a_workbook_with_broken_xml_is_refused(tmp_path):
