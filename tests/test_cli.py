@@ -19,6 +19,7 @@ import pytest
 import typer
 
 from robustmdiff import cli
+from robustmdiff.data.files import file_name
 from robustmdiff.data.folder import write_template
 
 DATA = ("train=40", "calibration=12", "test=12", "image_size=16")
@@ -171,7 +172,7 @@ def test_explain_writes_one_page_that_stands_alone(say, run):
     id = every[0]["patient"]
     said = say("explain", run, "--patient", id, "--hide", "ct", "--hide", "mri", "--draws", 2)
     assert said.code == 0, said.err
-    page = run / "patients" / f"{id}.html"
+    page = run / "patients" / f"{file_name(id)}.html"
     assert str(page) in said.out
     html = page.read_text()
     for link in re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", html):

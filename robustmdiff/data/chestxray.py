@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlparse
 
+from robustmdiff.data.cells import Row
 from robustmdiff.data.diagnosis_words import mask_diagnosis
-from robustmdiff.data.files import Row, find_table, read_table
 from robustmdiff.data.modality import Field, Modality, Task
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.pictures import read_picture
+from robustmdiff.data.spelling import canonical
+from robustmdiff.data.tables import find_table, read_table
 
 REQUIRED = (
     "patientid",
@@ -182,11 +184,11 @@ def _load(
             picture = read_picture(record.image, image_size, where, Path(cache) if cache else None)
         person = row.cells["patientid"]
         id = f"{person}/{row.cells['offset']}/{row.cells['filename']}"
-        if id in seen:
+        first = seen.setdefault(canonical(id), row.source)
+        if first != row.source:
             raise DataError(
-                f"{where}: {id!r} is there already ({seen[id]}), expected each image once per patient"
+                f"{where}: {id!r} is there already ({first}), expected each image once per patient"
             )
-        seen[id] = row.source
         age = record.values.get("age")
         patients.append(
             Patient(
@@ -231,7 +233,7 @@ def _records(root: Path) -> Iterable[_Record]:
         cells = row.cells
         row.one_of("modality", {"x-ray": "xray", "ct": "ct"})
         for column in ("patientid", "filename", "modality"):
-            if not cells[column]:
+            if not row.name(column):
                 raise row.error(column, "expected something")
         if cells.get("folder", "") == "volumes" or cells["filename"].endswith((".nii", ".nii.gz")):
             continue

@@ -2,24 +2,27 @@
 
     mydata/
       task.json        modalities, classes (task.yaml works too)
-      patients.csv     one row per record (.csv.gz works too)
+      patients.csv     one row per record (.csv.gz, .xlsx and .parquet work too)
       images/p1.png    wherever the table points
 
-Columns of patients.csv (UTF-8, a blank cell is "absent" or "unknown"):
+Columns of patients.csv (UTF-8, a blank cell is "absent" or "unknown"; docs/data.md says what a cell
+may be):
 
     id               distinct; required
     group            the person, where one has several records; splits keep a group together
     split            "train", "calibration", "test", if you have your own split
     site, age        what missingness may depend on
     label            the class, for a single-label task; or, for any task, one column per class:
-    label:NAME       1 or 0 (a blank is unknown)
-    finding:NAME     1 or 0
+    label:NAME       1 or 0 (a blank is unknown, and so is -1 unless task.json has "uncertain":
+                     "positive" or "negative")
+    finding:NAME     the same
     xray             an image modality: a path relative to the folder, .png, .jpg, .tif (greyscale,
                      padded to the declared square, [0, 1]) or .npy ([channels, height, width] or
                      [height, width], any real dtype, in the modality's own unit)
     notes            a text modality: the text itself, or instead of it
     notes_file       a path to a UTF-8 file (an empty file is an empty text, a blank cell no text)
-    structured.crp   a value modality: one column per field, a number or a category
+    structured.crp   a value modality: one column per field, a number (<0.5 is read as 0.5, and
+                     counted in a warning) or a category
 
 Every declared modality and field must have its column, and every column must be known, so that
 a renamed column is an error and never a silent gap; list columns to skip under "ignore" in
@@ -30,70 +33,86 @@ may be left out and is then counted from the labels. `write_template` writes an 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from robustmdiff.data.files import Row, find_table, read_header, read_table, write_whole
+from robustmdiff.data.cells import MISSING, Row
+from robustmdiff.data.files import write_whole
 from robustmdiff.data.modality import Modality, Task
 from robustmdiff.data.patient import DataError, Observation, Patient
 from robustmdiff.data.pictures import read_picture
+from robustmdiff.data.spelling import canonical, match
 from robustmdiff.data.splits import Split
+from robustmdiff.data.tables import find_table, read_header, read_table
 from robustmdiff.data.task_file import read_task_file, task_from
 
 OWN = ("id", "group", "split", "site", "age", "label")
-YES_NO = {"0": "", "1": "yes"}
+SPLITS = ("train", "calibration", "test")
+UNCERTAIN = {"unknown": None, "positive": True, "negative": False}
+
+
+class _Columns(NamedTuple):
+    """How task.json says that the table is to be read: columns to skip, and what -1 in a flag says."""
+
+    ignore: list[str]
+    uncertain: bool | None
 
 
 def load_folder(root: str | Path, cache: str | Path | None = None) -> tuple[list[Patient], Task]:
     """All records of the folder, in the table's order, and their task. Decoded images are kept in
     `cache`, if given. Raises DataError naming file, row and column."""
     root = Path(root)
-    task, ignore = _task(root)
+    task, columns, counted = _task(root)
     patients: list[Patient] = []
     seen: dict[str, str] = {}
-    for row in _rows(root, task, ignore):
-        id = row.cells["id"]
-        if not id or id in seen:
-            raise row.error("id", f"expected one not used before ({seen[id]})" if id else "expected an id")
-        seen[id] = row.source
+    for row in _rows(root, task, columns):
+        id = row.name("id")
+        if not id:
+            raise row.error("id", "expected an id")
+        first = seen.setdefault(canonical(id), row.source)
+        if first != row.source:
+            raise row.error("id", f"expected one not used before ({first})")
         patients.append(
             Patient(
                 id=id,
                 modalities={m.name: _observation(root, row, m, cache) for m in task.modalities},
-                labels=_labels(row, task),
-                findings=_flags(row, "finding", task.findings),
+                labels=_labels(row, task, columns),
+                findings=_flags(row, "finding", task.findings, columns),
                 source=row.source,
-                site=row.cells.get("site") or None,
-                age=row.number("age", 0, 150),
-                group=row.cells.get("group", ""),
+                site=canonical(row.name("site")) or None,
+                age=row.measured("age", 0, 150),
+                group=row.name("group"),
             )
         )
     if not patients:
-        raise DataError(f"{root}: patients.csv has no row, expected at least one patient")
+        raise DataError(f"{find_table(root, 'patients')} has no row, expected at least one patient")
+    if counted:
+        task = replace(task, prevalence=_prevalence([patient.labels for patient in patients], task))
     return patients, task
 
 
 def folder_split(root: str | Path) -> Split | None:
     """The split that the column `split` declares; None where there is none."""
     root = Path(root)
-    task, ignore = _task(root)
+    task, columns, _ = _task(root)
     split: dict[str, list[str]] = {}
     side: dict[str, tuple[str, str]] = {}
-    for row in _rows(root, task, ignore):
-        name = row.cells.get("split")
+    for row in _rows(root, task, columns):
+        name = row.name("split")
         if not name:
             continue
-        person = row.cells.get("group") or row.cells["id"]
+        name = match(name, SPLITS) or canonical(name)
+        person = canonical(row.name("group") or row.name("id"))
         other, first = side.setdefault(person, (name, row.source))
         if other != name:
             raise row.error("split", f"expected {other!r} as in {first}, the same person {person!r}")
-        split.setdefault(name, []).append(row.cells["id"])
+        split.setdefault(name, []).append(row.name("id"))
     return {name: tuple(ids) for name, ids in split.items()} or None
 
 
@@ -131,7 +150,8 @@ def write_template(root: str | Path) -> None:
     write_whole(root / "patients.csv", table.encode())
 
 
-def _task(root: Path) -> tuple[Task, list[str]]:
+def _task(root: Path) -> tuple[Task, _Columns, bool]:
+    """The task, how its table is to be read, and whether prevalence is yet to be counted there."""
     path = next(
         (root / name for name in ("task.json", "task.yaml", "task.yml") if (root / name).is_file()), None
     )
@@ -139,6 +159,9 @@ def _task(root: Path) -> tuple[Task, list[str]]:
         raise DataError(f"{root}: has no task.json or task.yaml; write_template shows one")
     read = read_task_file(path)
     ignore = [str(name) for name in read.pop("ignore", [])]
+    uncertain = read.pop("uncertain", "unknown")
+    if uncertain not in UNCERTAIN:
+        raise DataError(f"{path.name}: uncertain is {uncertain!r}, expected one of {', '.join(UNCERTAIN)}")
     classes = read.get("classes")
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise DataError(f"{path.name}: classes is {classes!r}, expected a list of names")
@@ -146,13 +169,10 @@ def _task(root: Path) -> tuple[Task, list[str]]:
     for name in task.modality_names:
         if name in OWN:
             raise DataError(f"{path.name}: a modality is named {name!r}, which is a column of its own")
-    if "prevalence" not in read:
-        labels = [_labels(row, task) for row in _rows(root, task, ignore)]
-        task = task_from(read, path.name, prevalence=_prevalence(labels, task))
-    return task, ignore
+    return task, _Columns(ignore, UNCERTAIN[uncertain]), "prevalence" not in read
 
 
-def _prevalence(labels: list[dict[str, bool]], task: Task) -> tuple[float, ...]:
+def _prevalence(labels: list[Mapping[str, bool]], task: Task) -> tuple[float, ...]:
     """Of each class among the records that know it; even odds where none does."""
     if task.multilabel:
         known = [[label[name] for label in labels if name in label] for name in task.classes]
@@ -161,36 +181,36 @@ def _prevalence(labels: list[dict[str, bool]], task: Task) -> tuple[float, ...]:
     return tuple(n / sum(count) if sum(count) else 1 / len(count) for n in count)
 
 
-def _rows(root: Path, task: Task, ignore: list[str]) -> Iterable[Row]:
+def _rows(root: Path, task: Task, columns: _Columns) -> Iterator[Row]:
     path = find_table(root, "patients")
-    header = read_header(path)
+    header = {canonical(name) for name in read_header(path)}
     required = ["id"]
     for modality in task.modalities:
         if modality.kind == "values":
             required += [f"{modality.name}.{field.name}" for field in modality.fields]
-        elif modality.kind == "text" and f"{modality.name}_file" in header:
+        elif modality.kind == "text" and canonical(f"{modality.name}_file") in header:
             required.append(f"{modality.name}_file")
-            if modality.name in header:
+            if canonical(modality.name) in header:
                 raise DataError(
                     f"{path.name}:1: columns {modality.name!r} and '{modality.name}_file' are both there, "
                     "expected one of them"
                 )
         else:
             required.append(modality.name)
-    allowed = [*required, *OWN, *ignore]
+    allowed = [*required, *OWN, *columns.ignore]
     allowed += [f"label:{name}" for name in task.classes] + [f"finding:{name}" for name in task.findings]
-    return read_table(path, required, allowed=allowed)
+    texts = [m.name for m in task.modalities if m.kind == "text" and m.name in required]
+    return read_table(path, required, allowed=allowed, texts=texts)
 
 
-def _labels(row: Row, task: Task) -> dict[str, bool]:
-    labels = _flags(row, "label", task.classes)
-    named = row.cells.get("label", "")
-    if named:
-        if named not in task.classes:
-            raise row.error("label", f"expected one of {', '.join(task.classes)}, or nothing")
-        if labels.get(named) is False:
-            raise row.error(f"label:{named}", f"expected 1 as in column 'label' ({named!r})")
-        labels[named] = True
+def _labels(row: Row, task: Task, columns: _Columns) -> dict[str, bool]:
+    labels = _flags(row, "label", task.classes, columns)
+    if row.cells.get("label") not in MISSING - set(task.classes):
+        named = row.one_of("label", {name: name for name in task.classes})
+        if named is not None:
+            if labels.get(named) is False:
+                raise row.error(f"label:{named}", f"expected 1 as in column 'label' ({named!r})")
+            labels[named] = True
     true = [name for name, holds in labels.items() if holds]
     if len(true) > 1 and not task.multilabel:
         raise DataError(
@@ -199,9 +219,9 @@ def _labels(row: Row, task: Task) -> dict[str, bool]:
     return labels
 
 
-def _flags(row: Row, what: str, names: Iterable[str]) -> dict[str, bool]:
-    flags = {name: row.one_of(f"{what}:{name}", YES_NO) for name in names}
-    return {name: flag == "yes" for name, flag in flags.items() if flag is not None}
+def _flags(row: Row, what: str, names: Iterable[str], columns: _Columns) -> dict[str, bool]:
+    flags = {name: row.flag(f"{what}:{name}", columns.uncertain) for name in names}
+    return {name: flag for name, flag in flags.items() if flag is not None}
 
 
 def _observation(root: Path, row: Row, modality: Modality, cache: str | Path | None) -> Observation | None:
@@ -210,7 +230,7 @@ def _observation(root: Path, row: Row, modality: Modality, cache: str | Path | N
     if modality.kind == "text":
         column = f"{modality.name}_file"
         if column not in row.cells:
-            return row.cells[modality.name] or None
+            return row.text(modality.name)
         if not row.cells[column]:
             return None
         try:
@@ -257,12 +277,10 @@ def _panel(row: Row, modality: Modality) -> dict[str, float | str]:
     for field in modality.fields:
         column = f"{modality.name}.{field.name}"
         if field.categories:
-            choices = {category.lower(): category for category in field.categories}
+            choices = {category: category for category in field.categories}
             value: float | str | None = row.one_of(column, choices)
         else:
-            value = row.number(column, -math.inf, math.inf)
-            if value is not None and not math.isfinite(value):
-                raise row.error(column, "expected a finite number, or nothing")
+            value = row.measured(column, unit=field.unit)
         if value is not None:
             panel[field.name] = value
     return panel

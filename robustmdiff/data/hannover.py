@@ -13,10 +13,12 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from robustmdiff.data.files import Row, find_table, read_table
+from robustmdiff.data.cells import Row
 from robustmdiff.data.modality import Field, Modality, Task
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.pictures import read_picture
+from robustmdiff.data.spelling import canonical
+from robustmdiff.data.tables import find_table, read_table
 
 # Units and reference ranges of the repository's own table of features, which calls the factor
 # XIII; the column says xii. Blood gases have no range there.
@@ -78,11 +80,12 @@ def load_hannover(
         image = root / "png" / f"{row.cells['image_id']}.png"
         where = f"{row.source}, column 'image_id'"
         id = f"{row.cells['patient_id']}/{row.cells['image_id']}"
-        if not all(id.split("/")):
+        if not row.name("patient_id") or not row.name("image_id"):
             raise DataError(f"{row.source}: patient_id/image_id is {id!r}, expected both")
-        if id in seen:
-            raise row.error("image_id", f"which is there already ({seen[id]}), expected each image once")
-        seen[id] = row.source
+        if canonical(id) in seen:
+            first = seen[canonical(id)]
+            raise row.error("image_id", f"which is there already ({first}), expected each image once")
+        seen[canonical(id)] = row.source
         picture = None
         if image.is_file():
             picture = read_picture(image, image_size, where, Path(cache) if cache else None)
@@ -152,16 +155,14 @@ def _values(row: Row) -> dict[str, float | str]:
 def _lab(row: Row, lab: str) -> float | None:
     """The value, if it was there when the radiograph was taken; a value without a time is not
     known to have been."""
-    value = row.number(f"{lab}_val", -math.inf, math.inf)
+    column = f"{lab}_val"
+    lowest, highest = LIMITS[lab]
+    value = {"-inf": lowest, "inf": highest}.get(row.cells[column].lower())
+    if value is None:
+        value = row.number(column, 0, math.inf)
     offset = row.number(f"{lab}_offset", -CENTURY, CENTURY)
     if value is None or offset is None or offset > 0:
         return None
-    if value == -math.inf:
-        return LIMITS[lab][0]
-    if value == math.inf:
-        return LIMITS[lab][1]
-    if value < 0:
-        raise row.error(f"{lab}_val", "expected 0 or more, -inf, inf, or nothing")
     return value
 
 

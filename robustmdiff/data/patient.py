@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from robustmdiff.data.spelling import canonical
+
 Values = Mapping[str, float | str]
 Observation = Tensor | str | Values
 
@@ -40,6 +42,11 @@ class Patient:
     site: str | None = None
     age: float | None = None
     group: str = ""
+
+    @property
+    def person(self) -> str:
+        """Whose record it is: the group, else the id, in the one spelling in which people are compared."""
+        return canonical(self.group or self.id)
 
     def has(self, name: str) -> bool:
         return self.modalities.get(name) is not None

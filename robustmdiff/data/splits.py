@@ -11,6 +11,7 @@ import numpy as np
 
 from robustmdiff.data.files import write_whole
 from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.spelling import canonical
 
 Split = dict[str, tuple[str, ...]]
 
@@ -21,7 +22,7 @@ def split_patients(
     seed: int,
     stratify: Sequence[Hashable] | None = None,
 ) -> Split:
-    """Ids by split name, each id in one, all records of one `Patient.group` in the same.
+    """Ids by split name, each id in one, all records of one `Patient.person` in the same.
 
     patients    patients, or ids where every id is a person.
     fractions   of people, by split name ({"train": 0.7, "calibration": 0.1, "test": 0.2}), sum 1.
@@ -90,8 +91,9 @@ def save_split(path: str | Path, split: Mapping[str, Sequence[str]]) -> None:
 
 
 def load_split(path: str | Path, patients: Sequence[Patient | str] | None = None) -> Split:
-    """The split of `save_split`, checked: nobody twice and, against `patients`, nobody unknown
-    and no group on two sides. Patients in no split are left out of the study."""
+    """The split of `save_split`, checked: nobody twice and, against `patients` (whose spelling of the
+    ids it then has), nobody unknown and no person on two sides. Patients in no split are left out of
+    the study."""
     try:
         read = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -103,31 +105,36 @@ def load_split(path: str | Path, patients: Sequence[Patient | str] | None = None
     ):
         raise DataError(f'{path}: is no split, expected {{"train": [ids], ...}}')
 
-    group_of = None
+    record_of = None  # the person and the id, by the id as names are compared
     if patients is not None:
-        group_of = {id: group for group, ids in _groups(patients).items() for id in ids}
+        record_of = {canonical(id): (group, id) for group, ids in _groups(patients).items() for id in ids}
     split_of: dict[str, str] = {}
-    side: dict[str, tuple[str, str]] = {}  # of each group: the split and the id that put it there
+    side: dict[str, tuple[str, str]] = {}  # of each person: the split and the id that put them there
+    split: dict[str, list[str]] = {name: [] for name in read}
     for name, ids in read.items():
         for id in ids:
-            if id in split_of:
+            key = canonical(id)
+            if key in split_of:
                 raise DataError(
-                    f"{path}: id {id!r} is in {split_of[id]!r} and in {name!r}, expected one of them"
+                    f"{path}: id {id!r} is in {split_of[key]!r} and in {name!r}, expected one of them"
                 )
-            split_of[id] = name
-            if group_of is None:
+            split_of[key] = name
+            if record_of is None:
+                split[name].append(id)
                 continue
-            if id not in group_of:
+            if key not in record_of:
                 raise DataError(
-                    f"{path}: id {id!r} in {name!r} is unknown, expected ids of these {len(group_of)}"
+                    f"{path}: id {id!r} in {name!r} is unknown, expected ids of these {len(record_of)}"
                 )
-            other, first = side.setdefault(group_of[id], (name, id))
+            person, own = record_of[key]
+            split[name].append(own)
+            other, first = side.setdefault(person, (name, id))
             if other != name:
                 raise DataError(
                     f"{path}: {first!r} in {other!r} and {id!r} in {name!r} are the same person "
-                    f"({group_of[id]!r}), expected one split"
+                    f"({person!r}), expected one split"
                 )
-    return {name: tuple(ids) for name, ids in read.items()}
+    return {name: tuple(ids) for name, ids in split.items()}
 
 
 def _groups(patients: Sequence[Patient | str]) -> dict[str, list[str]]:
@@ -135,10 +142,10 @@ def _groups(patients: Sequence[Patient | str]) -> dict[str, list[str]]:
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for patient in patients:
         if isinstance(patient, str):
-            groups[patient].append(patient)
+            groups[canonical(patient)].append(patient)
         else:
-            groups[patient.group or patient.id].append(patient.id)
-    ids = Counter(id for members in groups.values() for id in members)
+            groups[patient.person].append(patient.id)
+    ids = Counter(canonical(id) for members in groups.values() for id in members)
     twice = sorted(id for id, n in ids.items() if n > 1)
     if twice:
         raise DataError(f"patients: id {twice[0]!r} occurs {ids[twice[0]]} times, expected distinct ids")

@@ -50,7 +50,7 @@ def evaluate(
     posterior    the exact posterior, p(class | what is kept), called "ceiling".
     references   other answers that need no encoders (`baselines.SourceOnly`).
     weight       float [n] importance weights of `patients`, where rare classes are enriched.
-    groups       whose rows belong together in the bootstrap; `Patient.group`, else its id, unless given.
+    groups       whose rows belong together in the bootstrap; `Patient.person`, unless given.
     masks        those of an earlier run; drawn from `seed` unless given.
 
     Batches are encoded once. A patient's answer depends on what is kept only, so it is made once
@@ -117,7 +117,7 @@ def _describe(
     bare, groups, presence = [], [], []
     for patient in patients:
         bare.append(replace(patient, modalities={}))
-        groups.append(patient.group or patient.id)
+        groups.append(patient.person)
         presence.append([patient.has(name) for name in task.modality_names])
     batch = collator(bare)
     truth = Truth((batch.label > 0.5).numpy(), batch.label_known.bool().numpy())

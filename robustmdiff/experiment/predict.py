@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +9,10 @@ from typing import Any
 
 import torch
 
-from robustmdiff.data.files import write_whole
+from robustmdiff.data.files import file_name, write_whole
 from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.spelling import canonical
+from robustmdiff.data.tables import write_table
 from robustmdiff.experiment.run import Run, load_run
 
 INTERVAL = (0.05, 0.95)  # of the draws
@@ -63,11 +63,7 @@ def predict_run(
 
 def write_predictions(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """A CSV, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["patient", "class", "probability"])
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())
+    write_table(path, list(rows[0]) if rows else ["patient", "class", "probability"], rows)
 
 
 def explain_run(
@@ -99,7 +95,7 @@ def explain_run(
         seed=seed,
         checkpoint=run.folder.name,
     )
-    page = out or run.folder / "patients" / f"{patient.id.replace('/', '_')}.html"
+    page = out or run.folder / "patients" / f"{file_name(patient.id)}.html"
     write_whole(page, render_patient_page(explanation).encode())
     return explanation, page
 
@@ -112,12 +108,12 @@ def patients_of(run: Run, data: str | Path | None, ids: Sequence[str] | None) ->
         patients, _ = load_folder(data)
         if ids is None:
             return list(patients)
-        of = {patient.id: patient for patient in patients}
-        unknown = [i for i in ids if i not in of]
+        of = {canonical(patient.id): patient for patient in patients}
+        unknown = [i for i in ids if canonical(i) not in of]
         if unknown:
             raise DataError(
                 f"{data}: has no patient {unknown[0]!r}, expected one of {', '.join(list(of)[:5])}, ..."
             )
-        return [of[i] for i in ids]
+        return [of[canonical(i)] for i in ids]
     study = run.study()
     return [study.find(i) for i in ids] if ids is not None else list(study.patients["test"])

@@ -280,7 +280,7 @@ def evaluate_run(folder: str | Path, *, study: Study | None = None, draws: int =
         posterior=study.posterior,
         references=source_only(study),
         weight=study.weight,
-        groups=[patient.group or patient.id for patient in test],
+        groups=[patient.person for patient in test],
         draws=draws,
         **options,
     )

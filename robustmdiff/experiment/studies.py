@@ -15,6 +15,7 @@ import numpy as np
 from robustmdiff.data.folder import folder_split
 from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.spelling import canonical
 from robustmdiff.data.splits import Split, load_split, split_patients
 from robustmdiff.knowledge import ConceptTable, concepts_of_task, load_concepts
 
@@ -66,7 +67,7 @@ class Study:
     def find(self, id: str) -> Patient:
         for split in SPLITS:
             for patient in self.patients[split]:
-                if patient.id == id:
+                if canonical(patient.id) == canonical(id):
                     return patient
         some = ", ".join(patient.id for patient in list(self.patients["test"])[:3])
         raise DataError(f"no patient {id!r} in this study; test patients are {some}, ...")

@@ -69,7 +69,10 @@ BAD = {
         r"data\.csv:3, column 'crp_val': is 'high', expected a number",
     ),
     "NaN": ({"crp_val": "nan", "crp_offset": "0"}, r"data\.csv:3, column 'crp_val': is 'nan'"),
-    "negative": ({"crp_val": "-4", "crp_offset": "0"}, r"column 'crp_val': is '-4', expected 0 or more"),
+    "negative": (
+        {"crp_val": "-4", "crp_offset": "0"},
+        r"column 'crp_val': is '-4', expected a number of 0 or more",
+    ),
     "offset": (
         {"crp_val": "4", "crp_offset": "inf"},
         r"column 'crp_offset': is 'inf', expected a number from -36525",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
 from collections import Counter
 
 import pytest
@@ -66,6 +67,56 @@ def test_a_split_comes_back_from_its_file(tmp_path):
     assert json.loads((tmp_path / "runs" / "split.json").read_text()) == {
         k: list(v) for k, v in split.items()
     }
+
+
+SPELLINGS = [
+    ("Zo\u00eb", "Zoe\u0308"),
+    ("ward 3", "ward\u00a03"),
+    ("P12", "\uff30\uff11\uff12"),
+    ("A-12", "A\u201112"),
+    ("anna", "anna\u200b"),
+    ("12", "12.0"),
+]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(2, 4), min_size=3, max_size=20), st.text(max_size=8), st.integers(0, 99))
+def test_however_a_group_is_spelled_it_is_on_one_side(sizes, name, seed):
+    """Every record of a person spells the group in another way."""
+    forms = ("NFC", "NFD", "NFKC", "NFKD")
+    patients = [
+        Patient(f"{g}/{i}", {}, group=unicodedata.normalize(forms[i], f"\u00e9{name}{g}"))
+        for g, n in enumerate(sizes)
+        for i in range(n)
+    ]
+    split = split_patients(patients, {"train": 0.6, "test": 0.4}, seed)
+    folds = grouped_folds(patients, folds=2, seed=seed)
+    for sides in (tuple(split.values()), *folds):
+        people = [{id.split("/")[0] for id in side} for side in sides]
+        assert not people[0] & people[1]
+        assert len(people[0] | people[1]) == len(sizes)
+
+
+@pytest.mark.parametrize(("one", "other"), SPELLINGS)
+def test_a_person_is_one_in_any_spelling(one, other, tmp_path):
+    patients = [Patient("a", {}, group=one), Patient("b", {}, group=other), Patient(other, {})]
+    assert {patient.person for patient in patients} == {one}
+    with pytest.raises(ValueError, match="folds is 2, expected 2 to 1, the number of people"):
+        grouped_folds(patients, folds=2)
+    save_split(tmp_path / "split.json", {"train": ["a"], "test": ["b"]})
+    with pytest.raises(DataError, match="'a' in 'train' and 'b' in 'test' are the same person"):
+        load_split(tmp_path / "split.json", patients)
+    with pytest.raises(DataError, match="occurs 2 times"):
+        split_patients([one, other], {"train": 1.0}, 0)
+
+
+@pytest.mark.parametrize(("one", "other"), SPELLINGS)
+def test_an_id_in_a_split_is_found_in_any_spelling(one, other, tmp_path):
+    save_split(tmp_path / "split.json", {"train": [one], "test": ["x"]})
+    assert load_split(tmp_path / "split.json", [other, "x"]) == {"train": (other,), "test": ("x",)}
+    save_split(tmp_path / "split.json", {"train": [one], "test": [other]})
+    with pytest.raises(DataError, match="is in 'train' and in 'test', expected one of them"):
+        load_split(tmp_path / "split.json")
 
 
 BROKEN = {
