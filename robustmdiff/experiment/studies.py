@@ -233,7 +233,8 @@ def prevalence(patients: Sequence[Patient], task: Task) -> tuple[float, ...]:
     that nobody has keeps a chance."""
     known = [sum(name in p.labels for p in patients) for name in task.classes]
     if not task.multilabel:
-        known = [len(patients) + len(task.classes) - 1] * len(task.classes)
+        labelled = sum(any(p.labels.values()) for p in patients)  # not by what they do not have alone
+        known = [labelled + len(task.classes) - 1] * len(task.classes)
     holds = [sum(bool(p.labels.get(name)) for p in patients) for name in task.classes]
     return tuple(
         (h + 1) / (k + 1) if not task.multilabel else (h + 1) / (k + 2)
