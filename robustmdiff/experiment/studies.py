@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
@@ -16,6 +17,7 @@ from robustmdiff.data.folder import folder_split
 from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import Split, load_split, split_patients
+from robustmdiff.data.terms import terms
 from robustmdiff.knowledge import ConceptTable, concepts_of_task, load_concepts
 
 SPLITS = ("train", "calibration", "test")
@@ -214,6 +216,33 @@ def study_of(
         task=task,
         concepts=concepts_of_task(_concepts(source.ontology), task.classes, task.findings),
         patients={name: [of[id] for id in split[name]] for name in SPLITS},
+    )
+
+
+def in_terms_of(ours: Task, patients: Sequence[Patient], theirs: Task, where: str) -> list[Patient]:
+    """Patients of the task `theirs` as patients of `ours` (`data.terms`): converted, or refused."""
+    read = terms(ours, theirs, where)
+    if read.absent:
+        warnings.warn(
+            f"{where}: has no {', '.join(read.absent)}, which the run takes as not measured", stacklevel=2
+        )
+    return [read.patient(patient) for patient in patients]
+
+
+def study_in_terms_of(task: Task, study: Study) -> Study:
+    """A study whose patients are of `task`: of a run whose task.json may have changed since."""
+    where = study.source.root or study.source.data
+    order = [(t.modality_names, t.classes, t.findings) for t in (task, study.task)]
+    read = terms(task, study.task, where)
+    if read.same and not read.absent and order[0] == order[1]:
+        return study
+    return replace(
+        study,
+        task=task,
+        concepts=concepts_of_task(_concepts(study.source.ontology), task.classes, task.findings),
+        patients={
+            name: in_terms_of(task, patients, study.task, where) for name, patients in study.patients.items()
+        },
     )
 
 
