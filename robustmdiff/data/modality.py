@@ -84,6 +84,8 @@ class Modality:
         if self.kind != "values" and self.fields:
             raise ValueError(f"Modality {self.name!r}: has fields, expected none: its kind is {self.kind!r}")
         check_names([field.name for field in self.fields], f"Modality {self.name!r}: fields")
+        if self.encoder is not None:
+            check_name(self.encoder, f"Modality {self.name!r}: encoder")
         if self.kind == "values" and self.encoder is not None and ":" not in self.encoder:
             raise ValueError(
                 f"Modality {self.name!r}: encoder is {self.encoder!r}, expected 'package.module:Class' or "

@@ -39,9 +39,7 @@ def read_task_file(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise DataError(f"{path}: is nested too deeply, expected JSON or YAML of a task") from error
     if not isinstance(read, dict):
-        raise DataError(
-            f"{path}: holds {type(read).__name__}, expected a mapping with 'modalities' and 'classes'"
-        )
+        raise DataError(f"{path}: holds {_plain(read)}, expected a mapping with 'modalities' and 'classes'")
     return read
 
 

@@ -32,6 +32,7 @@ gram = [mass] = g
 pound = 453.59237 * gram = lb
 ounce = pound / 16 = oz
 liter = 1e-3 * meter ** 3 = l = L = litre
+cubic_centimeter = 1e-3 * liter = cc
 second = [time] = s = sec
 minute = 60 * second = min
 hour = 60 * minute = h = hr
@@ -57,7 +58,7 @@ enzyme_unit = 1e-6 * mole / minute = U
 katal = mole / second = kat
 international_unit = [international_units] = IU = IE = UI
 
-count = [count] = _ = cell = beat = breath = copy = copies
+count = [count] = _ = cell = beat = breath = insp = copy = copies
 beats_per_minute = count / minute = bpm
 thousand = 1e3 * count = K = thou
 million = 1e6 * count
@@ -82,8 +83,10 @@ SPELLINGS = (  # clinical ways to write, to what pint reads
     (r"1\.73\s*m(\^|\*\*)?2", "standard_surface"),
     (r"(?<![^\W\d])([cdm]?m)([23])\b", r"\1^\2"),  # kg/m2
     (r"^[x×*]?\s*10\s*(?:\^|\*\*?)\s*(-?\d+)(?=\D|$)", r"1e\1"),  # x10^9/l, 10*9/L
+    (r"^#", "count"),  # #/µl
     (r"^((?:1(?:0*|e\d+))?) ?/", r"\1 count/"),  # 10^9/l, /nl: so many of something
     (r"·", "*"),
+    (r"\bper\b", "/"),  # beats per minute
     (r"°\s+", "°"),
     (r"\s+", " "),
 )

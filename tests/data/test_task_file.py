@@ -111,6 +111,7 @@ MODALITIES = {
         {"encoder": "bert"},
         "encoder is 'bert', expected 'package.module:Class'",
     ),
+    "an encoder without a name": ({"encoder": " "}, "Modality 's': encoder is ' ', expected a name that is"),
     "an encoder of a number": ({"encoder": 5}, ".encoder is 5, expected text"),
     "a shape of values": ({"shape": [1, 2, 3]}, "shape is (1, 2, 3), expected none: it is no image"),
 }
@@ -233,6 +234,19 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path, name):
 def test_what_is_nested_without_end_is_refused(tmp_path, name, text):
     with pytest.raises(DataError, match=r"is nested too deeply|cannot be read"):
         read(tmp_path, text, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "held"),
+    [("task.json", "[1, null]", "[1, None]"), ("task.json", "null", "null"), ("task.json", "5", "5"),
+     ("task.yaml", "", "null"), ("task.yaml", "yes", "'yes'"), ("task.yaml", "- a", "['a']")],
+)  # fmt: skip
+def test_a_file_that_holds_no_mapping_is_refused(tmp_path, name, text, held):
+    with pytest.raises(DataError) as error:
+        read(tmp_path, text, name)
+    assert str(error.value) == (
+        f"{tmp_path / name}: holds {held}, expected a mapping with 'modalities' and 'classes'"
+    )
 
 
 def test_names_that_differ_by_case_are_distinct_but_for_modalities(tmp_path):
