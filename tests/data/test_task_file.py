@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustmdiff.data.collate import Collator
@@ -333,6 +333,7 @@ def test_yaml_that_says_that_it_is_no_text_is_none(tmp_path, tagged):
 LETTERS = st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp", "Zs", "Cf"])
 
 
+@settings(deadline=None)  # the first call imports
 @given(st.lists(st.text(LETTERS, min_size=1), min_size=1, unique_by=normal_name), st.booleans())
 def test_a_task_written_as_json_or_yaml_is_read_as_it_was(names, as_yaml):
     panel = Modality("s", "values", fields=(Field("x", categories=tuple(names)),))

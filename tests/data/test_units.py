@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustmdiff.data.units import SAME, conversion
@@ -72,6 +72,7 @@ def test_a_value_is_what_the_definitions_of_the_units_make_of_it(value, unit, ex
     assert conversion(unit, into)(value) == pytest.approx(expected, rel=1e-15, abs=1e-13)
 
 
+@settings(deadline=None)  # the first call imports
 @given(st.sampled_from(FACTORS), st.floats(-1e6, 1e6, width=32, allow_subnormal=False))
 def test_there_and_back_is_where_one_was(units, value):
     _, unit, _, into = units
@@ -125,6 +126,7 @@ def test_no_unit_is_no_unit():
     assert conversion("", " ") == SAME
 
 
+@settings(deadline=None)  # the first call imports
 @given(st.text(max_size=12), st.sampled_from(["mg/l", "%", "1"]))
 def test_any_text_is_converted_or_refused(text, unit):
     try:
