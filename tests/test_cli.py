@@ -229,6 +229,15 @@ def test_a_folder_of_one_s_own_from_training_to_explanation(say, tmp_path):
     arguments = ("--data", tmp_path / "new", "--patient", "p2", "--draws", 2, "--out", page)
     assert say("explain", out, *arguments).code == 0
     assert "Routine" in page.read_text()
+    other = tmp_path / "new" / "task.json"
+    task = other.read_text()
+    other.write_text(task.replace('"mg/l"', '"mmol/l"'))
+    for name in ("predict", "explain"):
+        assert say(name, out, "--data", tmp_path / "new").error == (
+            f"{tmp_path / 'new'}: modality 'structured', field 'crp': unit is 'mmol/l', expected 'mg/l' as "
+            "the run was trained with; they differ by a molar mass, which is not known"
+        )
+    other.write_text(task)
     renamed = tmp_path / "new" / "patients.csv"
     renamed.write_text(renamed.read_text().replace("structured.crp", "structured.CRP", 1))
     error = say("predict", out, "--data", tmp_path / "new").error

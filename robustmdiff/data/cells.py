@@ -7,10 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.spelling import match
+from robustmdiff.data.units import SAME, conversion
 
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 MEASURED = re.compile(rf"(?P<bound><=|>=|=<|=>|[<>≤≥⩽⩾])?\s*(?P<number>{NUMBER})\s*(?P<unit>.*)", re.DOTALL)
@@ -21,7 +23,6 @@ SHORTENED = re.compile(r"[0-9](?:\.[0-9]+)?[eE]\+[0-9]+")  # how a spreadsheet s
 FLAGS = {"true": 1.0, "false": 0.0}
 # A spreadsheet runs a cell that begins so; an apostrophe in front makes it a text.
 FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
-SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
 
 class Row(NamedTuple):
@@ -129,16 +130,12 @@ def unescaped(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
+@lru_cache(maxsize=256)
 def _same_unit(written: str, unit: str) -> bool:
-    return bool(unit) and _unit(written) == _unit(unit)
-
-
-def _unit(unit: str) -> str:
-    """A unit in one of the ways of writing it: 10⁹/L, 10*9/l and x10^9/l, µg, ug and mcg, °C and degC."""
-    unit = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda power: "^" + power[0].translate(SUPERSCRIPTS), unit)
-    unit = "".join(unit.split()).replace("L", "l").replace("°C", "degC")
-    unit = re.sub(r"^[x×·*]?10[*^]+", "10^", unit)
-    return re.sub(r"^mcg|^[\u00b5\u03bc]g", "ug", unit).replace("\u00b5", "u").replace("\u03bc", "u")
+    try:
+        return bool(unit) and conversion(written, unit) == SAME
+    except ValueError:
+        return False
 
 
 def _hint(cell: str, unit: str, bounds: bool) -> str:

@@ -50,7 +50,7 @@ from robustmdiff.data.pictures import read_picture
 from robustmdiff.data.spelling import canonical, match
 from robustmdiff.data.splits import Split
 from robustmdiff.data.tables import find_table, read_header, read_table
-from robustmdiff.data.task_file import read_task_file, task_from
+from robustmdiff.data.task_file import names_from, read_task_file, task_from
 
 OWN = ("id", "group", "split", "site", "age", "label")
 SPLITS = ("train", "calibration", "test")
@@ -158,16 +158,17 @@ def _task(root: Path) -> tuple[Task, _Columns, bool]:
     if path is None:
         raise DataError(f"{root}: has no task.json or task.yaml; write_template shows one")
     read = read_task_file(path)
-    ignore = [str(name) for name in read.pop("ignore", [])]
+    ignore = list(names_from(read.pop("ignore", []), f"{path.name}: ignore"))
     uncertain = read.pop("uncertain", "unknown")
     if uncertain not in UNCERTAIN:
         raise DataError(f"{path.name}: uncertain is {uncertain!r}, expected one of {', '.join(UNCERTAIN)}")
     classes = read.get("classes")
-    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+    if not isinstance(classes, list) or not classes:
         raise DataError(f"{path.name}: classes is {classes!r}, expected a list of names")
     task = task_from(read, path.name, prevalence=tuple(1 / len(classes) for _ in classes))
+    texts = {f"{m.name}_file" for m in task.modalities if m.kind == "text"}
     for name in task.modality_names:
-        if name in OWN:
+        if name in OWN or name in texts:
             raise DataError(f"{path.name}: a modality is named {name!r}, which is a column of its own")
     return task, _Columns(ignore, UNCERTAIN[uncertain]), "prevalence" not in read
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any, Literal
 
+from robustmdiff.data.names import check_modality_name, check_name, check_names
+
 Kind = Literal["image", "text", "values"]
+SMALL, LARGE = 1e-30, 1e30  # widths and ends that float32 can divide by
+ROUNDED = 0.01  # what the prevalences may miss of 1: thirds are written .33
 
 
 @dataclass(frozen=True)
@@ -14,13 +19,27 @@ class Field:
     """One cell of a `values` modality: a laboratory value, a vital sign, a code, a genotype.
 
     A numeric field has a unit and, where known, a reference range (low, high) in that
-    unit. A categorical field names its categories; a patient's value is one of them.
+    unit. A categorical field names its categories; a patient's value is one of them. Names are
+    compared as `spelling.canonical` writes them. Raises ValueError for what cannot be meant.
     """
 
     name: str
     unit: str = ""
     reference: tuple[float, float] | None = None
     categories: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "Field: name")
+        where = f"Field {self.name!r}"
+        if not isinstance(self.unit, str) or self.unit != self.unit.strip():
+            raise ValueError(f"{where}: unit is {self.unit!r}, expected text without blanks around it")
+        check_names(self.categories, f"{where}: categories")
+        if self.reference is not None:
+            check_range(self.reference, f"{where}: reference")
+        if self.reference is not None and self.categories:
+            raise ValueError(
+                f"{where}: reference is {self.reference} and there are categories, expected one of the two"
+            )
 
 
 @dataclass(frozen=True)
@@ -47,22 +66,32 @@ class Modality:
     cost: float = 1.0
 
     def __post_init__(self) -> None:
+        check_modality_name(self.name)
         if self.kind not in ("image", "text", "values"):
             raise ValueError(
                 f"Modality {self.name!r}: kind is {self.kind!r}, expected 'image', 'text' or 'values'"
             )
-        if self.kind == "image" and (self.shape is None or len(self.shape) != 3 or min(self.shape) < 1):
+        if self.kind == "image" and not _is_shape(self.shape):
             raise ValueError(
                 f"Modality {self.name!r}: shape is {self.shape}, expected (channels, height, width)"
             )
-        if self.kind == "image" and not self.window[0] < self.window[1]:
-            raise ValueError(f"Modality {self.name!r}: window is {self.window}, expected low < high")
+        if self.kind == "image":
+            check_range(self.window, f"Modality {self.name!r}: window")
+        elif self.shape is not None:
+            raise ValueError(f"Modality {self.name!r}: shape is {self.shape}, expected none: it is no image")
         if self.kind == "values" and not self.fields:
             raise ValueError(f"Modality {self.name!r}: fields is empty, expected at least one Field")
-        names = [field.name for field in self.fields]
-        if len(set(names)) != len(names):
-            raise ValueError(f"Modality {self.name!r}: fields are {names}, expected distinct names")
-        if not self.cost > 0:
+        if self.kind != "values" and self.fields:
+            raise ValueError(f"Modality {self.name!r}: has fields, expected none: its kind is {self.kind!r}")
+        check_names([field.name for field in self.fields], f"Modality {self.name!r}: fields")
+        if self.encoder is not None:
+            check_name(self.encoder, f"Modality {self.name!r}: encoder")
+        if self.kind == "values" and self.encoder is not None and ":" not in self.encoder:
+            raise ValueError(
+                f"Modality {self.name!r}: encoder is {self.encoder!r}, expected 'package.module:Class' or "
+                "none: there are no transformers models of values"
+            )
+        if not (is_number(self.cost) and 0 < self.cost < LARGE):
             raise ValueError(f"Modality {self.name!r}: cost is {self.cost}, expected a positive number")
 
 
@@ -84,18 +113,19 @@ class Task:
     findings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.classes) < 1 or len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"Task: classes are {self.classes}, expected distinct names, at least one")
-        if len(self.prevalence) != len(self.classes) or any(not 0 <= p <= 1 for p in self.prevalence):
-            raise ValueError(
-                f"Task: prevalence is {self.prevalence}, expected {len(self.classes)} numbers in [0, 1]"
-            )
+        if not self.classes:
+            raise ValueError("Task: classes are none, expected at least one")
+        for what in ("classes", "rare", "findings"):
+            check_names(getattr(self, what), f"Task: {what}")
+        _check_prevalence(self)
         unknown = sorted(set(self.rare) - set(self.classes))
         if unknown:
             raise ValueError(f"Task: rare names {unknown}, expected some of the classes {self.classes}")
         names = self.modality_names
-        if not names or len(set(names)) != len(names):
-            raise ValueError(f"Task: modalities are {names}, expected distinct names, at least one")
+        if not names:
+            raise ValueError("Task: modalities are none, expected at least one")
+        # Some name files, and there are file systems that do not tell case.
+        check_names([name.casefold() for name in names], "Task: modalities")
 
     @property
     def modality_names(self) -> tuple[str, ...]:
@@ -118,6 +148,37 @@ class Task:
             if modality.name == name:
                 return modality
         raise KeyError(f"unknown modality {name!r}, expected one of {', '.join(self.modality_names)}")
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_range(ends: Any, what: str) -> None:
+    """ValueError, which begins with `what`, unless it is two finite numbers, low < high, that stay
+    apart in float32."""
+    low_high = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(is_number, ends))
+    if not low_high or not all(abs(end) < LARGE for end in ends) or ends[1] - ends[0] <= SMALL:
+        raise ValueError(f"{what} is {ends}, expected two finite numbers, low < high")
+
+
+def _is_shape(shape: Any) -> bool:
+    return (
+        isinstance(shape, tuple | list)
+        and len(shape) == 3
+        and all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in shape)
+    )
+
+
+def _check_prevalence(task: Task) -> None:
+    prevalence = task.prevalence
+    if len(prevalence) != len(task.classes) or not all(is_number(p) and 0 <= p <= 1 for p in prevalence):
+        raise ValueError(f"Task: prevalence is {prevalence}, expected {len(task.classes)} numbers in [0, 1]")
+    if not task.multilabel and abs(sum(prevalence) - 1) > ROUNDED:
+        raise ValueError(
+            f"Task: prevalence is {prevalence}, which sums to {sum(prevalence):g}, expected 1: a patient has "
+            "one of the classes (unless multilabel)"
+        )
 
 
 def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,37 +1,45 @@
-"""A `Task` as a small JSON or YAML file."""
+"""A `Task` as a small JSON or YAML file.
+
+Every value is read as what its key asks for: a name as text, a number as a number. In YAML an
+unquoted word is the text that was written wherever a name is expected (yes, no, 1_000, 12:30,
+2024-01-01 are categories like any other) and a number where a number is; JSON says itself what is
+text. What is neither is refused by the file and the path of the key.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import MISSING, fields
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from reprlib import repr as brief
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from robustmdiff.data.modality import Field, Modality, Task
+from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError
+
+NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+
+
+class Word(str):
+    """A YAML scalar without quotes: what it means depends on what is expected."""
 
 
 def read_task_file(path: Path) -> dict[str, Any]:
-    """The file as a mapping, JSON or (by its suffix) YAML."""
+    """The file as a mapping, JSON or (by its suffix) YAML. DataError for a key that is there twice."""
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            read = json.loads(text)
-        else:
-            import yaml
-
-            try:
-                read = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise ValueError(str(error)) from error
+        text = path.read_text(encoding="utf-8-sig")
+        read = json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else _yaml(text)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}), expected JSON or YAML") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: is nested too deeply, expected JSON or YAML of a task") from error
     if not isinstance(read, dict):
-        raise DataError(
-            f"{path}: holds {type(read).__name__}, expected a mapping with 'modalities' and 'classes'"
-        )
+        raise DataError(f"{path}: holds {_plain(read)}, expected a mapping with 'modalities' and 'classes'")
     return read
 
 
@@ -41,26 +49,20 @@ def task_from(read: Mapping[str, Any], where: str, prevalence: tuple[float, ...]
     described = dict(read)
     if prevalence is not None:
         described.setdefault("prevalence", prevalence)
-    modalities = _list(described.get("modalities"), f"{where}: modalities")
-    described["modalities"] = tuple(
-        _modality(m, f"{where}: modalities[{i}]") for i, m in enumerate(modalities)
-    )
-    return _build(Task, described, where)
+    return _build(Task, described, where, separator=": ")
 
 
-def _modality(read: Any, where: str) -> Modality:
-    if isinstance(read, dict) and "fields" in read:
-        cells = _list(read["fields"], f"{where}.fields")
-        read = {
-            **read,
-            "fields": tuple(_build(Field, cell, f"{where}.fields[{i}]") for i, cell in enumerate(cells)),
-        }
-    return _build(Modality, read, where)
+def names_from(read: Any, where: str) -> tuple[str, ...]:
+    """A list of texts, such as the classes."""
+    return _read(tuple[str, ...], read, where)
 
 
-def _build(kind: type, read: Any, where: str) -> Any:
-    if not isinstance(read, dict):
-        raise DataError(f"{where}: is {read!r}, expected a mapping with at least {', '.join(_needed(kind))}")
+def _build(kind: type, read: Any, where: str, separator: str = ".") -> Any:
+    """A Task, Modality or Field of what a mapping says of it."""
+    if not isinstance(read, Mapping):
+        raise DataError(
+            f"{where} is {_plain(read)}, expected a mapping with at least {', '.join(_needed(kind))}"
+        )
     known = [field.name for field in fields(kind)]
     for key in read:
         if key not in known:
@@ -70,21 +72,108 @@ def _build(kind: type, read: Any, where: str) -> Any:
     for key in _needed(kind):
         if key not in read:
             raise DataError(f"{where}: key {key!r} is missing")
+    types = get_type_hints(kind)
+    values = {key: _read(types[key], value, f"{where}{separator}{key}") for key, value in read.items()}
     try:
-        return kind(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in read.items()}
-        )
-    except (ValueError, TypeError) as error:
+        return kind(**values)
+    except ValueError as error:
         raise DataError(f"{where}: {error}") from error
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """`value` as the annotation of a dataclass's field has it."""
+    if is_dataclass(kind):
+        return _build(kind, value, where)  # type: ignore[arg-type]
+    if get_origin(kind) in (Union, UnionType):
+        return _first_that_fits(get_args(kind), value, where)
+    if get_origin(kind) is tuple:
+        return _tuple(get_args(kind), value, where)
+    if kind is str or get_origin(kind) is Literal:
+        if isinstance(value, str):
+            return str(value)
+        hint = f' (in quotes: "{_plain(value)}")' if isinstance(value, bool | int | float) else ""
+        raise DataError(f"{where} is {_plain(value)}, expected text" + hint)
+    if kind is bool:
+        if isinstance(value, Word) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if isinstance(value, bool):
+            return value
+        raise DataError(f"{where} is {_plain(value)}, expected true or false")
+    return _number(kind, value, where)
+
+
+def _first_that_fits(kinds: Sequence[Any], value: Any, where: str) -> Any:
+    """Of `X | None`: None for what JSON and YAML write as nothing."""
+    if type(None) in kinds and (value is None or (isinstance(value, Word) and value in ("", "~", "null"))):
+        return None
+    refused = None
+    for kind in (kind for kind in kinds if kind is not type(None)):
+        try:
+            return _read(kind, value, where)
+        except DataError as error:
+            refused = refused or error
+    assert refused is not None  # a union has a member besides None
+    raise refused
+
+
+def _tuple(kinds: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
+    many = kinds[-1] is Ellipsis
+    if not isinstance(value, list | tuple) or (not many and len(value) != len(kinds)):
+        raise DataError(f"{where} is {_plain(value)}, expected a list" + (f" of {len(kinds)}" * (not many)))
+    of = [kinds[0]] * len(value) if many else kinds
+    return tuple(_read(of[i], item, f"{where}[{i}]") for i, item in enumerate(value))
+
+
+def _number(kind: type, value: Any, where: str) -> int | float:
+    """A whole number for int, else a finite one."""
+    if isinstance(value, Word) and any(map(str.isdigit, value)) and NUMBER.fullmatch(value):
+        value = int(value) if re.fullmatch("[-+]?[0-9]+", value) else float(value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole and (kind is int or not isinstance(value, float) or not math.isfinite(value)):
+        expected = "a whole number" if kind is int else "a finite number"
+        raise DataError(f"{where} is {_plain(value)}, expected {expected}")
+    return value
+
+
+def _yaml(text: str) -> Any:
+    """YAML whose unquoted scalars are `Word`s: which of them are numbers, the task's keys know."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            _once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+            return node
+
+    def scalar(loader: Any, node: Any) -> str:
+        return node.value if node.style else Word(node.value)
+
+    Loader.yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile("^<<$"))]}
+    Loader.add_constructor("tag:yaml.org,2002:str", scalar)
+    try:
+        return yaml.load(text, Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
+def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """The pairs as a dict; of a key that is there twice, neither value is better."""
+    read: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in read:
+            raise ValueError(f"key {key!r} is there twice")
+        read[key] = value
+    return read
+
+
+def _plain(value: Any) -> str:
+    """A value as JSON writes it, cut short."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return brief(str(value) if isinstance(value, Word) else value)
 
 
 def _needed(kind: type) -> list[str]:
     return [
         field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING
     ]
-
-
-def _list(read: Any, where: str) -> list[Any]:
-    if not isinstance(read, list | tuple):
-        raise DataError(f"{where}: is {read!r}, expected a list")
-    return list(read)

@@ -17,8 +17,8 @@ from robustmdiff.data.files import write_whole
 from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import grouped_folds, load_split, split_patients
-from robustmdiff.experiment.run import BASELINES, evaluate_run, train_run
-from robustmdiff.experiment.studies import Source, labels_of, load_patients, study_of
+from robustmdiff.experiment.run import BASELINES, evaluate_run, load_run, train_run
+from robustmdiff.experiment.studies import Source, in_terms_of, labels_of, load_patients, study_of
 from robustmdiff.training.config import TrainConfig, make_config, plain_config
 
 FOLDS = "folds.json"
@@ -107,6 +107,8 @@ def evaluate_folds(folder: str | Path, *, draws: int = 16, replicates: int = 200
     plan = _plan(folder)
     source = Source(**plan["source"])
     patients, task = load_patients(source)
+    trained = load_run(folder / "repeat-0" / "fold-0").task  # task.json may have changed since
+    patients, task = in_terms_of(trained, patients, task, str(source.root)), trained
     presence = np.array([[p.has(name) for name in task.modality_names] for p in patients])
     masks = draw_masks([p.id for p in patients], presence, task.modality_names, seed=seed)
     repeats = []

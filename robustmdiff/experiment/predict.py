@@ -14,6 +14,7 @@ from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.spelling import canonical
 from robustmdiff.data.tables import write_table
 from robustmdiff.experiment.run import Run, load_run
+from robustmdiff.experiment.studies import in_terms_of
 
 INTERVAL = (0.05, 0.95)  # of the draws
 
@@ -101,13 +102,15 @@ def explain_run(
 
 
 def patients_of(run: Run, data: str | Path | None, ids: Sequence[str] | None) -> list[Patient]:
-    """Patients of a folder, or of the run's own study (its test patients unless ids are given)."""
+    """Patients of a folder, in the terms of the run's task, or of the run's own study (its test patients
+    unless ids are given)."""
     if data is not None:
         from robustmdiff.data.folder import load_folder
 
-        patients, _ = load_folder(data)
+        patients, task = load_folder(data)
+        patients = in_terms_of(run.task, patients, task, str(data))
         if ids is None:
-            return list(patients)
+            return patients
         of = {canonical(patient.id): patient for patient in patients}
         unknown = [i for i in ids if canonical(i) not in of]
         if unknown:

@@ -33,7 +33,15 @@ from robustmdiff.diagnosis.encoded import Encoded
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.diagnosis.pretrained import load_pretrained, save_pretrained
 from robustmdiff.diagnosis.uncertainty import Abstention, ConformalSets
-from robustmdiff.experiment.studies import SPLITS, Source, Study, labels_of, load_study, text_of
+from robustmdiff.experiment.studies import (
+    SPLITS,
+    Source,
+    Study,
+    labels_of,
+    load_study,
+    study_in_terms_of,
+    text_of,
+)
 from robustmdiff.training.checkpoint import LAST
 from robustmdiff.training.config import TrainConfig
 
@@ -88,8 +96,8 @@ class Run:
         return self.model.task
 
     def study(self) -> Study:
-        """The patients again, split as they were when this run was trained."""
-        return load_study(self.source, self.folder / "split.json")
+        """The patients again, split and read as they were when this run was trained."""
+        return study_in_terms_of(self.task, load_study(self.source, self.folder / "split.json"))
 
 
 def train_run(
@@ -266,7 +274,7 @@ def evaluate_run(folder: str | Path, *, study: Study | None = None, draws: int =
     from robustmdiff.evaluation.protocol import evaluate
 
     run = load_run(folder)
-    study = study or run.study()
+    study = study_in_terms_of(run.task, study) if study else run.study()
     others = sorted((run.folder / "baselines").glob("*/model"))
     models = {"RobustMDiff": run.model}
     models |= {path.parent.name: load_run(path.parent).model for path in others}

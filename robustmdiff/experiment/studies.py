@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
@@ -17,6 +18,7 @@ from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.spelling import canonical
 from robustmdiff.data.splits import Split, load_split, split_patients
+from robustmdiff.data.terms import terms
 from robustmdiff.knowledge import ConceptTable, concepts_of_task, load_concepts
 
 SPLITS = ("train", "calibration", "test")
@@ -218,6 +220,33 @@ def study_of(
     )
 
 
+def in_terms_of(ours: Task, patients: Sequence[Patient], theirs: Task, where: str) -> list[Patient]:
+    """Patients of the task `theirs` as patients of `ours` (`data.terms`): converted, or refused."""
+    read = terms(ours, theirs, where)
+    if read.absent:
+        warnings.warn(
+            f"{where}: has no {', '.join(read.absent)}, which the run takes as not measured", stacklevel=2
+        )
+    return [read.patient(patient) for patient in patients]
+
+
+def study_in_terms_of(task: Task, study: Study) -> Study:
+    """A study whose patients are of `task`: of a run whose task.json may have changed since."""
+    where = study.source.root or study.source.data
+    order = [(t.modality_names, t.classes, t.findings) for t in (task, study.task)]
+    read = terms(task, study.task, where)
+    if read.same and not read.absent and order[0] == order[1]:
+        return study
+    return replace(
+        study,
+        task=task,
+        concepts=concepts_of_task(_concepts(study.source.ontology), task.classes, task.findings),
+        patients={
+            name: in_terms_of(task, patients, study.task, where) for name, patients in study.patients.items()
+        },
+    )
+
+
 @lru_cache(maxsize=1)
 def _concepts(ontology: str) -> ConceptTable:
     """Read once a process: ICD-10-CM takes seconds."""
@@ -234,7 +263,8 @@ def prevalence(patients: Sequence[Patient], task: Task) -> tuple[float, ...]:
     that nobody has keeps a chance."""
     known = [sum(name in p.labels for p in patients) for name in task.classes]
     if not task.multilabel:
-        known = [len(patients) + len(task.classes) - 1] * len(task.classes)
+        labelled = sum(any(p.labels.values()) for p in patients)  # not by what they do not have alone
+        known = [labelled + len(task.classes) - 1] * len(task.classes)
     holds = [sum(bool(p.labels.get(name)) for p in patients) for name in task.classes]
     return tuple(
         (h + 1) / (k + 1) if not task.multilabel else (h + 1) / (k + 2)

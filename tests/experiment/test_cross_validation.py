@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -135,6 +136,31 @@ def test_every_method_and_condition_is_measured(made):
     # A model that reads notes only does not care about the rest.
     alone = [results.probability["notes_only"][c] for c in (COMPLETE, "subset/notes")]
     np.testing.assert_array_equal(*alone)
+
+
+def test_folds_are_evaluated_in_the_terms_that_they_were_trained_in(made, source, tmp_path):
+    folder, root = tmp_path / "ward", tmp_path / "data"
+    shutil.copytree(made[0].parents[1], folder)
+    shutil.copytree(source.root, root)
+    plan = json.loads((folder / "folds.json").read_text())
+    plan["source"]["root"] = str(root)
+    (folder / "folds.json").write_text(json.dumps(plan))
+    options = {"draws": 2, "replicates": 10}
+    expected = evaluate_folds(made[0].parents[1], **options)
+    task = json.loads((root / "task.json").read_text())
+    panel, notes = task["modalities"][1], task["modalities"][0]
+    panel["fields"][0]["unit"] = "g/l"
+    task |= {"modalities": [panel, notes], "classes": ["well", "ill"]}
+    (root / "task.json").write_text(json.dumps(task))
+    header, *rows = (root / "patients.csv").read_text().splitlines()
+    rows = [row + "e-3" * (not row.endswith(",")) for row in rows]  # crp is the last column
+    (root / "patients.csv").write_text("\n".join([header, *rows]) + "\n")
+    found = evaluate_folds(folder, **options)
+    for method in expected.methods:
+        for condition in (COMPLETE, "subset/notes", "subset/panel"):
+            np.testing.assert_allclose(
+                found.probability[method][condition], expected.probability[method][condition], atol=1e-6
+            )
 
 
 def test_finished_folds_are_not_trained_again(made, source, monkeypatch):

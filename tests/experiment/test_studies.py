@@ -23,6 +23,11 @@ def test_prevalence_of_one_diagnosis_each_sums_to_one():
     assert found == pytest.approx((4 / 8, 3 / 8, 1 / 8))  # nobody has the third: it keeps a chance
 
 
+def test_whoever_is_known_by_what_they_do_not_have_alone_counts_for_no_diagnosis():
+    patients = [*labelled("ill", "well"), Patient("c", {}, labels={"ill": False})]
+    assert prevalence(patients, TASK) == pytest.approx((2 / 5, 2 / 5, 1 / 5))
+
+
 def test_prevalence_of_independent_diagnoses_counts_those_who_know():
     task = Task(TASK.modalities, ("flu", "gout"), (0.5, 0.5), multilabel=True)
     patients = [
