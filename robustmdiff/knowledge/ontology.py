@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from robustmdiff.knowledge.concepts import ConceptTable, dense_frequency, inverse_relation
+from robustmdiff.knowledge.concepts import ConceptTable, inverse_relation
 from robustmdiff.knowledge.csr import find_cycle
 from robustmdiff.knowledge.lines import OntologyError
+from robustmdiff.knowledge.sparse import SparseTable
 
 Edge = tuple[str, str, str]  # (source id, relation, target id)
 
@@ -89,7 +90,7 @@ class Ontology:
             target=np.concatenate([target, source]),
             relation=np.concatenate([relation, inverse]),
             relations=relations,
-            frequency=dense_frequency(len(of_kind["disease"]), len(of_kind["finding"]), d, f, p),
+            frequency=SparseTable.of((len(of_kind["disease"]), len(of_kind["finding"])), d, f, p),
             synonyms=tuple(term.synonyms for term in terms),
             xrefs=tuple(term.xrefs for term in terms),
         )

@@ -137,8 +137,8 @@ def test_orphanet_tables_hold_their_rows(orphanet):
 def test_orphanet_concepts_have_one_frequency_for_each_pair_and_make_a_round_trip(orphanet, tmp_path):
     concepts = orphanet.concepts()
     assert concepts.frequency.shape == (9_998, 8_701)
-    assert int((~np.isnan(concepts.frequency)).sum()) == 115_839
-    excluded = int((concepts.frequency == 0).sum())
+    assert len(concepts.frequency.value) == 115_839
+    excluded = int((concepts.frequency.value == 0).sum())
     assert count(concepts, "has_phenotype") == count(concepts, "phenotype_of") == 115_839 - excluded
     part = concepts.subset(["ORPHA:558"], phenotypes=True)
     has = [line for line in lines("orpha_hpo.tsv.gz") if line.startswith("558\t") and "Excluded" not in line]
