@@ -1,4 +1,4 @@
-"""A table of which few entries are known, kept as those entries: how often each disease shows each finding."""
+"""A table of which few entries are known, kept as those entries: P(finding | disease)."""
 
 from __future__ import annotations
 
