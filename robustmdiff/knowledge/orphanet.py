@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from robustmdiff.knowledge.frequency import band_fraction
+from robustmdiff.knowledge.frequency import band_fraction, pooled
 from robustmdiff.knowledge.lines import OntologyError, find_file, find_optional_file, table_rows
 from robustmdiff.knowledge.ontology import Edge, Ontology, Term, check_hierarchy, mean_where_known
 
@@ -61,7 +61,7 @@ def read_orphanet(folder: str | Path) -> Ontology:
             bands[id, finding].append(band_fraction(band))
         except ValueError as error:
             raise OntologyError(table, line, str(error)) from error
-    frequency = {pair: mean_where_known(values) for pair, values in bands.items()}
+    frequency = {pair: pooled(values) for pair, values in bands.items()}
 
     exact: dict[str, list[str]] = defaultdict(list)
     table = Path(folder, "orpha_xref.tsv")
