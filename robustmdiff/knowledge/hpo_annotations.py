@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustmdiff.knowledge.frequency import BAND_WORDS, OLD_WORDS, Counted, annotated_fraction, pooled
-from robustmdiff.knowledge.lines import OntologyError, numbered_lines
+from robustmdiff.knowledge.lines import OntologyError, find_file, numbered_lines, warn_of_missing
+from robustmdiff.knowledge.obo import read_obo
 from robustmdiff.knowledge.ontology import Ontology, Term, current_ids
 
 # Column names as headers give them, without case and "_" (DatabaseID and database_id were both used).
@@ -29,6 +30,11 @@ OLD_COLUMNS = 14
 # An annotation's aspect: phenotypes are O in the old files and P in the new; the rest is
 # inheritance, course, modifiers and past history, which no patient shows.
 PHENOTYPES, OTHERS = frozenset("OP"), frozenset("ICMH")
+
+
+# The names under which the HPO publishes the two files, today's first.
+ONTOLOGY = ("hp.obo", "hp-base.obo", "hp-full.obo", "hp-international.obo")
+ANNOTATIONS = ("phenotype.hpoa", "phenotype_annotation.tab")
 
 
 class Annotation(NamedTuple):
@@ -95,6 +101,22 @@ def read_hpo_annotations(path: str | Path, hpo: Ontology) -> Ontology:
     _warn(path, obsolete, aspects, hpo)
     frequency_of = {pair: pooled(statements.values()) for pair, statements in stated.items()}
     return Ontology({**hpo.terms, **diseases, **hpo.terms}, hpo.edges, hpo.prevalence, frequency_of)
+
+
+def read_hpo(folder: str | Path) -> Ontology:
+    """The HPO and its disease annotations, hp.obo and phenotype.hpoa (or ONTOLOGY, ANNOTATIONS).
+
+    Without annotations there are findings only, which a warning says. Raises FileNotFoundError
+    without the ontology, of which the annotations give ids alone.
+    """
+    obo, annotations = find_file(folder, *ONTOLOGY), find_file(folder, *ANNOTATIONS)
+    if obo is None:
+        beside = f" beside {annotations.name}" if annotations else ""
+        raise FileNotFoundError(f"{folder}: {ONTOLOGY[0]} is not there{beside}; take both of one release")
+    if annotations is None:
+        warn_of_missing(folder, {ANNOTATIONS[0]: "diseases"})
+        return read_obo(obo)
+    return read_hpo_annotations(annotations, read_obo(obo))
 
 
 def _annotations(path: Path) -> Iterator[Annotation]:

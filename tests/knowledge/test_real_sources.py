@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
@@ -20,10 +21,19 @@ from robustmdiff.knowledge import (
     read_disease_ontology,
     read_hpo_annotations,
     read_obo,
+    read_orphadata,
     read_orphanet,
     save_concepts,
 )
+from robustmdiff.knowledge.lines import table_rows
 
+COLUMNS = {
+    "disorders": ("orphacode", "label", "definition"),
+    "xref": ("orphacode", "source", "reference", "relation"),
+    "hpo": ("orphacode", "hpo_id", "hpo_term", "frequency"),
+    "parents": ("orphacode", "parent", "parent_label"),
+    "prevalence": ("orphacode", "type", "class", "geography"),
+}
 FOLDER = (Path(__file__).parents[2] / "../shared/data/ontology").resolve()
 pytestmark = pytest.mark.skipif(
     not FOLDER.is_dir(), reason="no ../shared/data/ontology beside the repository: real ontologies not read"
@@ -147,6 +157,72 @@ def test_orphanet_concepts_have_one_frequency_for_each_pair_and_make_a_round_tri
     again = read_concepts(tmp_path / "marfan.npz")
     assert again.id == part.id
     np.testing.assert_array_equal(again.frequency, part.frequency)
+
+
+def as_orphadata(folder: Path) -> None:
+    """Write Orphanet's tables in the XML of orphadata.com; without the groups that only parents name."""
+    named = '<{0}><Name lang="en">{1}</Name></{0}>'.format
+    inside: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    names: dict[str, str] = {}
+
+    def rows(table: str) -> list[list[str]]:
+        return [
+            [escape(cell) for cell in row]
+            for _, row in table_rows(FOLDER / f"orpha_{table}.tsv.gz", COLUMNS[table])
+        ]
+
+    for code, name, definition in rows("disorders"):
+        names[code] = name
+        text = f"{named('TextSectionType', 'Definition')}<Contents>{definition}</Contents>"
+        section = f"<TextSectionList><TextSection>{text}</TextSection></TextSectionList>"
+        inside["1"][code].append(
+            f"<SummaryInformationList><SummaryInformation>{section}</SummaryInformation></SummaryInformationList>"
+        )
+    for code, source, reference, relation in rows("xref"):
+        text = f"<Source>{source}</Source><Reference>{reference}</Reference>"
+        text += named("DisorderMappingRelation", relation)
+        inside["1"][code].append(
+            f"<ExternalReferenceList><ExternalReference>{text}</ExternalReference></ExternalReferenceList>"
+        )
+    for code, finding, name, band in rows("hpo"):
+        text = f"<HPO><HPOId>{finding}</HPOId><HPOTerm>{name}</HPOTerm></HPO>{named('HPOFrequency', band)}"
+        inside["4"][code].append(
+            f"<HPODisorderAssociationList><HPODisorderAssociation>{text}</HPODisorderAssociation>"
+            "</HPODisorderAssociationList>"
+        )
+    for code, parent, name in rows("parents"):
+        text = (
+            f'<TargetDisorder><OrphaCode>{parent}</OrphaCode><Name lang="en">{name}</Name></TargetDisorder>'
+        )
+        text += named("DisorderDisorderAssociationType", "Preferential parent")
+        inside["7"][code].append(
+            f"<DisorderDisorderAssociationList><DisorderDisorderAssociation>{text}</DisorderDisorderAssociation>"
+            "</DisorderDisorderAssociationList>"
+        )
+    for code, type, band, place in rows("prevalence"):
+        text = (
+            named("PrevalenceType", type)
+            + named("PrevalenceClass", band)
+            + named("PrevalenceGeographic", place)
+        )
+        inside["9_prev"][code].append(f"<PrevalenceList><Prevalence>{text}</Prevalence></PrevalenceList>")
+    for product, of in inside.items():
+        disorders = (
+            f"<Disorder><OrphaCode>{code}</OrphaCode><Name>{names[code]}</Name>{''.join(lists)}</Disorder>\n"
+            for code, lists in of.items()
+        )
+        text = f"<JDBOR><DisorderList>{''.join(disorders)}</DisorderList></JDBOR>"
+        text = f'<?xml version="1.0" encoding="ISO-8859-1"?>\n{text}'
+        (folder / f"en_product{product}.xml").write_bytes(text.encode("latin-1", "xmlcharrefreplace"))
+
+
+def test_orphanets_tables_written_as_orphadatas_xml_read_the_same(orphanet, tmp_path):
+    as_orphadata(tmp_path)
+    again = read_orphadata(tmp_path)
+    assert dict(again.terms) == dict(orphanet.terms)
+    assert set(again.edges) == set(orphanet.edges)
+    assert again.prevalence == orphanet.prevalence
+    assert again.frequency == orphanet.frequency
 
 
 def test_hpo_annotations_hold_every_phenotype_row():
