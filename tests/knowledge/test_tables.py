@@ -102,7 +102,8 @@ def test_disease_ontology_tables_become_terms_edges_symptoms_and_xrefs(tmp_path)
 
 
 def test_disease_ontology_needs_only_its_hierarchy(tmp_path):
-    ontology = read_disease_ontology(folder(tmp_path, {"DO_HumanDO.tsv": DO["DO_HumanDO.tsv"]}))
+    with pytest.warns(UserWarning, match="without symptoms .*, cross-references"):
+        ontology = read_disease_ontology(folder(tmp_path, {"DO_HumanDO.tsv": DO["DO_HumanDO.tsv"]}))
     assert len(ontology.terms) == 4
     assert not ontology.frequency
 
