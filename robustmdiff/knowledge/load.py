@@ -82,8 +82,10 @@ def _reader_of(folder: Path) -> Callable[[str | Path], Ontology]:
         if find_file(folder, *names)
     ]
     if len(found) > 1:
-        names = " and ".join(name for _, name in found)
-        raise OntologyError(folder, None, f"the folder holds both {names}: name the one to read")
+        *first, last = (name for _, name in found)
+        both = "both " if len(first) == 1 else ""
+        problem = f"the folder holds {both}{', '.join(first)} and {last}: name the one to read"
+        raise OntologyError(folder, None, problem)
     if not found:
         obo = sorted(path.name for end in ("obo", "obo.gz") for path in folder.glob(f"*.{end}"))
         hint = f"; of its OBO files name one, e.g. {obo[0]}" if obo else ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 
 import numpy as np
 import pytest
 
 from robustmdiff.knowledge import ConceptTable, OntologyError, read_concepts, save_concepts
+from robustmdiff.knowledge.archive import ARRAYS, STRINGS
 from robustmdiff.knowledge.sparse import SparseTable
 
 NAN = float("nan")
@@ -227,6 +229,22 @@ def test_a_saved_table_comes_back_equal(tmp_path, stated):
     save_concepts(saved, tmp_path / "concepts.npz")
     assert_equal(read_concepts(tmp_path / "concepts.npz"), saved)
     assert os.listdir(tmp_path) == ["concepts.npz"]
+
+
+def test_the_file_of_a_table_is_read_as_it_was_always_written(tmp_path):
+    """Entries in any order, as runs saved before frequencies were sparse in memory have them."""
+    t = table()
+    strings = {name: getattr(t, name) for name in STRINGS} | {"format": 1}
+    np.savez_compressed(
+        tmp_path / "old.npz",
+        **{name: getattr(t, name) for name in ARRAYS},
+        frequency_shape=np.array([3, 2]),
+        frequency_row=np.array([2, 1]),
+        frequency_column=np.array([1, 0]),
+        frequency_value=np.array([0.17, 0.895], np.float32),
+        json=np.frombuffer(json.dumps(strings).encode(), np.uint8),
+    )
+    assert_equal(read_concepts(tmp_path / "old.npz"), t)
 
 
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

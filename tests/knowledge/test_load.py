@@ -145,6 +145,15 @@ def test_a_file_that_is_no_source_says_what_is_expected(tmp_path, name, message)
     assert caught.value.path.name == name
 
 
+def test_a_folder_of_three_sources_names_them(tmp_path):
+    fill(tmp_path, {"HumanDO.tsv": HIERARCHY, "orpha_disorders.tsv": DISORDERS, "hp.obo": HPO})
+    with pytest.raises(
+        OntologyError, match=r"holds HumanDO\.tsv, orpha_disorders\.tsv and hp\.obo: name the one"
+    ):
+        load_concepts(tmp_path)
+    assert load_concepts(tmp_path / "hp.obo").id == ("HP:1", "HP:2")
+
+
 def test_a_folder_of_obo_files_asks_for_one_of_them(tmp_path):
     fill(tmp_path, {"doid.obo": OBO, "HumanDO.obo": OBO})
     with pytest.raises(
