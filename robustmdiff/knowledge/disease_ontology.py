@@ -54,6 +54,8 @@ def read_disease_ontology(folder: str | Path) -> Ontology:
         if terms.setdefault(id, Term(id, label, "disease")).name != label:
             raise OntologyError(path, line, f"{id} is {label!r} here and {terms[id].name!r} before")
         parents.append((line, id, parent))
+    if not parents:
+        raise OntologyError(path, None, "no diseases below the header")
     edges: dict[Edge, int] = {}
     for line, id, parent in parents:
         if parent not in id_of:

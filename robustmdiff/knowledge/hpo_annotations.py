@@ -98,9 +98,12 @@ def read_hpo_annotations(path: str | Path, hpo: Ontology) -> Ontology:
             synonyms = tuple(s for s in row.synonyms.split("|") if "://" not in s)
             diseases[row.disease] = replace(known, synonyms=synonyms)
         stated[row.disease, finding][*row.study, row.qualifier, row.frequency] = fraction
+    if not (stated or obsolete or aspects):
+        raise OntologyError(path, None, "no annotations; is it phenotype.hpoa, and whole?")
     _warn(path, obsolete, aspects, hpo)
     frequency_of = {pair: pooled(statements.values()) for pair, statements in stated.items()}
-    return Ontology({**hpo.terms, **diseases, **hpo.terms}, hpo.edges, hpo.prevalence, frequency_of)
+    new = {id: term for id, term in diseases.items() if id not in hpo.terms}
+    return Ontology({**hpo.terms, **new}, hpo.edges, hpo.prevalence, frequency_of)
 
 
 def read_hpo(folder: str | Path) -> Ontology:

@@ -58,6 +58,8 @@ def tsv_rows(folder: str | Path) -> tuple[Tables, dict[str, str]]:
             continue
         rows = table_rows(path, ("orphacode", *columns))
         tables[name] = [Row(path, line, code, cells) for line, (code, *cells) in rows]
+        if name == "disorders" and not tables[name]:
+            raise OntologyError(path, None, "no disorders below the header")
     known: set[str] = set()
     for row in tables["disorders"]:
         if row.code in known:
@@ -79,8 +81,11 @@ def xml_rows(folder: str | Path) -> tuple[Tables, dict[str, str]]:
         raise FileNotFoundError(f"{folder}: none of {', '.join(PRODUCTS)} is there, plain or .gz")
     tables: dict[str, list[Row]] = defaultdict(list)
     for path in products:
+        before = len(tables["disorders"])
         for disorder in elements(path, "Disorder"):
             _add_disorder(tables, path, disorder)
+        if len(tables["disorders"]) == before:
+            raise OntologyError(path, None, "no Disorder element; is it a file of Orphadata, and whole?")
     if trees:
         tables["parents"].clear()
     for path in trees:

@@ -145,6 +145,21 @@ def test_a_file_that_is_no_source_says_what_is_expected(tmp_path, name, message)
     assert caught.value.path.name == name
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"HumanDO.tsv": HIERARCHY.splitlines()[0]}, r"HumanDO\.tsv: no diseases below the header"),
+        ({"orpha_disorders.tsv": DISORDERS.splitlines()[0]}, "no disorders below the header"),
+        ({"en_product4.xml": "<JDBOR/>"}, r"en_product4\.xml: no Disorder element"),
+        ({"hp.obo": HPO, "phenotype.hpoa": "#version: 1\n"}, r"phenotype\.hpoa: no annotations"),
+    ],
+    ids=["DO", "Orphanet", "Orphadata", "HPO"],
+)
+def test_a_file_with_a_header_and_nothing_more_is_refused(tmp_path, files, message):
+    with pytest.raises(OntologyError, match=message):
+        load_concepts(fill(tmp_path, files))
+
+
 def test_a_folder_of_three_sources_names_them(tmp_path):
     fill(tmp_path, {"HumanDO.tsv": HIERARCHY, "orpha_disorders.tsv": DISORDERS, "hp.obo": HPO})
     with pytest.raises(
