@@ -3,14 +3,14 @@
 from robustmdiff.knowledge.archive import read_concepts, save_concepts
 from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.knowledge.disease_ontology import read_disease_ontology
-from robustmdiff.knowledge.hpo_annotations import read_hpo_annotations
+from robustmdiff.knowledge.hpo_annotations import read_hpo, read_hpo_annotations
 from robustmdiff.knowledge.icd10cm import read_icd10cm
 from robustmdiff.knowledge.lines import OntologyError
 from robustmdiff.knowledge.link import concepts_of_task, link
 from robustmdiff.knowledge.load import load_concepts
 from robustmdiff.knowledge.obo import read_obo
 from robustmdiff.knowledge.ontology import Ontology, Term
-from robustmdiff.knowledge.orphanet import read_orphanet
+from robustmdiff.knowledge.orphanet import read_orphadata, read_orphanet
 
 __all__ = [
     "ConceptTable",
@@ -25,6 +25,8 @@ __all__ = [
     "read_obo",
     "read_disease_ontology",
     "read_orphanet",
+    "read_orphadata",
+    "read_hpo",
     "read_hpo_annotations",
     "read_icd10cm",
 ]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from robustmdiff.knowledge.concepts import ConceptTable, dense_frequency, stated_frequencies
+from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.knowledge.lines import OntologyError
+from robustmdiff.knowledge.sparse import SparseTable
 
 FORMAT = 1
 STRINGS = ("id", "name", "definition", "kind", "relations", "synonyms", "xrefs")
@@ -24,13 +25,12 @@ def save_concepts(concepts: ConceptTable, path: str | Path) -> None:
 
     Frequencies are stored sparsely. Nothing is pickled. Raises OSError where the disk is full.
     """
-    row, column = stated_frequencies(concepts.frequency)
     strings = {"format": FORMAT} | {name: getattr(concepts, name) for name in STRINGS}
     arrays = {name: getattr(concepts, name) for name in ARRAYS} | {
         "frequency_shape": np.array(concepts.frequency.shape, np.int64),
-        "frequency_row": row,
-        "frequency_column": column,
-        "frequency_value": concepts.frequency[row, column],
+        "frequency_row": concepts.frequency.row,
+        "frequency_column": concepts.frequency.column,
+        "frequency_value": concepts.frequency.value,
         "json": np.frombuffer(json.dumps(strings).encode(), np.uint8),
     }
     path = Path(path)
@@ -56,7 +56,7 @@ def read_concepts(path: str | Path) -> ConceptTable:
             arrays = {name: stored[name] for name in ARRAYS}
             diseases, findings = stored["frequency_shape"].tolist()
             at = stored["frequency_row"], stored["frequency_column"]
-            frequency = dense_frequency(diseases, findings, *at, stored["frequency_value"])
+            frequency = SparseTable.of((diseases, findings), *at, stored["frequency_value"])
         return ConceptTable(
             id=tuple(strings["id"]),
             name=tuple(strings["name"]),

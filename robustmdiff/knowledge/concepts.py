@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from robustmdiff.knowledge.csr import csr_from_edges, find_cycle
+from robustmdiff.knowledge.sparse import SparseTable
 
 KINDS = ("disease", "finding")
 INVERSES = {"is_a": "has_subclass", "has_phenotype": "phenotype_of", "part_of": "has_part"}
-LARGEST_FREQUENCY = 2**27  # entries; 512 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,9 @@ class ConceptTable:
                  int64 [E]: edge e says that `source[e]` informs `target[e]` by relation
                  `relations[relation[e]]` ("is_a", "has_phenotype", and their inverses
                  "has_subclass" and "phenotype_of", which are relations of their own).
-    frequency    float32 [diseases, findings] P(finding | disease) from frequency bands, NaN
-                 where nothing is stated; rows and columns in the order in which diseases and
-                 findings appear in `kind`. Read it, do not write to it: where nothing is stated
-                 at all it is one NaN seen from every place.
+    frequency    sparse float32 [diseases, findings], P(finding | disease), NaN where nothing is
+                 stated; rows and columns in the order in which diseases and findings appear in
+                 `kind`. A dense array of that shape is taken too, and kept sparsely.
     synonyms, xrefs
                  k tuples of strings (other names; ids in other sources), or () for none at all.
     """
@@ -44,9 +43,13 @@ class ConceptTable:
     target: np.ndarray
     relation: np.ndarray
     relations: tuple[str, ...]
-    frequency: np.ndarray
+    frequency: SparseTable
     synonyms: tuple[tuple[str, ...], ...] = ()
     xrefs: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.frequency, np.ndarray):
+            object.__setattr__(self, "frequency", SparseTable.from_dense(self.frequency))
 
     def __len__(self) -> int:
         return len(self.id)
@@ -86,8 +89,11 @@ class ConceptTable:
                     f"concepts: {name}[{outside[0]}] is {values[outside[0]]}, expected 0 to {limit - 1}"
                 )
         shape = (len(self.indices("disease")), len(self.indices("finding")))
-        _require_array("frequency", self.frequency, np.float32, shape)
-        _require_fractions("frequency", self.frequency)
+        _require(
+            self.frequency.shape == shape,
+            f"frequency is {list(self.frequency.shape)}, expected {list(shape)}",
+        )
+        _require_fractions("frequency", self.frequency.value)
 
         is_a = self._edges("is_a")
         cycle = find_cycle(k, self.source[is_a].tolist(), self.target[is_a].tolist())
@@ -172,17 +178,19 @@ class ConceptTable:
         source, target, relation = edges[:, np.sort(first)]
 
         position = _position_in_kind(kind)
-        d, f, p = zip(
-            *(
-                (
-                    position[rows[t.indices("disease")[i]]],
-                    position[rows[t.indices("finding")[j]]],
-                    t.frequency[i, j],
-                )
-                for t, rows in ((other, theirs), (self, mine))  # ours last: it overwrites
-                for i, j in [stated_frequencies(t.frequency)]
-            ),
-            strict=True,
+        d, f, p = (
+            np.concatenate(part)
+            for part in zip(
+                *(
+                    (
+                        position[rows[t.indices("disease")[t.frequency.row]]],
+                        position[rows[t.indices("finding")[t.frequency.column]]],
+                        t.frequency.value,
+                    )
+                    for t, rows in ((other, theirs), (self, mine))  # ours last: it overwrites
+                ),
+                strict=True,
+            )
         )
         return ConceptTable(
             id=tuple(row),
@@ -194,9 +202,7 @@ class ConceptTable:
             target=target,
             relation=relation,
             relations=relations,
-            frequency=dense_frequency(
-                kind.count("disease"), kind.count("finding"), *(np.concatenate(part) for part in (d, f, p))
-            ),
+            frequency=SparseTable.of((kind.count("disease"), kind.count("finding")), d, f, p),
             synonyms=tuple(synonyms) if any(synonyms) else (),
             xrefs=tuple(xrefs) if any(xrefs) else (),
         ).check()
@@ -214,7 +220,6 @@ class ConceptTable:
         position = _position_in_kind(self.kind)
         kind = np.asarray(self.kind)[rows]
         d, f = position[rows[kind == "disease"]], position[rows[kind == "finding"]]
-        nothing = self.frequency.strides == (0, 0)
         take = rows.tolist()
         return ConceptTable(
             id=tuple(self.id[i] for i in take),
@@ -226,7 +231,7 @@ class ConceptTable:
             target=new[self.target[kept]],
             relation=self.relation[kept],
             relations=self.relations,
-            frequency=no_frequency(len(d), len(f)) if nothing else self.frequency[np.ix_(d, f)],
+            frequency=self.frequency.part(d, f),
             synonyms=tuple(self.synonyms[i] for i in take) if self.synonyms else (),
             xrefs=tuple(self.xrefs[i] for i in take) if self.xrefs else (),
         )
@@ -235,38 +240,6 @@ class ConceptTable:
 def inverse_relation(relation: str) -> str:
     """Name of the relation in the other direction: "is_a" gives "has_subclass"."""
     return INVERSES.get(relation, f"inverse_{relation}")
-
-
-def no_frequency(diseases: int, findings: int) -> np.ndarray:
-    """float32 [diseases, findings] of NaN that takes no memory; read-only."""
-    return np.broadcast_to(np.float32("nan"), (diseases, findings))
-
-
-def dense_frequency(
-    diseases: int, findings: int, row: np.ndarray, column: np.ndarray, fraction: np.ndarray
-) -> np.ndarray:
-    """float32 [diseases, findings]: `fraction` at (row, column), the last of several; NaN elsewhere.
-
-    Raises ValueError where that array would take more than 512 MiB.
-    """
-    if np.isnan(fraction).all():
-        return no_frequency(diseases, findings)
-    if diseases * findings > LARGEST_FREQUENCY:
-        raise ValueError(
-            f"concepts: a frequency table of {diseases} diseases by {findings} findings takes over "
-            f"{LARGEST_FREQUENCY * 4 >> 20} MiB; take a subset of the concepts first"
-        )
-    frequency = np.full((diseases, findings), np.nan, np.float32)
-    frequency[row, column] = fraction
-    return frequency
-
-
-def stated_frequencies(frequency: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns, int64 each, where a frequency is stated."""
-    if frequency.strides == (0, 0):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    row, column = np.nonzero(~np.isnan(frequency))
-    return row, column
 
 
 def _position_in_kind(kind: Iterable[str]) -> np.ndarray:

@@ -1,12 +1,17 @@
-"""Lines and table rows of source files, plain or gzipped, with errors that name file and line."""
+"""Files of a source, plain or gzipped: their lines and table rows, with errors that name file and line."""
 
 from __future__ import annotations
 
 import csv
 import gzip
+import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, cast
+
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 class OntologyError(ValueError):
@@ -24,20 +29,32 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     bytes that are not UTF-8 and for compressed data that is damaged or ends early.
     """
     number = 0
-    with open(path, "rb") as raw:
-        packed = raw.peek(2)[:2] == b"\x1f\x8b"
+    with unpacked(path) as file:
         try:
-            for number, line in enumerate(gzip.GzipFile(fileobj=raw) if packed else raw, start=1):
+            for number, line in enumerate(file, start=1):
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             problem = f"byte {error.object[error.start]:#04x} at column {error.start + 1} is not UTF-8"
             raise OntologyError(path, number, problem) from error
-        except EOFError as error:
-            problem = "the compressed data ends early, in or after this line; fetch the file again"
-            raise OntologyError(path, number + 1, problem) from error
-        except (gzip.BadGzipFile, zlib.error) as error:
-            problem = f"the compressed data is damaged in or after this line ({error}); fetch the file again"
-            raise OntologyError(path, number + 1, problem) from error
+        except DAMAGE as error:
+            raise damaged(path, number + 1, error) from error
+
+
+@contextmanager
+def unpacked(path: str | Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, gzipped or not, which its first bytes tell. Reading may raise DAMAGE."""
+    with open(path, "rb") as raw:
+        packed = raw.peek(2)[:2] == b"\x1f\x8b"
+        yield cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
+
+
+def damaged(path: str | Path, line: int, error: Exception) -> OntologyError:
+    """The error for compressed data that is broken in or after `line`."""
+    if isinstance(error, EOFError):
+        problem = "the compressed data ends early, in or after this line; fetch the file again"
+    else:
+        problem = f"the compressed data is damaged in or after this line ({error}); fetch the file again"
+    return OntologyError(path, line, problem)
 
 
 def table_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
@@ -68,14 +85,14 @@ def _cells(line: str) -> list[str]:
     return next(csv.reader([line], delimiter="\t"))
 
 
-def find_file(folder: str | Path, name: str) -> Path:
-    """`folder/name` or `folder/name.gz`, whichever is there. Raises FileNotFoundError if neither is."""
-    path = find_optional_file(folder, name)
-    if path is None:
-        raise FileNotFoundError(f"{folder}: neither {name} nor {name}.gz is there")
-    return path
+def find_file(folder: str | Path, *names: str) -> Path | None:
+    """The first of `names` that is in `folder`, plain or with .gz behind it; None if none is."""
+    paths = (Path(folder, name + end) for name in names for end in ("", ".gz"))
+    return next((path for path in paths if path.is_file()), None)
 
 
-def find_optional_file(folder: str | Path, name: str) -> Path | None:
-    """`folder/name` or `folder/name.gz`, whichever is there, or None."""
-    return next((path for path in (Path(folder, name), Path(folder, f"{name}.gz")) if path.is_file()), None)
+def warn_of_missing(folder: str | Path, missing: Mapping[str, str]) -> None:
+    """Say which files of a source are not there and what the table therefore lacks."""
+    if missing:
+        lacks = ", ".join(f"{what} (no {name})" for name, what in missing.items())
+        warnings.warn(f"{folder}: the concepts are without {lacks}", stacklevel=3)

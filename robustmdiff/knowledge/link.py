@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from robustmdiff.knowledge.concepts import ConceptTable, no_frequency
+from robustmdiff.knowledge.concepts import ConceptTable
+from robustmdiff.knowledge.sparse import SparseTable
 
 _APART = re.compile(r"[^a-z0-9]+")
 
@@ -77,7 +78,7 @@ def concepts_of_task(concepts: ConceptTable, classes: Iterable[str], findings: I
         target=nothing,
         relation=nothing,
         relations=(),
-        frequency=no_frequency(kinds.count("disease"), kinds.count("finding")),
+        frequency=SparseTable.empty(kinds.count("disease"), kinds.count("finding")),
     )
     return task.merge(concepts.subset(id for id in id_of if not id.startswith("task:")))
 

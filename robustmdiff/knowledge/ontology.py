@@ -6,15 +6,17 @@ a `ConceptTable`.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from robustmdiff.knowledge.concepts import ConceptTable, dense_frequency, inverse_relation
+from robustmdiff.knowledge.concepts import ConceptTable, inverse_relation
 from robustmdiff.knowledge.csr import find_cycle
 from robustmdiff.knowledge.lines import OntologyError
+from robustmdiff.knowledge.sparse import SparseTable
 
 Edge = tuple[str, str, str]  # (source id, relation, target id)
 
@@ -28,7 +30,11 @@ def kind_of(id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One entry of a source. `kind` is "disease" or "finding"; `alt_ids` are former ids of it."""
+    """One entry of a source. `kind` is "disease" or "finding"; `alt_ids` are former ids of it.
+
+    An obsolete term is `replaced_by` one other, or the source names several to `consider`, between
+    which a person has to choose.
+    """
 
     id: str
     name: str
@@ -40,6 +46,7 @@ class Term:
     namespace: str = ""
     obsolete: bool = False
     replaced_by: str = ""
+    consider: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ class Ontology:
         terms = [term for term in self.terms.values() if not term.obsolete]
         row = {term.id: i for i, term in enumerate(terms)}
         stated = [edge for edge in self.edges if edge[0] in row and edge[2] in row]
-        stated += [(d, "has_phenotype", f) for (d, f), p in self.frequency.items() if p != 0]
+        frequency = {pair: p for pair, p in self.frequency.items() if pair[0] in row and pair[1] in row}
+        stated += [(d, "has_phenotype", f) for (d, f), p in frequency.items() if p != 0]
         forward = list(dict.fromkeys(relation for _, relation, _ in stated))
         relations = tuple(dict.fromkeys(r for name in forward for r in (name, inverse_relation(name))))
         number = {name: i for i, name in enumerate(relations)}
@@ -76,9 +84,9 @@ class Ontology:
         of_kind: dict[str, dict[str, int]] = {"disease": {}, "finding": {}}
         for term in terms:
             of_kind[term.kind][term.id] = len(of_kind[term.kind])
-        d = np.array([of_kind["disease"][d] for d, _ in self.frequency], np.int64)
-        f = np.array([of_kind["finding"][f] for _, f in self.frequency], np.int64)
-        p = np.fromiter(self.frequency.values(), np.float32, len(self.frequency))
+        d = np.array([of_kind["disease"][d] for d, _ in frequency], np.int64)
+        f = np.array([of_kind["finding"][f] for _, f in frequency], np.int64)
+        p = np.fromiter(frequency.values(), np.float32, len(frequency))
         table = ConceptTable(
             id=tuple(row),
             name=tuple(term.name for term in terms),
@@ -89,7 +97,7 @@ class Ontology:
             target=np.concatenate([target, source]),
             relation=np.concatenate([relation, inverse]),
             relations=relations,
-            frequency=dense_frequency(len(of_kind["disease"]), len(of_kind["finding"]), d, f, p),
+            frequency=SparseTable.of((len(of_kind["disease"]), len(of_kind["finding"])), d, f, p),
             synonyms=tuple(term.synonyms for term in terms),
             xrefs=tuple(term.xrefs for term in terms),
         )
@@ -117,6 +125,59 @@ def check_hierarchy(path: str | Path, terms: Mapping[str, Term], edges: Mapping[
         walk = [ids[i] for i in cycle]
         line = edges[walk[-2], "is_a", walk[-1]]
         raise OntologyError(path, line, f"is_a closes a cycle: {' -> '.join(walk)}")
+
+
+def current_ids(
+    terms: Mapping[str, Term], path: str | Path, lines: Mapping[str, int] | None = None
+) -> dict[str, str]:
+    """For each id that `terms` know, former ones included, the id of the term that stands for it today.
+
+    A term that is not obsolete stands for itself. An obsolete one is followed along `replaced_by`;
+    where that ends in nothing, and for an id without an entry of its own, the term that lists the id
+    among its `alt_ids` is meant, if it is a single one. "" where nothing is left.
+
+    path, lines  the source, and the line of each term's replaced_by, for the error.
+    Raises OntologyError where replacements go in a circle.
+    """
+    holders: dict[str, list[str]] = defaultdict(list)
+    for term in terms.values():
+        for alt in term.alt_ids:
+            if alt not in terms or (terms[alt].obsolete and not term.obsolete):
+                holders[alt].append(term.id)
+    next_ids = {
+        id: [terms[id].replaced_by] if id in terms and terms[id].replaced_by else []
+        for id in dict.fromkeys([*terms, *holders])
+        if id not in terms or terms[id].obsolete
+    }
+    for id, of in holders.items():
+        next_ids[id] += of if len(set(of)) == 1 else []
+    _check_replacements(next_ids, path, lines or {})
+
+    found = {id: id for id, term in terms.items() if not term.obsolete}
+    for start in next_ids:
+        pending = [start]
+        while pending:
+            id = pending[-1]
+            unknown = [following for following in next_ids.get(id, ()) if following not in found]
+            if unknown:
+                pending.append(unknown[0])
+                continue
+            pending.pop()
+            found.setdefault(id, next((found[n] for n in next_ids.get(id, ()) if found[n]), ""))
+    return found
+
+
+def _check_replacements(
+    next_ids: Mapping[str, list[str]], path: str | Path, lines: Mapping[str, int]
+) -> None:
+    pairs = [(id, following) for id, all_ in next_ids.items() for following in all_]
+    row = {id: i for i, id in enumerate(dict.fromkeys(id for pair in pairs for id in pair))}
+    cycle = find_cycle(len(row), [row[a] for a, _ in pairs], [row[b] for _, b in pairs])
+    if cycle:
+        ids = list(row)
+        walk = [ids[i] for i in cycle]
+        line = next((lines[id] for id in reversed(walk) if id in lines), None)
+        raise OntologyError(path, line, f"replaced_by closes a cycle: {' -> '.join(walk)}")
 
 
 def mean_where_known(values: Iterable[float]) -> float:

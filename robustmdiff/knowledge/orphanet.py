@@ -1,17 +1,24 @@
-"""Orphanet's rare diseases (orphadata.com), as the tables orpha_*.tsv, plain or gzipped."""
+"""Orphanet's rare diseases (orphadata.com): from the statements in its files to an ontology."""
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
-from robustmdiff.knowledge.frequency import band_fraction
-from robustmdiff.knowledge.lines import OntologyError, find_file, find_optional_file, table_rows
-from robustmdiff.knowledge.ontology import Edge, Ontology, Term, check_hierarchy, mean_where_known
-
-DISORDERS = "orpha_disorders.tsv"
+from robustmdiff.knowledge.frequency import band_fraction, pooled
+from robustmdiff.knowledge.lines import OntologyError, warn_of_missing
+from robustmdiff.knowledge.ontology import (
+    Edge,
+    Ontology,
+    Term,
+    check_hierarchy,
+    current_ids,
+    mean_where_known,
+)
+from robustmdiff.knowledge.orphanet_files import Row, Tables, tsv_rows, xml_rows
 
 # Each class stands for its midpoint; the class without an upper end for its lower one.
 PREVALENCE = {
@@ -28,70 +35,133 @@ TYPES = ("Point prevalence", "Prevalence at birth", "Lifetime Prevalence")
 PLACES = ("Worldwide", "Europe")  # best first; without them the mean over the places there are
 
 
+_TAG = re.compile(r"</?[A-Za-z]+ ?/?>")  # definitions hold <i> and the like
+
+
 def read_orphanet(folder: str | Path) -> Ontology:
-    """Read orpha_disorders (needed) and, where there, orpha_parents, _prevalence, _hpo and _xref.
+    """Read orpha_disorders.tsv and, where there, orpha_parents, _prevalence, _hpo and _xref.
 
     Disorders and their groups become diseases "ORPHA:<code>", HPO terms become findings. A group
-    that only orpha_parents names enters with its label and no parent. Prevalence follows
+    that is only named as a parent enters with its label and no parent. Prevalence follows
     `PREVALENCE`, `TYPES` and `PLACES`; frequencies are band midpoints, repeated statements
-    averaged. Only exact cross-references are kept. Raises OntologyError, with file and line, for
-    a damaged table, an unknown disorder, an unknown class or band, and a cycle.
+    averaged. Only exact cross-references are kept. A warning names the files that are not there.
+    Raises FileNotFoundError without the disorders, OntologyError, with file and line, for a damaged
+    file, an unknown disorder, an unknown class or band, and a cycle.
     """
-    path = find_file(folder, DISORDERS)
-    terms: dict[str, Term] = {}
-    for line, (code, label, definition) in table_rows(path, ("orphacode", "label", "definition")):
-        id = f"ORPHA:{code}"
-        if id in terms:
-            raise OntologyError(path, line, f"duplicate orphacode {code}")
-        terms[id] = Term(id, label, "disease", definition)
-    known = frozenset(terms)
+    return _ontology(folder, *tsv_rows(folder))
 
-    edges: dict[Edge, int] = {}
-    table = Path(folder, "orpha_parents.tsv")
-    for line, id, (parent, label) in _rows(table, known, ("parent", "parent_label")):
-        terms.setdefault(f"ORPHA:{parent}", Term(f"ORPHA:{parent}", label, "disease"))
-        edges[id, "is_a", f"ORPHA:{parent}"] = line
-    check_hierarchy(table, terms, edges)
 
-    bands: dict[tuple[str, str], list[float]] = defaultdict(list)
-    table = Path(folder, "orpha_hpo.tsv")
-    for line, id, (finding, name, band) in _rows(table, known, ("hpo_id", "hpo_term", "frequency")):
+def read_orphadata(folder: str | Path) -> Ontology:
+    """Read the XML of orphadata.com into the same as `read_orphanet`, any of these files:
+
+    en_product1.xml               names, synonyms, definitions, cross-references
+    en_product3_*.xml             the classifications: parents
+    en_product4.xml               findings
+    en_product7.xml               one preferential parent each, read where no classification is there
+    en_product9_prev.xml          prevalence
+
+    Retired disorders (obsolete or deprecated) stay in the ontology; what is stated of one is said
+    of the disorder that it moved to, or left out with a warning.
+    """
+    return _ontology(folder, *xml_rows(folder))
+
+
+def _ontology(folder: str | Path, tables: Tables, missing: dict[str, str]) -> Ontology:
+    warn_of_missing(folder, missing)
+    terms = _terms(tables)
+    current = current_ids(terms, folder)
+    edges = _edges(tables, terms, current)
+    stated: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for id, row in _of_current(tables, "hpo", current):
+        finding, name, band = row.cells
         terms.setdefault(finding, Term(finding, name, "finding"))
         try:
-            bands[id, finding].append(band_fraction(band))
+            stated[id, finding].append(band_fraction(band) if band else float("nan"))
         except ValueError as error:
-            raise OntologyError(table, line, str(error)) from error
-    frequency = {pair: mean_where_known(values) for pair, values in bands.items()}
+            raise OntologyError(row.path, row.line, str(error)) from error
+    frequency = {pair: pooled(fractions) for pair, fractions in stated.items()}
+    return Ontology(terms, edges, _prevalence(tables, current), frequency)
 
-    exact: dict[str, list[str]] = defaultdict(list)
-    table = Path(folder, "orpha_xref.tsv")
-    for _, id, (source, reference, relation) in _rows(table, known, ("source", "reference", "relation")):
+
+def _terms(tables: Tables) -> dict[str, Term]:
+    """The disorders with their own words; the first file that names one gives its label."""
+    of: dict[str, dict[str, list[str]]] = {name: defaultdict(list) for name in ("synonyms", "xref", "moved")}
+    for row in tables.get("synonyms", ()):
+        of["synonyms"][row.code].append(row.cells[0])
+    for row in tables.get("moved", ()):
+        of["moved"][row.code].append(f"ORPHA:{row.cells[0]}")
+    for row in tables.get("xref", ()):
+        source, reference, relation = row.cells
         if relation.startswith("E "):
-            exact[id].append(f"{source}:{reference}")
-    for id, xrefs in exact.items():
-        terms[id] = replace(terms[id], xrefs=tuple(xrefs))
+            of["xref"][row.code].append(f"{source}:{reference}")
+    retired = {row.code for row in tables.get("retired", ())}
+    terms: dict[str, Term] = {}
+    for row in tables["disorders"]:
+        id = f"ORPHA:{row.code}"
+        label, definition = row.cells
+        moved = of["moved"][row.code]
+        obsolete = row.code in retired
+        terms.setdefault(
+            id,
+            Term(
+                id,
+                label or id,
+                "disease",
+                _TAG.sub("", definition),
+                synonyms=tuple(dict.fromkeys(of["synonyms"][row.code])),
+                xrefs=tuple(dict.fromkeys(of["xref"][row.code])),
+                obsolete=obsolete,
+                replaced_by=moved[0] if obsolete and len(moved) == 1 else "",
+                consider=tuple(moved) if obsolete and len(moved) > 1 else (),
+            ),
+        )
+    return terms
 
+
+def _edges(tables: Tables, terms: dict[str, Term], current: dict[str, str]) -> dict[Edge, int]:
+    """is_a, file by file; parents that have no entry of their own become terms."""
+    edges: dict[Edge, int] = {}
+    path = None
+    for id, row in _of_current(tables, "parents", current):
+        if path not in (None, row.path):
+            check_hierarchy(path, terms, edges)
+        path = row.path
+        parent, label = f"ORPHA:{row.cells[0]}", row.cells[1]
+        terms.setdefault(parent, Term(parent, label, "disease"))
+        target = current.get(parent, parent)
+        kept = id == f"ORPHA:{row.code}" and target  # a retired disorder has no place,
+        if kept and (target == parent or target != id):  # nor does one stand under what moved to it
+            edges.setdefault((id, "is_a", target), row.line)
+    if path is not None:
+        check_hierarchy(path, terms, edges)
+    return edges
+
+
+def _prevalence(tables: Tables, current: dict[str, str]) -> dict[str, float]:
     stated: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
-    table = Path(folder, "orpha_prevalence.tsv")
-    for line, id, (type, band, place) in _rows(table, known, ("type", "class", "geography")):
+    for id, row in _of_current(tables, "prevalence", current):
+        type, band, place = row.cells
         if band in PREVALENCE:
             stated[id][type, place].append(PREVALENCE[band])
         elif band not in NO_CLASS:
             classes = ", ".join(PREVALENCE)
-            raise OntologyError(table, line, f"prevalence class {band!r}, expected one of {classes}")
-    prevalence = {id: p for id, places in stated.items() if (p := _best(places)) is not None}
-    return Ontology(terms, edges, prevalence, frequency)
+            problem = f"prevalence class {band!r}, expected one of {classes}"
+            raise OntologyError(row.path, row.line, problem)
+    return {id: p for id, places in stated.items() if (p := _best(places)) is not None}
 
 
-def _rows(
-    table: Path, known: frozenset[str], columns: tuple[str, ...]
-) -> Iterator[tuple[int, str, list[str]]]:
-    """Line, disorder id and cells of a table that may be missing."""
-    path = find_optional_file(table.parent, table.name)
-    for line, (code, *cells) in table_rows(path, ("orphacode", *columns)) if path else ():
-        if f"ORPHA:{code}" not in known:
-            raise OntologyError(table, line, f"unknown orphacode {code}")
-        yield line, f"ORPHA:{code}", cells
+def _of_current(tables: Tables, name: str, current: dict[str, str]) -> Iterator[tuple[str, Row]]:
+    """The rows of a table, each with the id of the disorder that they are about today."""
+    left_out = 0
+    for row in tables.get(name, ()):
+        id = current.get(f"ORPHA:{row.code}")
+        if id is None:
+            raise OntologyError(row.path, row.line, f"unknown orphacode {row.code}")
+        if id:
+            yield id, row
+        left_out += not id
+    if left_out:
+        warnings.warn(f"{row.path}: {left_out} statements on retired disorders are left out", stacklevel=3)
 
 
 def _best(places: dict[tuple[str, str], list[float]]) -> float | None:

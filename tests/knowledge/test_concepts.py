@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 
 import numpy as np
 import pytest
 
 from robustmdiff.knowledge import ConceptTable, OntologyError, read_concepts, save_concepts
-from robustmdiff.knowledge.concepts import LARGEST_FREQUENCY, dense_frequency, no_frequency
+from robustmdiff.knowledge.archive import ARRAYS, STRINGS
+from robustmdiff.knowledge.sparse import SparseTable
 
 NAN = float("nan")
 
@@ -56,11 +58,11 @@ def test_a_sound_table_passes_and_is_handed_on():
 
 def test_an_empty_table_is_sound():
     none, empty = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    ConceptTable((), (), (), (), empty, none, none, none, (), no_frequency(0, 0)).check()
+    ConceptTable((), (), (), (), empty, none, none, none, (), SparseTable.empty(0, 0)).check()
 
 
 def changed(name: str, index: int, value: float) -> dict[str, np.ndarray]:
-    array = getattr(table(), name).copy()
+    array = np.array(getattr(table(), name))
     array.flat[index] = value
     return {name: array}
 
@@ -84,7 +86,9 @@ def changed(name: str, index: int, value: float) -> dict[str, np.ndarray]:
         pytest.param(changed("target", 1, -1), r"target\[1\] is -1, expected 0 to 4", id="target-negative"),
         pytest.param(changed("relation", 2, 4), r"relation\[2\] is 4, expected 0 to 3", id="relation"),
         pytest.param(
-            {"frequency": np.zeros((2, 3), np.float32)}, r"frequency is float32 \[2, 3\]", id="transposed"
+            {"frequency": np.zeros((2, 3), np.float32)},
+            r"frequency is \[2, 3\], expected \[3, 2\]",
+            id="transposed",
         ),
         pytest.param(changed("frequency", 3, 1.5), "frequency runs from .* to 1.5", id="frequency-over-1"),
         pytest.param(changed("prevalence", 0, -0.5), "prevalence runs from -0.5", id="prevalence-below-0"),
@@ -198,24 +202,49 @@ def test_a_merge_that_contradicts_itself_is_refused():
         table().merge(upside_down)
 
 
-def test_a_table_without_frequencies_takes_no_memory_for_them():
-    nothing = dense_frequency(100_000, 90_000, *(np.zeros(0, int),) * 2, np.zeros(0, np.float32))
-    assert nothing.shape == (100_000, 90_000)
-    assert nothing.strides == (0, 0)
+def test_a_table_of_any_size_takes_the_memory_of_its_entries():
+    """Dense, this one would be 36 GB."""
+    shape = (100_000, 90_000)
+    row, column = np.array([99_999, 3, 3]), np.array([89_999, 7, 0])
+    many = SparseTable.of(shape, row, column, np.array([0.5, 0.25, 1.0]))
+    assert many[99_999, 89_999] == 0.5
+    assert (many[3, 7], many[3, 0]) == (0.25, 1.0)
+    assert np.isnan(many[3, 1])
+    assert sum(array.nbytes for array in (many.rowptr, many.column, many.value)) < 1e6
 
 
-def test_a_frequency_table_too_large_for_memory_says_what_to_do():
-    one = np.zeros(1, np.int64)
-    with pytest.raises(ValueError, match="takes over 512 MiB; take a subset"):
-        dense_frequency(LARGEST_FREQUENCY, 2, one, one, np.ones(1, np.float32))
+def test_a_dense_array_of_frequencies_is_taken_and_kept_sparsely():
+    dense = np.array([[NAN, NAN], [0.5, NAN], [NAN, 0.0]], np.float32)
+    for array in (dense, dense.astype(np.float64), dense.T.copy().T):
+        t = table(frequency=array).check()
+        assert t.frequency == SparseTable.of((3, 2), np.array([1, 2]), np.array([0, 1]), np.array([0.5, 0]))
+        assert t.frequency.value.dtype == np.float32
+    unknown = np.full_like(table().frequency, NAN)
+    assert table(frequency=unknown).frequency == SparseTable.empty(3, 2)
 
 
 @pytest.mark.parametrize("stated", [True, False], ids=["with-frequencies", "without"])
 def test_a_saved_table_comes_back_equal(tmp_path, stated):
-    saved = table() if stated else table(frequency=no_frequency(3, 2), synonyms=(), xrefs=())
+    saved = table() if stated else table(frequency=SparseTable.empty(3, 2), synonyms=(), xrefs=())
     save_concepts(saved, tmp_path / "concepts.npz")
     assert_equal(read_concepts(tmp_path / "concepts.npz"), saved)
     assert os.listdir(tmp_path) == ["concepts.npz"]
+
+
+def test_the_file_of_a_table_is_read_as_it_was_always_written(tmp_path):
+    """Entries in any order, as runs saved before frequencies were sparse in memory have them."""
+    t = table()
+    strings = {name: getattr(t, name) for name in STRINGS} | {"format": 1}
+    np.savez_compressed(
+        tmp_path / "old.npz",
+        **{name: getattr(t, name) for name in ARRAYS},
+        frequency_shape=np.array([3, 2]),
+        frequency_row=np.array([2, 1]),
+        frequency_column=np.array([1, 0]),
+        frequency_value=np.array([0.17, 0.895], np.float32),
+        json=np.frombuffer(json.dumps(strings).encode(), np.uint8),
+    )
+    assert_equal(read_concepts(tmp_path / "old.npz"), t)
 
 
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -6,8 +6,17 @@ import itertools
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from robustmdiff.knowledge.frequency import BANDS, annotated_fraction, band_fraction
+from robustmdiff.knowledge.frequency import (
+    BAND_WORDS,
+    BANDS,
+    Counted,
+    annotated_fraction,
+    band_fraction,
+    pooled,
+)
 
 
 def test_bands_are_disjoint_and_fall_from_always_to_never():
@@ -68,3 +77,27 @@ def test_a_frequency_that_makes_no_sense_is_refused_by_name(text):
 def test_an_unknown_band_is_refused_with_the_bands_there_are():
     with pytest.raises(ValueError, match=r"frequency 'Often \(50%\)', expected one of \['Obligate'"):
         band_fraction("Often (50%)")
+
+
+def test_a_word_means_what_it_meant_in_its_time():
+    assert annotated_fraction("Frequent") == 0.33
+    assert annotated_fraction("Frequent", BAND_WORDS) == pytest.approx(0.545)
+    with pytest.raises(ValueError, match="frequency 'hallmark', expected"):
+        annotated_fraction("hallmark", BAND_WORDS)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)).map(lambda c: (min(c), c[1])), min_size=1))
+def test_counts_pool_to_one_count_in_any_order(counts):
+    seen, patients = sum(n for n, _ in counts), sum(m for _, m in counts)
+    stated = [annotated_fraction(f"{n}/{m}") for n, m in counts]
+    assert pooled(stated) == pooled(stated[::-1]) == seen / patients
+    assert pooled([*stated, math.nan]) == seen / patients
+    assert pooled([*stated, 0.5]) == (seen / patients + 0.5) / 2
+    assert math.isnan(pooled([]))
+    assert math.isnan(pooled([math.nan]))
+
+
+def test_a_count_is_its_fraction_and_remembers_the_patients():
+    three_of_four = annotated_fraction("3/4")
+    assert isinstance(three_of_four, Counted)
+    assert (three_of_four, three_of_four.seen, three_of_four.patients) == (0.75, 3, 4)

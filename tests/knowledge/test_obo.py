@@ -7,8 +7,11 @@ import zlib
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from robustmdiff.knowledge import OntologyError, read_obo
+from robustmdiff.knowledge import OntologyError, Term, read_obo
+from robustmdiff.knowledge.ontology import current_ids
 
 WHOLE = r"""format-version: 1.2
 default-namespace: chest
@@ -117,6 +120,172 @@ def test_kind_can_be_said_for_the_whole_file(tmp_path):
     assert {t.kind for t in read_obo(write(tmp_path, WHOLE), kind="finding").terms.values()} == {"finding"}
 
 
+def term(tmp_path: Path, lines: str) -> Term:
+    """What these lines say of the term X:2, which may be a kind of X:1."""
+    return read_obo(write(tmp_path, f"[Term]\nid: X:1\n\n[Term]\nid: X:2\n{lines}\n")).terms["X:2"]
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("name: grippe ! the old word", "grippe"),
+        ("name: grippe !the old word", "grippe"),
+        ("name: grippe! the old word", "grippe"),
+        (r"name: Ouch\! syndrome ! a real one", "Ouch! syndrome"),
+        ('name: grippe {source="a ! b", comment="{c}"} ! the old word', "grippe"),
+        ('name: grippe{source="a"}', "grippe"),
+        (r"name: poly\{A\} tail", "poly{A} tail"),
+        ("name: poly{A} tail", "poly{A} tail"),
+        (r"name: tab\tblank\Wcolon\: quote\" backslash\\", 'tab\tblank colon: quote" backslash\\'),
+        ('name: 5" and more', '5" and more'),
+        ("name: a long \\\nname ! and \\! more", "a long name"),
+        ("name: ends in a backslash\\\\\nxref: Y:1", "ends in a backslash\\"),
+        ("name:grippe", "grippe"),
+        ("! name: old\nname: grippe", "grippe"),
+        ("! a comment that ends in \\\nname: grippe", "grippe"),
+    ],
+)
+def test_comments_modifiers_and_escapes_of_a_name(tmp_path, line, name):
+    assert term(tmp_path, line).name == name
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "is_a: X:1",
+        "is_a: X:1 ! root",
+        "is_a: X:1 !root",
+        'is_a: X:1 {source="Y:2"} ! root',
+        'is_a: X:1 {source="Y:2", comment="a ! in quotes, \\"and {braces}\\""} ! root {z}',
+        'is_a: X:1 {is_inferred="true"}',
+        "is_a: X:1   ",
+        r"is_a: X\:1",
+        "is_a: \\\nX:1",
+    ],
+)
+def test_comments_and_modifiers_of_an_is_a(tmp_path, line):
+    text = f"[Term]\nid: X:1\n\n[Term]\nid: X:2 ! two\n{line}\n\n[Term] ! another\nid: X:3\n"
+    for ends in ("\n", "\r\n"):
+        ontology = read_obo(write(tmp_path, text.replace("\n", ends)))
+        assert ontology.edges == {("X:2", "is_a", "X:1"): 6}
+        assert list(ontology.terms) == ["X:1", "X:2", "X:3"]
+
+
+def test_quoted_texts_may_hold_what_ends_a_bare_one(tmp_path):
+    read = term(
+        tmp_path,
+        'def: "Wow! {A} \\"b\\" ! c" [PMID:1 "x ! y"] {d="e"} ! f\n'
+        'synonym: "Ouch! {x}" EXACT layperson [] {y="z"} ! w\n'
+        'synonym: "near" RELATED []\n'
+        'exact_synonym: "as OBO 1.0 had it" []\n'
+        'xref: Y:1 "Really! {yes}" {a="b"} ! c\n'
+        "xref_analog: Y:2",
+    )
+    assert read.definition == 'Wow! {A} "b" ! c'
+    assert read.synonyms == ("Ouch! {x}", "as OBO 1.0 had it")
+    assert read.xrefs == ("Y:1", "Y:2")
+
+
+def test_other_stanzas_and_the_header_are_passed_over(tmp_path):
+    text = (
+        "format-version: 1.4\ndefault-namespace: human ! ours\nimport: http://else.where/x.owl\n"
+        'subsetdef: s "S"\n\n[Typedef]\nid: X:1\nis_a: X:7\n\n[Instance]\nid: X:9\ninstance_of: X:1\n\n'
+        '[Term]\nid: X:1\nname: one\nsubset: s\nproperty_value: a "b" xsd:string\n'
+    )
+    ontology = read_obo(write(tmp_path, text))
+    assert list(ontology.terms) == ["X:1"]
+    assert (ontology.terms["X:1"].name, ontology.terms["X:1"].namespace) == ("one", "human")
+    assert not ontology.edges
+
+
+ESCAPES = {"\n": r"\n", "\t": r"\t"} | {c: "\\" + c for c in '\\!{}":,()[]'}
+# What a line of text may hold; a value's own blanks at its ends are not kept by the format.
+texts = st.text(
+    st.one_of(
+        st.sampled_from([*list(ESCAPES), " ", "é", "漢"]), st.characters(min_codepoint=33, max_codepoint=126)
+    ),
+    min_size=1,
+    max_size=12,
+).filter(lambda text: text == text.strip())
+comments = st.sampled_from(["", " ! x", " !y {z}", ' ! "q'])
+modifiers = st.sampled_from(["", ' {a="b"}', ' {a="!", b="}"}', " {}"])
+
+
+def escape(text: str) -> str:
+    return "".join(ESCAPES.get(c, c) for c in text)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(texts, texts, texts, modifiers, comments, st.sampled_from(["\n", "\r\n"]), st.data())
+def test_whatever_is_escaped_comes_back(tmp_path, name, definition, synonym, modifier, comment, end, data):
+    lines = [
+        f"name: {escape(name)}{modifier}{comment}",
+        f'def: "{escape(definition)}" [X:1 "x"]{modifier}{comment}',
+        f'synonym: "{escape(synonym)}" EXACT []{modifier}{comment}',
+        f"is_a: X:1{modifier}{comment}",
+    ]
+    where = data.draw(st.integers(0, len(lines[0])), label="where the name's line is continued")
+    if not lines[0][:where].endswith("\\"):
+        lines[0] = lines[0][:where] + "\\\n" + lines[0][where:]
+    text = "\n".join(["[Term]", "id: X:1", "", "[Term]", "id: X:2", *lines, ""]).replace("\n", end)
+    ontology = read_obo(write(tmp_path, text))
+    read = ontology.terms["X:2"]
+    assert (read.name, read.definition, read.synonyms) == (name, definition, (synonym,))
+    assert list(ontology.edges) == [("X:2", "is_a", "X:1")]
+
+
+def test_an_is_a_to_another_ontology_is_left_out_aloud(tmp_path):
+    text = "[Term]\nid: HP:1\nis_a: UPHENO:1 ! phenotype\n\n[Term]\nid: HP:2\nis_a: HP:1\nis_a: BFO:2\n"
+    with pytest.warns(UserWarning, match=r":3: 2 is_a to other ontologies are left out, .* HP:1 to UPHENO:1"):
+        ontology = read_obo(write(tmp_path, text))
+    assert ontology.edges == {("HP:2", "is_a", "HP:1"): 7}
+
+
+@st.composite
+def replacements(draw) -> tuple[dict[int, int], int]:
+    """Each obsolete term's successor among n terms, at random; terms without one are current."""
+    n = draw(st.integers(1, 7))
+    return {i: draw(st.integers(0, n - 1)) for i in draw(st.sets(st.integers(0, n - 1)))}, n
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(replacements())
+def test_replacements_are_followed_to_their_end_or_refused_where_they_circle(tmp_path, drawn):
+    successor, n = drawn
+
+    def end(i: int) -> int | None:
+        for _ in range(n + 1):
+            if i not in successor:
+                return i
+            i = successor[i]
+        return None
+
+    text = "".join(
+        f"[Term]\nid: X:{i}\n"
+        + (f"is_obsolete: true\nreplaced_by: X:{successor[i]}\n\n" if i in successor else "name: x\n\n\n")
+        for i in range(n)
+    )
+    path = write(tmp_path, text)
+    ends = {i: end(i) for i in range(n)}
+    if None not in ends.values():
+        terms = read_obo(path).terms
+        assert current_ids(terms, path) == {f"X:{i}": f"X:{last}" for i, last in ends.items()}
+        return
+    with pytest.raises(OntologyError, match=r"replaced_by closes a cycle: X:\d -> ") as caught:
+        read_obo(path)
+    assert caught.value.line is not None
+    i = caught.value.line // 5
+    assert text.splitlines()[caught.value.line - 1] == f"replaced_by: X:{successor[i]}"
+    assert ends[i] is None
+
+
+def test_a_long_chain_of_replacements_needs_no_recursion(tmp_path):
+    n = 5000
+    text = "".join(f"[Term]\nid: X:{i}\nis_obsolete: true\nreplaced_by: X:{i + 1}\n\n" for i in range(n))
+    path = write(tmp_path, text + f"[Term]\nid: X:{n}\n")
+    assert set(current_ids(read_obo(path).terms, path).values()) == {f"X:{n}"}
+
+
 TERM = "[Term]\nid: X:1\nname: one\n\n"  # 4 lines
 
 
@@ -124,6 +293,14 @@ TERM = "[Term]\nid: X:1\nname: one\n\n"  # 4 lines
     ("text", "line", "message"),
     [
         pytest.param(TERM + "[Term\nid: X:2\n", 5, "broken stanza header", id="unclosed-header"),
+        pytest.param(TERM + "[Term] x\nid: X:2\n", 5, "broken stanza header", id="words-behind-a-header"),
+        pytest.param(TERM + "[Term]\nid: X:2\nname: a \\", 7, "is to be continued", id="continued-nowhere"),
+        pytest.param(
+            TERM + "[Term]\nid: X:2\nis_obsolete: yes\n", 7, "is_obsolete is 'yes', expected true", id="yes"
+        ),
+        pytest.param(
+            TERM + "[Term]\nid: X:2\nis_obsolete: true\nreplaced_by: X:2\n", 8, "X:2 -> X:2", id="by-itself"
+        ),
         pytest.param(TERM + "[]\nid: X:2\n", 5, "broken stanza header", id="empty-header"),
         pytest.param(TERM + "[Term]\nid: X:2\nthis is no tag\n", 7, "broken line", id="line-without-tag"),
         pytest.param(TERM + "[Term]\nid:\nname: two\n", 6, "without a value", id="id-without-value"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
@@ -20,10 +21,19 @@ from robustmdiff.knowledge import (
     read_disease_ontology,
     read_hpo_annotations,
     read_obo,
+    read_orphadata,
     read_orphanet,
     save_concepts,
 )
+from robustmdiff.knowledge.lines import table_rows
 
+COLUMNS = {
+    "disorders": ("orphacode", "label", "definition"),
+    "xref": ("orphacode", "source", "reference", "relation"),
+    "hpo": ("orphacode", "hpo_id", "hpo_term", "frequency"),
+    "parents": ("orphacode", "parent", "parent_label"),
+    "prevalence": ("orphacode", "type", "class", "geography"),
+}
 FOLDER = (Path(__file__).parents[2] / "../shared/data/ontology").resolve()
 pytestmark = pytest.mark.skipif(
     not FOLDER.is_dir(), reason="no ../shared/data/ontology beside the repository: real ontologies not read"
@@ -137,8 +147,8 @@ def test_orphanet_tables_hold_their_rows(orphanet):
 def test_orphanet_concepts_have_one_frequency_for_each_pair_and_make_a_round_trip(orphanet, tmp_path):
     concepts = orphanet.concepts()
     assert concepts.frequency.shape == (9_998, 8_701)
-    assert int((~np.isnan(concepts.frequency)).sum()) == 115_839
-    excluded = int((concepts.frequency == 0).sum())
+    assert len(concepts.frequency.value) == 115_839
+    excluded = int((concepts.frequency.value == 0).sum())
     assert count(concepts, "has_phenotype") == count(concepts, "phenotype_of") == 115_839 - excluded
     part = concepts.subset(["ORPHA:558"], phenotypes=True)
     has = [line for line in lines("orpha_hpo.tsv.gz") if line.startswith("558\t") and "Excluded" not in line]
@@ -149,18 +159,84 @@ def test_orphanet_concepts_have_one_frequency_for_each_pair_and_make_a_round_tri
     np.testing.assert_array_equal(again.frequency, part.frequency)
 
 
+def as_orphadata(folder: Path) -> None:
+    """Write Orphanet's tables in the XML of orphadata.com; without the groups that only parents name."""
+    named = '<{0}><Name lang="en">{1}</Name></{0}>'.format
+    inside: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    names: dict[str, str] = {}
+
+    def rows(table: str) -> list[list[str]]:
+        return [
+            [escape(cell) for cell in row]
+            for _, row in table_rows(FOLDER / f"orpha_{table}.tsv.gz", COLUMNS[table])
+        ]
+
+    for code, name, definition in rows("disorders"):
+        names[code] = name
+        text = f"{named('TextSectionType', 'Definition')}<Contents>{definition}</Contents>"
+        section = f"<TextSectionList><TextSection>{text}</TextSection></TextSectionList>"
+        inside["1"][code].append(
+            f"<SummaryInformationList><SummaryInformation>{section}</SummaryInformation></SummaryInformationList>"
+        )
+    for code, source, reference, relation in rows("xref"):
+        text = f"<Source>{source}</Source><Reference>{reference}</Reference>"
+        text += named("DisorderMappingRelation", relation)
+        inside["1"][code].append(
+            f"<ExternalReferenceList><ExternalReference>{text}</ExternalReference></ExternalReferenceList>"
+        )
+    for code, finding, name, band in rows("hpo"):
+        text = f"<HPO><HPOId>{finding}</HPOId><HPOTerm>{name}</HPOTerm></HPO>{named('HPOFrequency', band)}"
+        inside["4"][code].append(
+            f"<HPODisorderAssociationList><HPODisorderAssociation>{text}</HPODisorderAssociation>"
+            "</HPODisorderAssociationList>"
+        )
+    for code, parent, name in rows("parents"):
+        text = (
+            f'<TargetDisorder><OrphaCode>{parent}</OrphaCode><Name lang="en">{name}</Name></TargetDisorder>'
+        )
+        text += named("DisorderDisorderAssociationType", "Preferential parent")
+        inside["7"][code].append(
+            f"<DisorderDisorderAssociationList><DisorderDisorderAssociation>{text}</DisorderDisorderAssociation>"
+            "</DisorderDisorderAssociationList>"
+        )
+    for code, type, band, place in rows("prevalence"):
+        text = (
+            named("PrevalenceType", type)
+            + named("PrevalenceClass", band)
+            + named("PrevalenceGeographic", place)
+        )
+        inside["9_prev"][code].append(f"<PrevalenceList><Prevalence>{text}</Prevalence></PrevalenceList>")
+    for product, of in inside.items():
+        disorders = (
+            f"<Disorder><OrphaCode>{code}</OrphaCode><Name>{names[code]}</Name>{''.join(lists)}</Disorder>\n"
+            for code, lists in of.items()
+        )
+        text = f"<JDBOR><DisorderList>{''.join(disorders)}</DisorderList></JDBOR>"
+        text = f'<?xml version="1.0" encoding="ISO-8859-1"?>\n{text}'
+        (folder / f"en_product{product}.xml").write_bytes(text.encode("latin-1", "xmlcharrefreplace"))
+
+
+def test_orphanets_tables_written_as_orphadatas_xml_read_the_same(orphanet, tmp_path):
+    as_orphadata(tmp_path)
+    again = read_orphadata(tmp_path)
+    assert dict(again.terms) == dict(orphanet.terms)
+    assert set(again.edges) == set(orphanet.edges)
+    assert again.prevalence == orphanet.prevalence
+    assert again.frequency == orphanet.frequency
+
+
 def test_hpo_annotations_hold_every_phenotype_row():
     hpo = read_obo(FOLDER / "hp_2016-04-01.obo.gz")
     name = "phenotype_annotation_2016.tab.gz"
-    with pytest.warns(UserWarning, match="27 annotations of obsolete findings"):
+    with pytest.warns(UserWarning, match="1 annotations of obsolete findings are left out"):
         ontology = read_hpo_annotations(FOLDER / name, hpo)
     rows = [line.split("\t") for line in lines(name)]
-    dead = {t.id for t in hpo.terms.values() if t.obsolete and not t.replaced_by}
-    rows = [row for row in rows if row[10] == "O" and row[4] not in dead]
-    assert len(rows) == 113_270 - 27
+    # HP:0000057 (24 rows) and HP:0008694 (2) are obsolete, and alternative ids of terms that are not.
+    rows = [row for row in rows if row[10] == "O" and row[4] != "HP:0200144"]
+    assert len(rows) == 113_270 - 1
     assert {f"{row[0]}:{row[1]}" for row in rows} == {disease for disease, _ in ontology.frequency}
     assert len({disease for disease, _ in ontology.frequency}) == 8_012
-    assert len(ontology.frequency) == 107_726
+    assert len(ontology.frequency) == 107_752
     numbered = {f"{row[0]}:{row[1]}" for row in rows if row[8] and row[8].lower() != "variable"}
     assert {disease for (disease, _), p in ontology.frequency.items() if not math.isnan(p)} == numbered
     # OMIM 154700, Marfan syndrome: ectopia lentis.

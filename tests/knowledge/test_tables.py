@@ -1,4 +1,4 @@
-"""The tables of DO and Orphanet and the HPO annotations: what is read, and what is refused where."""
+"""The tables of DO and Orphanet: what is read, and what is refused where."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import pytest
 from robustmdiff.knowledge import (
     OntologyError,
     read_disease_ontology,
-    read_hpo_annotations,
-    read_obo,
     read_orphanet,
 )
 
@@ -104,7 +102,8 @@ def test_disease_ontology_tables_become_terms_edges_symptoms_and_xrefs(tmp_path)
 
 
 def test_disease_ontology_needs_only_its_hierarchy(tmp_path):
-    ontology = read_disease_ontology(folder(tmp_path, {"DO_HumanDO.tsv": DO["DO_HumanDO.tsv"]}))
+    with pytest.warns(UserWarning, match="without symptoms .*, cross-references"):
+        ontology = read_disease_ontology(folder(tmp_path, {"DO_HumanDO.tsv": DO["DO_HumanDO.tsv"]}))
     assert len(ontology.terms) == 4
     assert not ontology.frequency
 
@@ -205,109 +204,3 @@ def test_a_broken_orphanet_table_names_its_line(tmp_path, changes, line, message
 def test_a_folder_without_the_main_table_says_which(tmp_path, read: Callable):
     with pytest.raises(FileNotFoundError, match=r"neither (DO_HumanDO|orpha_disorders)\.tsv nor"):
         read(tmp_path)
-
-
-HPO = """[Term]
-id: HP:1
-name: cough
-alt_id: HP:11
-
-[Term]
-id: HP:2
-name: fever
-
-[Term]
-id: HP:3
-name: old fever
-is_obsolete: true
-replaced_by: HP:2
-
-[Term]
-id: HP:4
-name: nonsense
-is_obsolete: true
-"""
-
-
-def old_row(id="7", qualifier="", finding="HP:1", frequency="", aspect="O", synonyms="") -> str:
-    cells = [
-        "OMIM",
-        id,
-        "seven",
-        qualifier,
-        finding,
-        "PMID:1",
-        "IEA",
-        "",
-        frequency,
-        "",
-        aspect,
-        synonyms,
-        "",
-        "x",
-    ]
-    return "\t".join(cells) + "\n"
-
-
-def new_row(qualifier="", finding="HP:1", frequency="", aspect="P") -> str:
-    cells = ["OMIM:7", "seven", qualifier, finding, "PMID:1", "IEA", "", frequency, "", "", aspect, "x"]
-    return "\t".join(cells) + "\n"
-
-
-@pytest.fixture
-def annotations(tmp_path: Path) -> Callable:
-    (tmp_path / "hp.obo").write_text(HPO)
-
-    def read(text: str, name: str = "annotation.tab"):
-        (tmp_path / name).write_text(text)
-        return read_hpo_annotations(tmp_path / name, read_obo(tmp_path / "hp.obo"))
-
-    return read
-
-
-def test_annotations_are_averaged_resolved_and_negated(annotations):
-    ontology = annotations(
-        old_row(frequency="3/4", synonyms="SEVEN SYNDROME|http://address")
-        + old_row(finding="HP:11", frequency="25%")
-        + old_row(finding="HP:11", frequency="variable")
-        + old_row(finding="HP:3")
-        + old_row(id="8", qualifier="NOT", finding="HP:2", frequency="hallmark")
-        + old_row(finding="HP:2", frequency="1/2", aspect="I")
-    )
-    frequency = dict(ontology.frequency)
-    assert math.isnan(frequency.pop(("OMIM:7", "HP:2"))), "stated, with no number"
-    assert frequency == pytest.approx({("OMIM:7", "HP:1"): 0.5, ("OMIM:8", "HP:2"): 0.0})
-    assert ontology.terms["OMIM:7"].synonyms == ("SEVEN SYNDROME",)
-    assert ontology.terms["OMIM:7"].kind == "disease"
-
-
-def test_todays_layout_reads_too(annotations):
-    head = "#description: annotations\ndatabase_id\tdisease_name\tqualifier\n"
-    ontology = annotations(
-        head
-        + new_row(frequency="HP:0040283")
-        + new_row(qualifier="NOT", finding="HP:2")
-        + new_row(aspect="C"),
-        "phenotype.hpoa",
-    )
-    assert ontology.frequency == pytest.approx({("OMIM:7", "HP:1"): 0.17, ("OMIM:7", "HP:2"): 0.0})
-
-
-def test_annotations_of_an_obsolete_finding_are_left_out_aloud(annotations):
-    with pytest.warns(UserWarning, match="1 annotations of obsolete findings"):
-        ontology = annotations(old_row() + old_row(finding="HP:4"))
-    assert set(ontology.frequency) == {("OMIM:7", "HP:1")}
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        pytest.param(old_row(finding="HP:9"), "unknown finding 'HP:9'", id="unknown-finding"),
-        pytest.param(old_row(frequency="often"), "frequency 'often'", id="unreadable-frequency"),
-        pytest.param("OMIM\t7\n", "2 columns, expected 14 or 12", id="short-row"),
-    ],
-)
-def test_a_broken_annotation_names_its_line(annotations, row, message):
-    with pytest.raises(OntologyError, match=message) as caught:
-        annotations(old_row() + row)
-    assert caught.value.line == 2

@@ -6,6 +6,7 @@ import numpy as np
 
 from robustmdiff.data.cohort.table import DISEASES, FINDING_IDS, FINDINGS, DiseaseTable
 from robustmdiff.knowledge.concepts import ConceptTable
+from robustmdiff.knowledge.sparse import SparseTable
 
 # Bands of the Human Phenotype Ontology: name, lowest frequency, value used for the band.
 BANDS = (
@@ -53,5 +54,5 @@ def concept_table(table: DiseaseTable, bands: np.ndarray) -> ConceptTable:
         target=np.concatenate([finding, disease]),
         relation=np.repeat(np.array([0, 1]), len(disease)),
         relations=("has_phenotype", "phenotype_of"),
-        frequency=bands,
+        frequency=SparseTable.from_dense(bands),
     )
