@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -31,7 +32,10 @@ class Modality:
               channels); "text": str; "values": mapping from field name to number or category.
     shape     image only: (channels, height, width).
     window    image only: the intensities (low, high) that map to -1 and 1, in the image's
-              own unit (HU for CT); values outside are clipped.
+              own unit (HU for CT); values outside are clipped, but those of the default, which
+              is for shares of full scale, must not be. "file": each DICOM file's own.
+    bits      image only: how many bits the files use whose samples are deeper than 8 bits, where
+              that is fewer (12: 4095 counts as 1); None: all of the samples, or what the file says.
     fields    values only.
     encoder   None for the kind's own small encoder, a transformers `AutoModel` name or path,
               or "package.module:Class" for a user's own.
@@ -41,7 +45,8 @@ class Modality:
     name: str
     kind: Kind
     shape: tuple[int, int, int] | None = None
-    window: tuple[float, float] = (0.0, 1.0)
+    window: tuple[float, float] | Literal["file"] = (0.0, 1.0)
+    bits: int | None = None
     fields: tuple[Field, ...] = ()
     encoder: str | None = None
     cost: float = 1.0
@@ -55,8 +60,13 @@ class Modality:
             raise ValueError(
                 f"Modality {self.name!r}: shape is {self.shape}, expected (channels, height, width)"
             )
-        if self.kind == "image" and not self.window[0] < self.window[1]:
-            raise ValueError(f"Modality {self.name!r}: window is {self.window}, expected low < high")
+        if self.kind == "image" and not self._window_is_right():
+            raise ValueError(
+                f"Modality {self.name!r}: window is {self.window!r}, expected (low, high) with low < high, "
+                'or "file"'
+            )
+        if self.bits is not None and not (type(self.bits) is int and 8 <= self.bits <= 32):
+            raise ValueError(f"Modality {self.name!r}: bits is {self.bits!r}, expected 8 to 32, or None")
         if self.kind == "values" and not self.fields:
             raise ValueError(f"Modality {self.name!r}: fields is empty, expected at least one Field")
         names = [field.name for field in self.fields]
@@ -64,6 +74,16 @@ class Modality:
             raise ValueError(f"Modality {self.name!r}: fields are {names}, expected distinct names")
         if not self.cost > 0:
             raise ValueError(f"Modality {self.name!r}: cost is {self.cost}, expected a positive number")
+
+    @property
+    def low_high(self) -> tuple[float, float]:
+        """The intensities that map to -1 and 1; a file's own window has made them 0 and 1."""
+        return (0.0, 1.0) if self.window == "file" else self.window
+
+    def _window_is_right(self) -> bool:
+        if isinstance(self.window, str):
+            return self.window == "file"
+        return len(self.window) == 2 and -math.inf < self.window[0] < self.window[1] < math.inf
 
 
 @dataclass(frozen=True)
