@@ -25,6 +25,7 @@ from robustmdiff.data.raster import (
 
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # all decoded to RGB
 MOST_WHOLE = 2**26  # bytes of a file that is read whole; of a larger one only the frame
+RLE = "1.2.840.10008.1.2.5"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 BURNED_IN = "says that annotation is burned into its pixels: names or dates may be readable there"
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
@@ -144,18 +145,21 @@ def _stored(slice_: Slice) -> np.ndarray:
 
     header = slice_.header
     is_small = slice_.path.stat().st_size <= MOST_WHOLE
+    syntax = header.file_meta.TransferSyntaxUID
     stored = pixel_array(
-        dcmread(slice_.path) if is_small else slice_.path, index=slice_.frame, correct_unused_bits=False
+        dcmread(slice_.path) if is_small else slice_.path,
+        index=slice_.frame,
+        correct_unused_bits=False,
+        decoding_plugin="pydicom" if syntax == RLE else "",  # pylibjpeg-rle ends the program on bad data
     )
     bits, high, allocated = int(header.BitsStored), int(header.HighBit), int(header.BitsAllocated)
     unused = high + 1 - bits  # below the stored ones
-    compressed = header.file_meta.TransferSyntaxUID.is_encapsulated
     if stored.dtype.kind not in "iu" or bits < 1 or not 0 <= unused <= high < allocated <= 32:
         raise Unreadable(
             f"has {allocated} bits allocated, {bits} stored and high bit {high}, expected whole numbers of "
             "at most 32 bits"
         )
-    if compressed and unused:
+    if syntax.is_encapsulated and unused:
         raise Unreadable(f"is compressed, with high bit {high} for {bits} bits, expected {bits - 1}")
     cells = (stored.astype(np.int64) >> unused) & (2**bits - 1)
     if header.PixelRepresentation and stored.ndim == 2:

@@ -1,8 +1,8 @@
 """Image files to the channels, height and width that a modality declares, in float32.
 
-Which reader a file gets is told by its suffix; what it accepts and how it decodes is in the reader's
-docstring and, as a table, in docs/data.md. A scale comes from the file's own tags or from the task, never
-from the pixels of a picture.
+Which reader a file gets is told by its suffix, or else by how it begins; what it accepts and how it decodes
+is in the reader's docstring and, as a table, in docs/data.md. A scale comes from the file's own tags or from
+the task, never from the pixels of a picture.
 """
 
 from __future__ import annotations
@@ -30,27 +30,11 @@ from robustmdiff.data.tiff import TIFF, read_tiff
 DECODING = 2  # raised whenever a file is decoded otherwise than before; older entries of a cache are left
 
 
-def _read_picture(path: Path, modality: Modality) -> Raster:
-    """By how the file begins: pictures are often named after another format."""
-    try:
-        with path.open("rb") as file:
-            beginning = file.read(4)
-    except OSError as error:
-        raise Unreadable(f"is not an image that can be read ({error})") from error
-    return (read_tiff if beginning in TIFF else read_bitmap)(path, modality)
-
-
-FOLDER = "a folder"
 READERS: dict[str, Callable[[Path, Modality], Raster]] = {
     ".npy": read_array,
     ".dcm": read_dicom,
-    FOLDER: read_dicom,
     ".nii": read_nifti,
     ".nii.gz": read_nifti,
-    **dict.fromkeys(
-        (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".webp", ".bmp"),
-        _read_picture,
-    ),
 }
 
 
@@ -104,11 +88,21 @@ def read_image(path: Path, modality: Modality, cache: Path | None = None) -> np.
 
 
 def _reader(path: Path) -> Callable[[Path, Modality], Raster]:
-    name = path.name.lower()
-    suffix = FOLDER if path.is_dir() else next((known for known in READERS if name.endswith(known)), None)
-    if suffix is None:
-        raise Unreadable(f"is of a format that is not read, expected one of {', '.join(READERS)}")
-    return READERS[suffix]
+    """By the suffix, or else by how the file begins: pictures are often named after another format, and
+    DICOM files after none."""
+    if path.is_dir():
+        return read_dicom
+    for suffix, reader in READERS.items():
+        if path.name.lower().endswith(suffix):
+            return reader
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(132)
+    except OSError as error:
+        raise Unreadable(f"is not an image that can be read ({error})") from error
+    if beginning[128:] == b"DICM":
+        return read_dicom
+    return read_tiff if beginning[:4] in TIFF else read_bitmap
 
 
 def _key(path: Path, modality: Modality) -> str:

@@ -91,6 +91,8 @@ def _counts(page: TiffPage, bits: int | None) -> tuple[np.ndarray, int]:
     depth = int(page.bitspersample)
     if page.photometric == PALETTE:
         assert page.colormap is not None
+        if 0 < page.colormap.max() < 256:
+            raise Unreadable("has a palette that ends at 255, expected colours of 16 bits as TIFF has them")
         colour, full = np.moveaxis(page.colormap.astype(np.uint16)[:, colour[..., 0]], 0, -1), 2**16 - 1
     else:
         if bits is None:

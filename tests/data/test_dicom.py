@@ -69,6 +69,20 @@ def test_every_lossless_transfer_syntax_gives_the_same(variant):
     np.testing.assert_array_equal(read[0], expected)
 
 
+@pytest.mark.filterwarnings("ignore:The decoded RLE segment contains unexpected data")
+def test_damaged_run_lengths_end_no_program(tmp_path):
+    """The plugin in Rust panics on runs beyond the image, which no `except Exception` catches."""
+    content = shipped("MR_small_RLE.dcm").read_bytes()
+    start = content.rindex(b"\xfe\xff\x00\xe0") + 8 + 64  # of the first run
+    path = tmp_path / "x.dcm"
+    path.write_bytes(content[:start] + b"\x81\x00" * 200 + content[start + 400 :])  # runs of 128
+    with suppress(Unreadable):
+        decoded(path, (1, 64, 64), window=(-1e6, 1e6))
+    path.write_bytes(content[:start] + b"\x00\x00" * 200 + content[start + 400 :])  # and of 1
+    with pytest.raises(Unreadable, match=r"^is not a DICOM image that can be read"):
+        decoded(path, (1, 64, 64), window=(-1e6, 1e6))
+
+
 def test_a_deflated_file():
     expected = raw("image_dfl.dcm", np.uint8) / 255
     np.testing.assert_array_equal(

@@ -102,7 +102,7 @@ def array(tmp_path, values, name="i.npy"):
     return tmp_path / name
 
 
-@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg"])
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".jfif", ""])
 def test_a_picture_is_known_by_its_content(tmp_path, suffix):
     """PNG, TIFF and GIF under whatever picture's name."""
     for written in ("PNG", "TIFF", "GIF"):
@@ -110,13 +110,21 @@ def test_a_picture_is_known_by_its_content(tmp_path, suffix):
         np.testing.assert_allclose(read_image(path, modality())[0], GRADIENT / 255, atol=1e-7)
 
 
+def test_a_dicom_file_without_a_suffix(tmp_path):
+    from tests.data.test_dicom import written
+
+    for name in ("IM0001", "1.2.840.113", "x.DCM", "x.dicom"):
+        path = written(tmp_path / name, GRADIENT)
+        np.testing.assert_allclose(read_image(path, modality())[0], GRADIENT / 255, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", ["i.jp2", "i", "i.txt", "i.nii.bz2"])
-def test_other_formats_are_refused_by_name(tmp_path, name):
+def test_other_formats_are_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(
-        Unreadable, match=r"^is of a format that is not read, expected one of \.npy, \.dcm, a folder, "
-    ):
+    with pytest.raises(Unreadable, match=r"^is not an image that can be read \(cannot identify"):
         read_image(tmp_path / name, modality())
+    with pytest.raises(Unreadable, match=r"^is not an image that can be read \(.*No such file"):
+        read_image(tmp_path / "other", modality())
 
 
 def test_pictures_of_other_proportions(tmp_path):

@@ -112,6 +112,9 @@ def test_a_palette_of_16_bits_is_its_colours(tmp_path):
     stored = RNG.integers(0, 256, (4, 4), np.uint8)
     path = written(tmp_path, stored, photometric="palette", colormap=colours)
     np.testing.assert_array_equal(decoded(path, 3), (colours[:, stored] / 65535).astype(np.float32))
+    path = written(tmp_path, stored, photometric="palette", colormap=colours >> 8)
+    with pytest.raises(Unreadable, match=r"^has a palette that ends at 255, expected colours of 16 bits"):
+        decoded(path, 3)
 
 
 def test_a_jpeg_inside_is_rgb(tmp_path):
