@@ -61,6 +61,15 @@ def test_a_png_of_any_depth_and_channels(tmp_path, depth, samples, channels):
     np.testing.assert_array_equal(decoded(path, channels), (expected / end).astype(np.float32))
 
 
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_an_interlaced_png(tmp_path, samples, depth):
+    stored = RNG.integers(0, 2**depth, (13, 11, samples))
+    path = write_png(tmp_path / "x.png", stored, depth, interlaced=True)
+    expected = np.moveaxis(stored, -1, 0) / (2**depth - 1)
+    np.testing.assert_array_equal(decoded(path, samples), expected.astype(np.float32))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_png_of_16_bits_comes_back_whole(tmp_path_factory, data):
