@@ -1,4 +1,4 @@
-"""Writes PNG as Pillow cannot: 16 bits of several channels, fewer bits, every filter, interlaced, any chunk."""
+"""Writes PNG as Pillow cannot: 16 bits of several channels, fewer bits, every filter, any chunk."""
 
 from __future__ import annotations
 

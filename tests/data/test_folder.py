@@ -15,7 +15,7 @@ from robustmdiff.data.folder import folder_split, load_folder, write_template
 from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.tokenizer import train_tokenizer
-from tests.data.test_dicom import AXIAL, written
+from tests.data.dicom import AXIAL, written
 
 
 @pytest.fixture

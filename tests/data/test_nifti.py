@@ -15,7 +15,7 @@ from nibabel.testing import data_path
 from robustmdiff.data.modality import Modality
 from robustmdiff.data.pictures import read_image
 from robustmdiff.data.raster import Unreadable
-from tests.data.test_dicom import AXIAL, written
+from tests.data.dicom import AXIAL, written
 
 RNG = np.random.default_rng(3)
 WIDE = (-1e6, 1e6)

@@ -111,7 +111,7 @@ def test_a_picture_is_known_by_its_content(tmp_path, suffix):
 
 
 def test_a_dicom_file_without_a_suffix(tmp_path):
-    from tests.data.test_dicom import written
+    from tests.data.dicom import written
 
     for name in ("IM0001", "1.2.840.113", "x.DCM", "x.dicom"):
         path = written(tmp_path / name, GRADIENT)
@@ -281,7 +281,7 @@ def test_the_cache_tells_apart_all_that_decides_the_pixels(tmp_path):
 
 
 def test_the_cache_follows_every_file_of_a_series(tmp_path):
-    from tests.data.test_dicom import edit, series
+    from tests.data.dicom import edit, series
 
     cache, folder = tmp_path / "cache", series(tmp_path / "s", range(3))
     wide = modality((3, 4, 4), window=(0, 10))
