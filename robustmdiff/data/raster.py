@@ -94,17 +94,21 @@ def wrong_channels(frames: int, samples: int, channels: int) -> Unreadable:
 
 
 def _grey(counts: np.ndarray) -> np.ndarray:
-    red, green, blue = np.moveaxis(
-        counts.astype(np.uint32 if counts.dtype.itemsize <= 2 else np.uint64), -1, 0
-    )
-    return (red * 19595 + green * 38470 + blue * 7471 + 2**15) >> 16  # weights in 65536ths, as Pillow's
+    wide = np.uint32 if counts.dtype.itemsize <= 2 else np.uint64
+    grey = np.full(counts.shape[:-1], 2**15, wide)
+    for colour, weight in enumerate((19595, 38470, 7471)):  # in 65536ths, as Pillow's
+        grey += np.multiply(counts[..., colour], weight, dtype=wide)
+    grey >>= 16
+    return grey
 
 
 def on_black(colour: np.ndarray, alpha: np.ndarray, opaque: int) -> np.ndarray:
     """Counts [..., samples] seen through alpha [...] (0 to `opaque`) before black."""
     wide = np.uint32 if colour.dtype.itemsize <= 2 else np.uint64
-    through = colour.astype(wide) * alpha[..., None].astype(wide)
-    return ((through + opaque // 2) // opaque).astype(colour.dtype)
+    through = np.multiply(colour, alpha[..., None], dtype=wide)
+    through += opaque // 2
+    through //= opaque
+    return through.astype(colour.dtype)
 
 
 def full_scale(counts: np.ndarray, depth: int, bits: int | None) -> int:

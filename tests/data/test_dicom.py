@@ -12,7 +12,9 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder
 from pydicom.sequence import Sequence
+from pydicom.uid import JPEGLSLossless
 
 from robustmdiff.data.modality import Modality
 from robustmdiff.data.pictures import read_image
@@ -383,3 +385,13 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         Unreadable, match=r"^needs the package 'pydicom' to be read: pip install 'robustmdiff\[clinical\]'$"
     ):
         decoded(path, (1, 6, 6))
+
+
+def test_a_missing_decoder_is_named(monkeypatch):
+    decoder = get_decoder(JPEGLSLossless)
+    monkeypatch.setattr(decoder, "_available", {})
+    monkeypatch.setattr(decoder, "_unavailable", {"pylibjpeg": ("pylibjpeg>=2.0", "pylibjpeg-libjpeg>=2.1")})
+    with pytest.raises(
+        Unreadable, match=r"^is not a DICOM .*'JPEG-LS Lossless.*requires .*pylibjpeg-libjpeg>=2\.1\)$"
+    ):
+        decoded(shipped("MR_small_jpeg_ls_lossless.dcm"), (1, 64, 64), window=(0, 2000))
