@@ -47,6 +47,7 @@ from robustmdiff.data.splits import Split
 from robustmdiff.data.task_file import read_task_file, task_from
 
 OWN = ("id", "group", "split", "site", "age", "label")
+DARK = 4096 / 65535  # of a window
 YES_NO = {"0": "", "1": "yes"}
 
 
@@ -240,7 +241,7 @@ def _warn_if_dark(patients: list[Patient], modality: Modality) -> None:
         return
     low, high = modality.low_high
     most = max(float(image.max()) for image in images if isinstance(image, Tensor))
-    if (most - low) / (high - low) <= 1 / 15.5:
+    if (most - low) / (high - low) <= DARK:
         warnings.warn(
             f"modality {modality.name!r}: none of {len(images)} images exceeds {most:.3g} in its window "
             f'[{low:g}, {high:g}]; is another window meant, or "bits": 12?',
