@@ -16,9 +16,8 @@ may be):
     label:NAME       1 or 0 (a blank is unknown, and so is -1 unless task.json has "uncertain":
                      "positive" or "negative")
     finding:NAME     the same
-    xray             an image modality: a path relative to the folder, .png, .jpg, .tif (greyscale,
-                     padded to the declared square, [0, 1]) or .npy ([channels, height, width] or
-                     [height, width], any real dtype, in the modality's own unit)
+    xray             an image modality: a path relative to the folder, of a picture, a DICOM file or
+                     folder, a NIfTI volume or an .npy array (docs/data.md says how each is decoded)
     notes            a text modality: the text itself, or instead of it
     notes_file       a path to a UTF-8 file (an empty file is an empty text, a blank cell no text)
     structured.crp   a value modality: one column per field, a number (<0.5 is read as 0.5, and
@@ -33,10 +32,11 @@ may be left out and is then counted from the labels. `write_template` writes an 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -46,13 +46,15 @@ from robustmdiff.data.cells import MISSING, Row
 from robustmdiff.data.files import write_whole
 from robustmdiff.data.modality import Modality, Task
 from robustmdiff.data.patient import DataError, Observation, Patient
-from robustmdiff.data.pictures import read_picture
+from robustmdiff.data.pictures import read_image
+from robustmdiff.data.raster import Unreadable
 from robustmdiff.data.spelling import canonical, match
 from robustmdiff.data.splits import Split
 from robustmdiff.data.tables import find_table, read_header, read_table
 from robustmdiff.data.task_file import names_from, read_task_file, task_from
 
 OWN = ("id", "group", "split", "site", "age", "label")
+DARK = 4096 / 65535  # of a window
 SPLITS = ("train", "calibration", "test")
 UNCERTAIN = {"unknown": None, "positive": True, "negative": False}
 
@@ -94,6 +96,8 @@ def load_folder(root: str | Path, cache: str | Path | None = None) -> tuple[list
         raise DataError(f"{find_table(root, 'patients')} has no row, expected at least one patient")
     if counted:
         task = replace(task, prevalence=_prevalence([patient.labels for patient in patients], task))
+    for modality in task.modalities:
+        _warn_if_dark(patients, modality)
     return patients, task
 
 
@@ -241,36 +245,30 @@ def _observation(root: Path, row: Row, modality: Modality, cache: str | Path | N
     if not row.cells[modality.name]:
         return None
     path = root / row.cells[modality.name]
-    if not path.is_file():
+    if not path.exists():
         raise row.error(modality.name, f"expected a file under {root}, or nothing")
-    if path.suffix == ".npy":
-        return _array(path, row, modality)
-    assert modality.shape is not None  # Modality checks it
-    channels, height, width = modality.shape
-    if channels != 1 or height != width:
-        raise row.error(
-            modality.name, f"expected .npy for shape {list(modality.shape)}: pictures are read as [1, n, n]"
-        )
-    return read_picture(
-        path, height, f"{row.source}, column {modality.name!r}", Path(cache) if cache else None
-    )
-
-
-def _array(path: Path, row: Row, modality: Modality) -> Tensor:
     try:
-        array: Any = np.load(path, allow_pickle=False)
-        pixels = np.asarray(array, dtype=np.float32)
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise row.error(modality.name, f"which is not an array that can be read ({error})") from error
-    if pixels.ndim == 2:
-        pixels = pixels[None]
-    if pixels.shape != modality.shape:
-        raise row.error(
-            modality.name, f"which has shape {list(pixels.shape)}, expected {list(modality.shape or ())}"
+        return torch.from_numpy(read_image(path, modality, Path(cache) if cache else None))
+    except Unreadable as error:
+        raise row.error(modality.name, f"which {error}") from error
+
+
+def _warn_if_dark(patients: list[Patient], modality: Modality) -> None:
+    """Where all of a modality lies in the lowest sixteenth of its window, as 12-bit counts do in 16 bits:
+    nothing is guessed from it, but its user should look."""
+    images = [
+        p.modalities[modality.name] for p in patients if modality.kind == "image" and p.has(modality.name)
+    ]
+    if not images:
+        return
+    low, high = modality.low_high
+    most = max(float(image.max()) for image in images if isinstance(image, Tensor))
+    if (most - low) / (high - low) <= DARK:
+        warnings.warn(
+            f"modality {modality.name!r}: none of {len(images)} images exceeds {most:.3g} in its window "
+            f'[{low:g}, {high:g}]; is another window meant, or "bits": 12?',
+            stacklevel=3,
         )
-    if not np.isfinite(pixels).all():
-        raise row.error(modality.name, "which holds NaN or infinite values, expected finite numbers")
-    return torch.from_numpy(pixels.copy())
 
 
 def _panel(row: Row, modality: Modality) -> dict[str, float | str]:

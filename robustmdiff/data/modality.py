@@ -50,7 +50,10 @@ class Modality:
               channels); "text": str; "values": mapping from field name to number or category.
     shape     image only: (channels, height, width).
     window    image only: the intensities (low, high) that map to -1 and 1, in the image's
-              own unit (HU for CT); values outside are clipped.
+              own unit (HU for CT); values outside are clipped, but those of the default, which
+              is for shares of full scale, must not be. "file": each DICOM file's own.
+    bits      image only: how many bits the files use whose samples are deeper than 8 bits, where
+              that is fewer (12: 4095 counts as 1); None: all of the samples, or what the file says.
     fields    values only.
     encoder   None for the kind's own small encoder, a transformers `AutoModel` name or path,
               or "package.module:Class" for a user's own.
@@ -60,7 +63,8 @@ class Modality:
     name: str
     kind: Kind
     shape: tuple[int, int, int] | None = None
-    window: tuple[float, float] = (0.0, 1.0)
+    window: tuple[float, float] | Literal["file"] = (0.0, 1.0)
+    bits: int | None = None
     fields: tuple[Field, ...] = ()
     encoder: str | None = None
     cost: float = 1.0
@@ -75,10 +79,12 @@ class Modality:
             raise ValueError(
                 f"Modality {self.name!r}: shape is {self.shape}, expected (channels, height, width)"
             )
-        if self.kind == "image":
-            check_range(self.window, f"Modality {self.name!r}: window")
-        elif self.shape is not None:
+        if self.kind != "image" and self.shape is not None:
             raise ValueError(f"Modality {self.name!r}: shape is {self.shape}, expected none: it is no image")
+        if self.kind == "image" and self.window != "file":
+            check_range(self.window, f"Modality {self.name!r}: window")
+        if self.bits is not None and not (type(self.bits) is int and 8 <= self.bits <= 32):
+            raise ValueError(f"Modality {self.name!r}: bits is {self.bits!r}, expected 8 to 32, or None")
         if self.kind == "values" and not self.fields:
             raise ValueError(f"Modality {self.name!r}: fields is empty, expected at least one Field")
         if self.kind != "values" and self.fields:
@@ -93,6 +99,11 @@ class Modality:
             )
         if not (is_number(self.cost) and 0 < self.cost < LARGE):
             raise ValueError(f"Modality {self.name!r}: cost is {self.cost}, expected a positive number")
+
+    @property
+    def low_high(self) -> tuple[float, float]:
+        """The intensities that map to -1 and 1; a file's own window has made them 0 and 1."""
+        return (0.0, 1.0) if self.window == "file" else self.window
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class ImageEncoder(nn.Module):
         register_with_transformers()
         assert modality.shape is not None
         channels, height, width = modality.shape
-        self.low, self.high = modality.window
+        self.low, self.high = modality.low_high
         if modality.encoder is not None:
             self.vit = load_backbone(modality)
         else:

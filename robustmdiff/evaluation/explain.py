@@ -202,7 +202,7 @@ def _images(model: RobustMDiff, patient: Patient, attribution: Attribution) -> t
         pixels = patient.modalities.get(modality.name)
         if isinstance(pixels, Tensor):
             heat = attribution.pixels.get(modality.name)
-            views.append(ImageView(modality.name, pixels, modality.window, heat))
+            views.append(ImageView(modality.name, pixels, modality.low_high, heat))
     return tuple(views)
 
 

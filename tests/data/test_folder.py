@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,9 +15,11 @@ from PIL import Image
 
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.folder import folder_split, load_folder, write_template
+from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.tables import write_table
 from robustmdiff.data.tokenizer import train_tokenizer
+from tests.data.dicom import AXIAL, written
 
 
 @pytest.fixture
@@ -69,7 +73,7 @@ def test_pictures_and_arrays_of_several_channels(folder):
     Image.fromarray(np.full((64, 64), 255, np.uint8)).save(folder / "images" / "p1.png")
     edit(folder / "patients.csv", "images/p1.npy", "images/p1.png")
     assert torch.equal(load_folder(folder)[0][0].modalities["xray"], torch.ones(1, 64, 64))
-    edit(folder / "task.json", "1,\n        64,\n        64", "2, 3, 4")
+    edit(folder / "task.json", "1,\n        64,\n        64\n      ]", '2, 3, 4], "window": [-1000, -980]')
     edit(folder / "patients.csv", "images/p1.png", "images/ct.npy")
     edit(folder / "patients.csv", "images/p3.npy", "")
     ct = np.arange(24, dtype=np.int16).reshape(2, 3, 4) - 1000
@@ -78,8 +82,54 @@ def test_pictures_and_arrays_of_several_channels(folder):
     assert read.dtype == torch.float32
     assert read.tolist() == ct.tolist()
     edit(folder / "patients.csv", "images/ct.npy", "images/p1.png")
-    with pytest.raises(DataError, match=r"expected \.npy for shape \[2, 3, 4\]"):
+    with pytest.raises(
+        DataError,
+        match=r"'images/p1\.png', which holds one grey frame, but the modality's shape declares 2 channels",
+    ):
         load_folder(folder)
+
+
+def test_dicom_and_nifti_by_the_words_of_the_task(folder):
+    """A CT as a series, another as a volume, in one modality; nothing of the header reaches the patient."""
+    ras = np.arange(-500, -500 + 64 * 64 * 4).reshape(64, 64, 4).astype(np.int16) % 1000
+    nibabel.save(nibabel.Nifti1Image(ras, np.eye(4)), folder / "images" / "p1.nii.gz")
+    (folder / "images" / "p3").mkdir()
+    for z in range(4):
+        position = {"ImagePositionPatient": ["-63", "-63", str(z)], "ImageOrientationPatient": AXIAL}
+        written(folder / "images" / "p3" / f"{z}", np.ascontiguousarray(ras[::-1, ::-1, z].T), **position)
+    edit(folder / "task.json", "1,\n        64,\n        64\n      ]", '2, 64, 64], "window": [-1000, 1000]')
+    edit(folder / "patients.csv", "images/p1.npy", "images/p1.nii.gz")
+    edit(folder / "patients.csv", "images/p3.npy", "images/p3")
+    patients, task = load_folder(folder)
+    first, _, third = patients
+    assert torch.equal(first.modalities["xray"], third.modalities["xray"])
+    np.testing.assert_array_equal(
+        first.modalities["xray"], np.moveaxis(ras[::-1, ::-1, [1, 3]], 2, 0).swapaxes(1, 2)
+    )
+    assert "Doe" not in repr(patients)
+    assert "12345" not in repr(patients)
+    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+    edit(folder / "task.json", "[-1000, 1000]", '"file"')
+    with pytest.raises(DataError, match=r"'images/p1\.nii\.gz', which has no window of its own"):
+        load_folder(folder)
+
+
+def test_images_that_are_all_dark_are_warned_of(folder):
+    for name in ("p1", "p3"):
+        counts = np.full((64, 64), 1000, np.uint16)
+        counts[0, 0] = 4095
+        Image.fromarray(counts).save(folder / "images" / f"{name}.png")
+    table = (folder / "patients.csv").read_text()
+    (folder / "patients.csv").write_text(table.replace(".npy", ".png"))
+    with pytest.warns(
+        UserWarning, match=r'^modality \'xray\': none of 2 images exceeds 0\.0625 .* or "bits": 12\?$'
+    ):
+        load_folder(folder)
+    edit(folder / "task.json", '"kind": "image"', '"kind": "image", "bits": 12')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        patients, _ = load_folder(folder)
+    assert patients[0].modalities["xray"][0, 5, 5] == np.float32(1000 / 4095)
 
 
 def test_labels_of_several_classes_a_yaml_task_and_a_compressed_table(folder):
