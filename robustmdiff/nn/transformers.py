@@ -143,8 +143,10 @@ def _refuse(
 def _collects_weights() -> bool:
     """Whether the model that runs will return what its attention modules return as weights: not every model
     passes output_attentions on to them."""
-    from transformers.utils import output_capturing
-
+    try:
+        from transformers.utils import output_capturing
+    except ImportError:  # an older transformers, whose models pass it on
+        return False
     collected = output_capturing._active_collector.get()
     return collected is not None and any(name.endswith("attentions") for name in collected)
 
@@ -205,6 +207,6 @@ def _check_exchangeable(model: Any) -> None:
         model._can_set_attn_implementation() and (model._supports_sdpa or model._supports_attention_backend)
     ):
         raise OwnAttentionError(
-            f"robustmdiff attention: {model.__name__} computes attention by itself, expected a model that takes "
-            "its attention function from transformers, as 'sdpa' needs it, too; use 'eager' there"
+            f"robustmdiff attention: {model.__name__} computes attention by itself, expected a model that "
+            "takes its attention function from transformers, as 'sdpa' needs it, too; use 'eager' there"
         )
