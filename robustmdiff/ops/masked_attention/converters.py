@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 # than a whole block, or have other meanings for the same fields.
 BLOCK_DIAGONAL = ("BlockDiagonalMask", "BlockDiagonalPaddedKeysMask")
 
-# Of one row, where they cannot be counted: what the CUDA kernel takes.
+# Of one row on a GPU, where they are not counted: what the CUDA kernel takes.
 MOST_STRETCHES = 64
 
 
@@ -90,7 +90,7 @@ def segments_from_key_padding(key_padding_mask: Tensor, offsets: Sequence[int] |
         segments = stretches(~key_padding_mask)
     else:
         columns = [int(column) for column in offsets]
-        if columns[0] != 0 or columns[-1] != L or sorted(columns) != columns:
+        if columns[0] != 0 or columns[-1] != L or any(begin > end for begin, end in pairwise(columns)):
             raise ValueError(
                 f"segments_from_key_padding: offsets is {columns}, expected columns from 0 to {L}"
             )
@@ -108,9 +108,8 @@ def stretches(there: Tensor) -> Tensor:
     if _can_look(there):
         M = max(1, int(first.sum(1).amax())) if there.numel() else 1
     else:
-        M = max(1, (L + 1) // 2)
-        if there.device.type != "cpu" and M > MOST_STRETCHES:
-            M = MOST_STRETCHES
+        M = _room(L, there.device)
+        if M < (L + 1) // 2:
             torch._assert_async(
                 (first.sum(1) <= M).all(),
                 f"segments_from_key_padding: a row has more than {M} stretches that are not padding",
@@ -121,6 +120,12 @@ def stretches(there: Tensor) -> Tensor:
     start = none.scatter(1, number.where(first, 0), column)
     length = none.scatter_add(1, number.where(there, 0), there.long())
     return torch.stack([start, length], -1)[:, 1:].to(torch.int32)
+
+
+def _room(L: int, device: torch.device) -> int:
+    """For how many stretches of L columns there is room where they cannot be counted."""
+    most = max(1, (L + 1) // 2)
+    return most if device.type == "cpu" else min(most, MOST_STRETCHES)
 
 
 def _one_stretch_each(there: Tensor, columns: list[int]) -> Tensor:

@@ -61,9 +61,9 @@ def masked_attention(
                     keep = kept(key, torch.tensor(row, device=q.device), heads, columns, dropout_p)
                     weights = weights * keep / (1 - dropout_p)
                 out[row] = torch.einsum("hk,khd->hd", weights, values)
-    if not out:
-        return q.new_zeros(q.shape).to(given), q.new_zeros(q.shape[:2])
-    return (torch.stack(out) + _nothing_of(q, k, v, affinity, bias)).to(given), torch.stack(lse)
+    found = torch.stack(out) if out else q.new_zeros(q.shape)
+    found = found + _nothing_of(q, k, v, affinity, bias)
+    return found.to(given), torch.stack(lse) if lse else q.new_zeros(q.shape[:2])
 
 
 def _nothing_of(*tensors: Tensor | None) -> Tensor:
