@@ -19,9 +19,9 @@ class MaskedAttnProcessor:
         unet.set_attn_processor(MaskedAttnProcessor())
 
     A mask (UNet's attention_mask, encoder_attention_mask) must be padding: it says for each row of the
-    batch which keys are seen, with holes or without. Keys in the padding are never read, and a row that is nothing
-    but padding reads 0, where diffusers averages the padding. Raises ValueError for any other mask (in a
-    compiled graph and on a GPU an assertion fails) and for attention with added keys.
+    batch which keys are seen, with holes or without. Keys in the padding are never read, and a row that is
+    nothing but padding reads 0, where diffusers averages the padding. Raises ValueError for any other mask
+    (in a compiled graph and on a GPU an assertion fails) and for attention with added keys.
     """
 
     def __call__(
@@ -96,7 +96,7 @@ def _seen(mask: Tensor, B: int, Lk: int) -> Tensor:
     if mask.device.type != "cpu" or torch.compiler.is_compiling():
         torch._assert_async(
             ~neither.any(),
-            f"MaskedAttnProcessor: attention_mask has values that are neither 0 (seen) nor at most {HIDDEN:g}",
+            f"MaskedAttnProcessor: attention_mask has values neither 0 (seen) nor at most {HIDDEN:g}",
         )
     elif neither.any():
         b, column = neither.nonzero()[0].tolist()

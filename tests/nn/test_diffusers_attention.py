@@ -123,7 +123,7 @@ def test_a_unet_compiles_whole_and_is_copied():
     torch.testing.assert_close(compiled(hidden), layer(hidden))
     mask = torch.zeros(B, 16, dtype=torch.double).masked_fill(torch.arange(16) % 3 == 1, -1e4)
     torch.testing.assert_close(compiled(hidden, attention_mask=mask), layer(hidden, attention_mask=mask))
-    with pytest.raises(RuntimeError, match=r"neither 0 \(seen\) nor at most -10000"):
+    with pytest.raises(RuntimeError, match=r"values neither 0 \(seen\) nor at most -10000"):
         compiled(hidden, attention_mask=mask / 1e4)
 
 
