@@ -31,7 +31,7 @@ def is_backbone(modality: Modality) -> bool:
 
 def load_backbone(modality: Modality) -> Any:
     """The model that the modality names, float32, on our attention; one that computes attention by itself
-    (MPNet, DeBERTa, Swin) keeps its own. Of a text model with a decoder (T5) the encoder.
+    (MPNet, DeBERTa, Longformer) keeps its own. Of a text model with a decoder (T5) the encoder.
 
     Raises ValueError for one that cannot be loaded, does not read this kind of modality, reads images of
     another size, or fails on a first try: it needs other inputs, too, or our attention refuses what it
