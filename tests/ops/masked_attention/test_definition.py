@@ -69,3 +69,14 @@ def test_a_key_of_minus_infinity_is_not_seen(backend):
     k[:2] = -torch.inf
     with use_backend(masked_attention=backend):
         assert torch.equal(masked_attention(q, k, v, TWO, TWO), torch.full((4, 1, 8), 2.5))
+
+
+@pytest.mark.parametrize("backend", ["native", "torch", "definition"])
+def test_a_modality_hidden_from_another_is_as_if_it_were_not_there(backend):
+    q = torch.randn(4, 2, 8, generator=torch.Generator().manual_seed(0))
+    affinity = torch.zeros(2, 2, 2)
+    affinity[:, 0, 1] = affinity[:, 1, 0] = -torch.inf
+    alone = torch.tensor([[[0, 2]], [[2, 2]]], dtype=torch.int32)
+    with use_backend(masked_attention=backend):
+        found = masked_attention(q, q, q, TWO, TWO, affinity=affinity)
+        torch.testing.assert_close(found, masked_attention(q, q, q, alone, alone))
