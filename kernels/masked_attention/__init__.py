@@ -167,7 +167,9 @@ def _shared(
     """What each kernel needs of the layout, of the affinity and of dropout."""
     # A word is kept from this on, compared as the definition does, in float32.
     threshold = int(np.ceil(np.float32(dropout_p * 2**24)))
-    affinity, key = (None if x is None else x.contiguous() for x in (affinity, key))
+    key = None if key is None else key.contiguous()
+    if affinity is not None:  # -inf less -inf, where the first tile is hidden, would be NaN
+        affinity = affinity.float().clamp(min=NOTHING).contiguous()
     return (
         q_tiles.records, q_tiles.first, k_tiles.records, k_tiles.first, affinity, key, threshold,
         1 / (1 - dropout_p),

@@ -7,6 +7,7 @@ which is how a saved model of ours finds its shape again without the original fo
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from robustmdiff.data.files import write_whole
 from robustmdiff.data.modality import Modality, Task
-from robustmdiff.nn.transformers import NAME, register_with_transformers
+from robustmdiff.nn.transformers import NAME, OwnAttentionError, register_with_transformers
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,22 +30,27 @@ def is_backbone(modality: Modality) -> bool:
 
 
 def load_backbone(modality: Modality) -> Any:
-    """The model that the modality names, float32, on our attention.
+    """The model that the modality names, float32, on our attention; one that computes attention by itself
+    (MPNet, DeBERTa, Longformer) keeps its own. Of a text model with a decoder (T5) the encoder.
 
-    Raises ValueError for one that cannot be loaded, does not read this kind of modality, or reads
-    images of another size. An image of one channel goes into every channel of the model.
+    Raises ValueError for one that cannot be loaded, does not read this kind of modality, reads images of
+    another size, or fails on a first try: it needs other inputs, too, or our attention refuses what it
+    asks for. An image of one channel goes into every channel of the model.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
     register_with_transformers()
     name = modality.encoder
     assert name is not None
-    how = {"attn_implementation": NAME, "dtype": torch.float32}
     try:
+        config = AutoConfig.from_pretrained(name)
+        encodes = modality.kind == "text" and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+        auto = AutoModelForTextEncoding if encodes else AutoModel
         if name.endswith(".json"):
-            model = AutoModel.from_config(AutoConfig.from_pretrained(name), **how)
+            model = auto.from_config(config, dtype=torch.float32)
         else:
-            model = AutoModel.from_pretrained(name, **how)
+            model = auto.from_pretrained(name, dtype=torch.float32)
     except Exception as error:  # of many kinds, some bare, depending on what is wrong with the folder
         raise _cannot_load(modality, "a transformers model (its name, or a folder)", error) from error
     reads = READS.get(modality.kind, "no transformers model")
@@ -60,7 +66,36 @@ def load_backbone(modality: Modality) -> Any:
             f"modality {modality.name!r}: encoder {name!r} has no hidden_size, expected a transformer whose "
             "last_hidden_state is [n, tokens, hidden_size]"
         )
+    with suppress(OwnAttentionError):
+        model.set_attn_implementation(NAME)
+    _try_out(modality, model)
     return model
+
+
+def _try_out(modality: Modality, model: Any) -> None:
+    """Run the model on a blank input, which costs a moment now, rather than fail on the first patient."""
+    if modality.kind == "image":
+        assert modality.shape is not None
+        blank = {"pixel_values": torch.zeros(1, model.config.num_channels, *modality.shape[1:])}
+    else:
+        blank = {"input_ids": torch.ones(1, 3, dtype=torch.long)}
+        blank["attention_mask"] = torch.tensor([[1, 1, 0]])
+    training = model.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            states = model.eval()(**blank).last_hidden_state
+    except Exception as error:  # of any kind: it is the model's own code
+        raise ValueError(
+            f"modality {modality.name!r}: encoder {modality.encoder!r} cannot be run ({_first_line(error)}), "
+            f"expected a model that reads {' and '.join(blank)} alone"
+        ) from error
+    finally:
+        model.train(training)
+    if states.ndim != 3:
+        raise ValueError(
+            f"modality {modality.name!r}: encoder {modality.encoder!r} gives states {list(states.shape)}, "
+            "expected [n, tokens, hidden_size]"
+        )
 
 
 def _check_size(modality: Modality, config: Any) -> None:
@@ -144,8 +179,11 @@ def with_architectures(plain: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _cannot_load(modality: Modality, expected: str, error: Exception) -> ValueError:
-    first = str(error).strip().split("\n")[0].rstrip(".")
     return ValueError(
-        f"modality {modality.name!r}: encoder {modality.encoder!r} cannot be loaded ({first}), "
+        f"modality {modality.name!r}: encoder {modality.encoder!r} cannot be loaded ({_first_line(error)}), "
         f"expected {expected}"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")

@@ -18,10 +18,10 @@ class MaskedAttnProcessor:
 
         unet.set_attn_processor(MaskedAttnProcessor())
 
-    A mask (UNet's attention_mask, encoder_attention_mask) must be padding: for each row of the batch
-    one stretch of keys that are seen. Keys in the padding are never read, and a row that is nothing
-    but padding reads 0, where diffusers averages the padding. Raises ValueError for any other mask and
-    for attention with added keys.
+    A mask (UNet's attention_mask, encoder_attention_mask) must be padding: it says for each row of the
+    batch which keys are seen, with holes or without. Keys in the padding are never read, and a row that is
+    nothing but padding reads 0, where diffusers averages the padding. Raises ValueError for any other mask
+    (in a compiled graph and on a GPU an assertion fails) and for attention with added keys.
     """
 
     def __call__(
@@ -58,7 +58,7 @@ class MaskedAttnProcessor:
         if attn.norm_k is not None:
             key = attn.norm_k(key)
         (B, Lq), Lk = query.shape[:2], key.shape[1]
-        seen = _whole(B, Lk, key) if attention_mask is None else _stretches(attention_mask, B, Lk)
+        seen = _whole(B, Lk, key) if attention_mask is None else _seen(attention_mask, B, Lk)
         out = masked_attention(
             query.flatten(0, 1),
             key.flatten(0, 1),
@@ -81,8 +81,8 @@ def _whole(B: int, L: int, like: Tensor) -> Tensor:
     return segments_from_padded(torch.full((B, 1), L, device=like.device), [0, L])
 
 
-def _stretches(mask: Tensor, B: int, Lk: int) -> Tensor:
-    """int32 [B, 1, 2]: the keys seen, of diffusers' bias or of a bool mask (True = seen)."""
+def _seen(mask: Tensor, B: int, Lk: int) -> Tensor:
+    """int32 [B, M, 2]: the keys seen, of diffusers' bias or of a bool mask (True = seen)."""
     if mask.shape not in ((B, Lk), (B, 1, Lk)):
         raise ValueError(
             f"MaskedAttnProcessor: attention_mask is {list(mask.shape)}, expected [{B}, {Lk}] or "
@@ -92,12 +92,16 @@ def _stretches(mask: Tensor, B: int, Lk: int) -> Tensor:
     if mask.dtype == torch.bool:
         return segments_from_key_padding(~mask)
     hidden = mask <= HIDDEN
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling():
-        neither = ~hidden & (mask != 0)
-        if neither.any():
-            b, column = neither.nonzero()[0].tolist()
-            raise ValueError(
-                f"MaskedAttnProcessor: attention_mask[{b}, {column}] is {float(mask[b, column])}, expected 0 "
-                f"(seen) or at most {HIDDEN:g} (padding)"
-            )
+    neither = ~hidden & (mask != 0)
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+        torch._assert_async(
+            ~neither.any(),
+            f"MaskedAttnProcessor: attention_mask has values neither 0 (seen) nor at most {HIDDEN:g}",
+        )
+    elif neither.any():
+        b, column = neither.nonzero()[0].tolist()
+        raise ValueError(
+            f"MaskedAttnProcessor: attention_mask[{b}, {column}] is {float(mask[b, column])}, expected 0 "
+            f"(seen) or at most {HIDDEN:g} (padding)"
+        )
     return segments_from_key_padding(hidden)

@@ -12,10 +12,21 @@ from transformers import (
     BertConfig,
     BertModel,
     BertTokenizerFast,
+    GPT2Config,
+    GPT2Model,
+    LayoutLMv3Config,
+    LayoutLMv3Model,
+    ModernBertConfig,
+    ModernBertModel,
+    MPNetConfig,
+    MPNetModel,
     ResNetConfig,
     ResNetModel,
     RobertaConfig,
     RobertaModel,
+    T5Config,
+    T5EncoderModel,
+    T5Model,
     ViTConfig,
     ViTModel,
 )
@@ -197,3 +208,60 @@ def test_all_texts_share_one_tokenizer(texts):
     assert of(notes(texts), notes(texts, "more")) == notes(texts)
     with pytest.raises(ValueError, match=r"'notes' and 'more' name the encoders .* expected the same"):
         of(notes(texts), notes("another", "more"))
+
+
+PAPER = SMALL | {
+    "hidden_size": 12,
+    "vocab_size": 20,
+    "visual_embed": False,
+    "coordinate_size": 2,
+    "shape_size": 2,
+}
+PAPER |= {"has_relative_attention_bias": True, "has_spatial_attention_bias": True}
+T5 = T5Config(vocab_size=20, d_model=12, d_kv=4, d_ff=14, num_layers=1, num_heads=3)
+
+
+@pytest.mark.parametrize(
+    ("make", "own"),
+    [
+        (lambda: LayoutLMv3Model(LayoutLMv3Config(**PAPER)), False),
+        (lambda: T5Model(T5), False),
+        (lambda: MPNetModel(MPNetConfig(**SMALL, vocab_size=20)), True),
+    ],
+    ids=["position-bias", "encoder-of-two", "attends-by-itself"],
+)
+def test_a_text_model_says_here_what_it_says_there(make, own, tmp_path):
+    torch.manual_seed(0)
+    theirs = make().eval()
+    with torch.no_grad():
+        for name, p in theirs.named_parameters():
+            if "rel" in name:
+                p.mul_(50)  # a trained bias is not as small as a fresh one
+    theirs.save_pretrained(tmp_path)
+    if isinstance(theirs, T5Model):
+        theirs = T5EncoderModel.from_pretrained(tmp_path)
+    ours = load_backbone(notes(tmp_path)).eval()
+    assert (ours.config._attn_implementation == "robustmdiff") is not own
+    ids, mask = torch.randint(3, 20, (2, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    theirs.set_attn_implementation("eager")
+    expected, found = (m(input_ids=ids, attention_mask=mask).last_hidden_state for m in (theirs, ours))
+    torch.testing.assert_close(found[mask > 0], expected[mask > 0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GPT2Model(GPT2Config(vocab_size=20, n_embd=12, n_layer=1, n_head=3)), "bidirectional"),
+        (
+            lambda: ModernBertModel(ModernBertConfig(**SMALL, vocab_size=20, pad_token_id=0)),
+            "bidirectional",
+        ),
+    ],
+    ids=["causal", "window"],
+)
+def test_what_our_attention_cannot_do_is_refused_before_the_first_patient(make, message, tmp_path):
+    make().save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"'notes': encoder .* cannot be run \(robustmdiff attention: .*{message}.*\)"
+    ):
+        load_backbone(notes(tmp_path))

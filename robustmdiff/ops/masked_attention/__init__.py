@@ -14,12 +14,19 @@ import torch
 from torch import Tensor
 
 from robustmdiff.ops.dispatch import Backend, Op, straight
-from robustmdiff.ops.masked_attention import definition, native, torch_backend, triton_backend
+from robustmdiff.ops.masked_attention import (
+    definition,
+    native,
+    torch_backend,
+    torch_biased,
+    triton_backend,
+)
 from robustmdiff.ops.masked_attention.converters import (
     segments_from_block_diagonal,
     segments_from_key_padding,
     segments_from_nested,
 )
+from robustmdiff.ops.masked_attention.schema import TENSORS
 from robustmdiff.ops.masked_attention.segments import segments_from_padded
 from robustmdiff.ops.registration import FLOATS, autocast, recorded
 
@@ -45,9 +52,11 @@ def masked_attention(
     exclude_own: bool = False,
     dropout_p: float = 0.0,
     key: Tensor | None = None,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """softmax(scale q k^T + affinity) v over the keys of the modalities each patient has.
+    """softmax(scale q k^T + affinity + bias) v over the keys of the modalities each patient has.
 
     q            [Tq, H, D], float32, bfloat16, float16 or float64: all patients' queries end to end.
     k, v         [Tk, Hkv, D], same dtype; Hkv divides H.
@@ -59,14 +68,19 @@ def masked_attention(
     exclude_own  modality i sees the other modalities only (needs Mq = M).
     dropout_p    drops attention weights, drawn by Philox from `key` (int64 [2]: seed, offset), the query
                  row, the head and the key row; the backward pass draws them again.
+    bias         [1 or B, 1 or H, 1 or Lq, 1 or Lk], a bias between each query and each key of a patient, for
+                 padded tokens viewed flat: Tq = B Lq, Tk = B Lk, and the segments of patient b lie within
+                 its own Lq and Lk rows. It has a gradient, summed where an axis is shared.
+    softcap      c > 0: scores become c tanh(scores / c), before affinity and bias are added.
     out          [Tq, H, D] to write to; only where no gradient is recorded.
 
-    A row that sees no key, or lies in no segment, gives 0 and has gradient 0. Rows outside the
+    A row that sees no key, whose keys all have an affinity or a bias of -inf, or that lies in no segment,
+    gives 0 and has gradient 0. Rows outside the
     segments are never read. Softmax and sums are float32 (float64 for float64). Definition:
     robustmdiff.ops.masked_attention.definition. Errors: TypeError for dtypes, ValueError for shapes,
     devices and, on the CPU, for segments that are negative, past the end or overlapping.
     """
-    if straight(q) and key is None and dropout_p == 0:
+    if straight(q) and key is None and dropout_p == 0 and bias is None and softcap is None:
         try:
             tokens = q, k, v, q_segments, k_segments
             if not recorded(q, k, v, affinity):
@@ -85,6 +99,7 @@ def masked_attention(
     args = _prepare(
         q, k, v, q_segments, k_segments,
         scale=scale, affinity=affinity, exclude_own=exclude_own, dropout_p=dropout_p, key=key,
+        bias=bias, softcap=softcap,
     )  # fmt: skip
     found, _ = OP.select(*args).run(*args)
     if out is None:
@@ -111,12 +126,15 @@ def masked_attention_lse(
     exclude_own: bool = False,
     dropout_p: float = 0.0,
     key: Tensor | None = None,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`masked_attention` and the log-sum-exp of each row's scores, [Tq, H] float32 (float64 for
     float64), -1e30 for a row that sees no key. The log-sum-exp carries no gradient."""
     args = _prepare(
         q, k, v, q_segments, k_segments,
         scale=scale, affinity=affinity, exclude_own=exclude_own, dropout_p=dropout_p, key=key,
+        bias=bias, softcap=softcap,
     )  # fmt: skip
     return OP.select(*args).run(*args)
 
@@ -133,13 +151,20 @@ def _prepare(
     exclude_own: bool = False,
     dropout_p: float = 0.0,
     key: Tensor | None = None,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
     out: Tensor | None = None,
 ) -> tuple[Any, ...]:
-    """The arguments of the backends, checked: q, k, v, ... in the order of the schema."""
+    """The arguments of the backends, checked: q, k, v, ... in the order of the schema; bias and softcap
+    behind them where one is given."""
     q, k, v = autocast(q, k, v)
     _check(q, k, v, q_segments, k_segments, affinity, exclude_own, dropout_p, key)
+    _check_biased(q, k, q_segments, bias, softcap)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    return q, k, v, q_segments, k_segments, affinity, key, scale, exclude_own, float(dropout_p)
+    plain = q, k, v, q_segments, k_segments, affinity, key, scale, exclude_own, float(dropout_p)
+    if bias is None and softcap is None:
+        return plain
+    return *plain, bias, None if softcap is None else float(softcap)
 
 
 def _check(
@@ -217,6 +242,31 @@ def _check(
             raise ValueError(f"masked_attention: {name} is on {tensor.device}, expected {q.device} like q")
 
 
+def _check_biased(
+    q: Tensor, k: Tensor, q_segments: Tensor, bias: Tensor | None, softcap: float | None
+) -> None:
+    if softcap is not None and not 0 < softcap < float("inf"):
+        raise ValueError(f"masked_attention: softcap is {softcap}, expected a number > 0")
+    if bias is None:
+        return
+    if bias.dtype not in FLOATS:
+        raise TypeError(f"masked_attention: bias must be floating point, got {bias.dtype}")
+    if bias.device != q.device:
+        raise ValueError(f"masked_attention: bias is on {bias.device}, expected {q.device} like q")
+    B, (Tq, H), Tk = q_segments.shape[0], q.shape[:2], k.shape[0]
+    if Tq % B or Tk % B:
+        raise ValueError(
+            f"masked_attention: q has {Tq} and k has {Tk} rows for {B} patients, expected as many for each "
+            "where there is a bias: padded tokens viewed flat"
+        )
+    whole = B, H, Tq // B, Tk // B
+    if bias.ndim != 4 or any(n not in (1, all_of) for n, all_of in zip(bias.shape, whole, strict=True)):
+        raise ValueError(
+            "masked_attention: bias must be [patients, heads, query rows, key rows of a patient] = "
+            f"{list(whole)}, or 1 on an axis that is shared, got {list(bias.shape)}"
+        )
+
+
 def _describe(x: Tensor | None) -> str:
     return "None" if x is None else f"{x.dtype} {list(x.shape)} on {x.device}"
 
@@ -225,12 +275,19 @@ def _no_reasons(*_: Any) -> list[str]:
     return []
 
 
+def _in_torch(*args: Any) -> tuple[Tensor, Tensor]:
+    if len(args) == 10:
+        return torch_backend.run(*args)
+    *plain, bias, softcap = args
+    return torch_biased.run(*plain[:TENSORS], bias, *plain[TENSORS:], softcap)
+
+
 OP = Op(
     "masked_attention",
     (
         Backend("native", native.run, native.reasons),
         Backend("triton", triton_backend.run, triton_backend.reasons),
-        Backend("torch", torch_backend.run, _no_reasons),
+        Backend("torch", _in_torch, _no_reasons),
         Backend("definition", definition.masked_attention, _no_reasons),
     ),
     _prepare,

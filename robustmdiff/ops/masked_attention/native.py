@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from robustmdiff import _native
-from robustmdiff.ops.masked_attention.schema import TENSORS, WRT, declare, forward_flops
+from robustmdiff.ops.masked_attention.schema import TENSORS, WRT, biased_reasons, declare, forward_flops
 from robustmdiff.ops.registration import define, differentiable, without_its_frame
 
 forward_op, backward_op = declare("")
@@ -39,7 +37,11 @@ def reasons(
     k_segments: Tensor,
     affinity: Tensor | None,
     key: Tensor | None,
-    *settings: Any,
+    scale: float,
+    exclude_own: bool,
+    dropout_p: float,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
 ) -> list[str]:
     """Why the kernels cannot take these arguments."""
     found = []
@@ -54,7 +56,7 @@ def reasons(
         found.append("float64, and the kernels compute in float32")
     if key is not None:
         found.append("dropout, which the kernels do not draw")
-    return found
+    return found + biased_reasons(bias, softcap)
 
 
 def _cuda_reasons(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -53,15 +54,19 @@ class Rows(NamedTuple):
 
 
 class Bucket(NamedTuple):
-    """n patients: their slots, and what they may not see: float32 [n, 1, 1 or Lq, Lk] of 0 and -inf,
-    no row of it all -inf."""
+    """Patients side by side: their slots, and what they may not see: float32 [n, 1, 1 or Lq, Lk] of 0
+    and -inf, no row of it all -inf."""
 
-    n: int
+    patients: tuple[int, ...]
     Lq: int
     Lk: int
     q: slice
     k: slice
     bias: Tensor | None
+
+    @property
+    def n(self) -> int:
+        return len(self.patients)
 
     def of_q(self, x: Tensor) -> Tensor:
         """[slots, H, D] -> [n, H, Lq, D]"""
@@ -70,6 +75,20 @@ class Bucket(NamedTuple):
     def of_k(self, x: Tensor) -> Tensor:
         """[slots, H, D] -> [n, H, Lk, D]"""
         return x[self.k].view(self.n, self.Lk, *x.shape[1:]).transpose(1, 2)
+
+    def split(self, most: int) -> Iterator[Bucket]:
+        """Buckets of at most `most` of these patients."""
+        for i in range(0, self.n, most):
+            patients = self.patients[i : i + most]
+            first, last = i, i + len(patients)
+            yield Bucket(
+                patients,
+                self.Lq,
+                self.Lk,
+                slice(self.q.start + first * self.Lq, self.q.start + last * self.Lq),
+                slice(self.k.start + first * self.Lk, self.k.start + last * self.Lk),
+                None if self.bias is None else self.bias[first:last],
+            )
 
 
 class Plan(NamedTuple):
@@ -119,7 +138,7 @@ def _plan(q_bytes: bytes, k_bytes: bytes, shape: tuple[int, ...], exclude_own: b
             same = q.modality[q_slots].view(n, 1, Lq, 1) == k.modality[k_slots].view(n, 1, 1, Lk)
             hidden = same | hidden
         bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf) if bool(hidden.any()) else None
-        layout.append(Bucket(n, Lq, Lk, q_slots, k_slots, bias))
+        layout.append(Bucket(tuple(patients.tolist()), Lq, Lk, q_slots, k_slots, bias))
     return Plan(q, k, tuple(layout))
 
 

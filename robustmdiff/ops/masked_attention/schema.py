@@ -16,6 +16,14 @@ FORWARD = f"({INPUTS}) -> (Tensor out, Tensor lse)"
 BACKWARD = f"(Tensor grad_out, Tensor out, Tensor lse, {INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)"
 TENSORS, WRT = 7, (0, 1, 2, 5)
 
+# The same with a bias for each pair of rows and a cap on the scores, which not every backend has.
+BIASED_INPUTS = INPUTS.replace("Tensor? key", "Tensor? key, Tensor? bias") + ", float? softcap"
+BIASED_FORWARD = f"({BIASED_INPUTS}) -> (Tensor out, Tensor lse)"
+BIASED_BACKWARD = (
+    f"(Tensor grad_out, Tensor out, Tensor lse, {BIASED_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+BIASED_TENSORS, BIASED_WRT = 8, (0, 1, 2, 5, 7)
+
 
 def fake_forward(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=lse_dtype(q.dtype))
@@ -35,6 +43,24 @@ def fake_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     daffinity = q.new_empty(0) if affinity is None else affinity.new_empty(affinity.shape)
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), daffinity
+
+
+def fake_biased_backward(
+    grad_out: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_segments: Tensor,
+    k_segments: Tensor,
+    affinity: Tensor | None,
+    key: Tensor | None,
+    bias: Tensor | None,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dbias = q.new_empty(0) if bias is None else bias.new_empty(bias.shape)
+    return *fake_backward(grad_out, out, lse, q, k, v, q_segments, k_segments, affinity), dbias
 
 
 def forward_flops(
@@ -60,3 +86,21 @@ def declare(suffix: str) -> tuple[Any, Any]:
         define(f"masked_attention_fwd{suffix}", FORWARD, fake_forward, forward_flops),
         define(f"masked_attention_bwd{suffix}", BACKWARD, fake_backward, backward_flops),
     )
+
+
+def declare_biased(suffix: str) -> tuple[Any, Any]:
+    """The same for a backend that takes a bias and a soft cap."""
+    return (
+        define(f"masked_attention_biased_fwd{suffix}", BIASED_FORWARD, fake_forward, forward_flops),
+        define(f"masked_attention_biased_bwd{suffix}", BIASED_BACKWARD, fake_biased_backward, backward_flops),
+    )
+
+
+def biased_reasons(bias: Tensor | None = None, softcap: float | None = None) -> list[str]:
+    """Why a backend without them cannot take these."""
+    found = []
+    if bias is not None:
+        found.append("a bias for each query and key, which the kernels do not add")
+    if softcap is not None:
+        found.append("a softcap, which the kernels do not apply")
+    return found

@@ -67,3 +67,18 @@ def check_segments(name: str, segments: np.ndarray, rows: int) -> None:
             f"{length[b[x], i[x]]}) and {name}[{b[y]}, {i[y]}] = (start {start[b[y], i[y]]}, length "
             f"{length[b[y], i[y]]}) overlap, expected segments that share no row"
         )
+
+
+def check_own_rows(name: str, segments: np.ndarray, rows: int) -> None:
+    """Raise unless the segments of patient b of B lie within its own rows, the b-th of B equal parts: a bias
+    has a place for these only."""
+    L = rows // len(segments)
+    start, length = segments[..., 0].astype(np.int64), segments[..., 1].astype(np.int64)
+    first = np.arange(len(segments))[:, None] * L
+    wrong = (length > 0) & ((start < first) | (start + length > first + L))
+    if wrong.any():
+        b, i = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"masked_attention: {name}[{b}, {i}] is (start {start[b, i]}, length {length[b, i]}), expected "
+            f"rows {b * L} to {(b + 1) * L} of patient {b}, as a bias is for padded tokens viewed flat"
+        )

@@ -40,8 +40,10 @@ def forward(
     for bucket in layout.buckets:
         keep = _keep(layout, bucket, H, k.shape[1], key, dropout_p, operands[0].dtype)
         o, m = _attend(*_in_bucket(bucket, *operands), _bias(bucket, operands), _scale(affinity, scale), keep)
-        o = _slots(o, H)
-        outs.append((o if affinity is None else o[..., :D]).to(q.dtype))
+        if affinity is not None:
+            hidden = m <= NOTHING / 2  # -inf to every modality that is present: no key is seen
+            o, m = o[..., :D].masked_fill(hidden[..., None], 0), m.masked_fill(hidden, NOTHING)
+        outs.append(_slots(o, H).to(q.dtype))
         lses.append(_slots(m[..., None], H)[..., 0])
     Tq = q.shape[0]
     return layout.q.scatter(outs, Tq), layout.q.scatter(lses, Tq, NOTHING)
@@ -72,9 +74,10 @@ def backward(
     g, o = layout.q.gather(grad_out).to(lse.dtype), layout.q.gather(out).to(lse.dtype)
     if layout.q.padding is not None:  # a padded slot repeats a real row; nothing may come of it
         g.index_fill_(0, layout.q.padding, 0)
-    if extra:
-        g, o = pad(g, (0, extra)), pad(o, (0, extra))
     m = layout.q.gather(lse[..., None])
+    if extra:
+        g = pad(g.masked_fill(m == NOTHING, 0), (0, extra))  # nor of a row that sees no key
+        o = pad(o, (0, extra))
     dqs, dks, dvs = [], [], []
     for bucket in layout.buckets:
         g_b, o_b, m_b = (_heads_together(bucket.of_q(x), Hkv) for x in (g, o, m))
@@ -110,7 +113,8 @@ def _operands(
     if affinity is None:
         return q_s, k_s, v_s
     M = affinity.shape[2]
-    to_modality = affinity.to(dtype).transpose(0, 1)[layout.q.modality]  # [slots, H, M]
+    finite = affinity.to(dtype).clamp(min=NOTHING)  # 0 in the one-hot times -inf is NaN
+    to_modality = finite.transpose(0, 1)[layout.q.modality]  # [slots, H, M]
     is_modality = one_hot(layout.k.modality, M).to(dtype)[:, None].expand(-1, k.shape[1], -1)
     return torch.cat([q_s * scale, to_modality], -1), torch.cat([k_s, is_modality], -1), pad(v_s, (0, M))
 

@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from robustmdiff.ops import triton_support
-from robustmdiff.ops.masked_attention.schema import TENSORS, WRT, declare
+from robustmdiff.ops.masked_attention.schema import TENSORS, WRT, biased_reasons, declare
 from robustmdiff.ops.masked_attention.segments import check_segments
 from robustmdiff.ops.registration import differentiable, implement
 
 
-def reasons(q: Tensor, *_: Any) -> list[str]:
-    return triton_support.reasons(q, q.shape[-1])
+def reasons(q: Tensor, *others: Any) -> list[str]:
+    return triton_support.reasons(q, q.shape[-1]) + biased_reasons(*others[9:])
 
 
 def forward(

@@ -36,6 +36,18 @@ def test_segments_of_several_tiles(exclude_own):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+def test_an_affinity_of_minus_infinity_hides_a_modality():
+    """The first of its keys' tiles as well as a later one."""
+    for hidden in ([0], [1]):
+        tensors = drawn(H=2, Hkv=1, D=16, affinity=True)
+        with torch.no_grad():
+            tensors["affinity"][:, 0, hidden] = -torch.inf
+            tensors["affinity"][:, 1, 0] = -torch.inf
+        for ours, theirs in zip(outputs("triton", tensors), outputs("torch", tensors), strict=True):
+            assert torch.isfinite(ours).all()
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_dropout_is_the_definitions():
     tensors = drawn(H=2, Hkv=2, D=16)
     settings = {"dropout_p": 0.4, "key": philox_key(2**40 + 3, 5)}

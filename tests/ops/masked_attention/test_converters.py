@@ -17,6 +17,7 @@ from robustmdiff.ops import (
     segments_from_nested,
     segments_from_padded,
 )
+from robustmdiff.ops.masked_attention import converters
 
 H, D = 3, 5
 
@@ -123,7 +124,7 @@ def test_key_padding_finds_every_stretch(data):
 
 
 def test_key_padding_is_torchs():
-    mask = torch.tensor([[False, False, False, True], [True, False, False, True]])
+    mask = torch.tensor([[False, False, False, True], [False, True, False, True]])  # with a hole
     attention = torch.nn.MultiheadAttention(H * D, H, bias=False, batch_first=True).double()
     x = torch.randn(2, 4, H * D, dtype=torch.float64)
     theirs = attention(x, x, x, key_padding_mask=mask)[0]
@@ -135,6 +136,62 @@ def test_key_padding_is_torchs():
     torch.testing.assert_close(ours, theirs)
 
 
+def segments_of(mask: torch.Tensor) -> list[list[tuple[int, int]]]:
+    """(start, length) of each stretch of a row, found by walking over it."""
+    found = []
+    for b, row in enumerate(mask.tolist()):
+        starts = [i for i, gone in enumerate(row) if not gone and (i == 0 or row[i - 1])]
+        ends = [i + 1 for i, gone in enumerate(row) if not gone and (i + 1 == len(row) or row[i + 1])]
+        found.append([(b * len(row) + i, j - i) for i, j in zip(starts, ends, strict=True)])
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_each_stretch_of_a_mask_with_holes_is_a_segment(data):
+    B, L = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 9))
+    rows = [data.draw(st.lists(st.booleans(), min_size=L, max_size=L)) for _ in range(B)]
+    mask = torch.tensor(rows, dtype=torch.bool).view(B, L)
+    expected = segments_of(mask)
+    found = segments_from_key_padding(mask)
+    assert found.dtype == torch.int32
+    assert found.shape == (B, max(1, *map(len, expected), 1), 2)
+    for row, stretches in zip(found.tolist(), expected, strict=True):
+        assert [(start, length) for start, length in row if length] == stretches
+
+
+COMPILED = {"fullgraph": True, "dynamic": True, "backend": "aot_eager"}
+
+
+@pytest.mark.parametrize("L", [0, 1, 2, 7, 150])
+def test_a_compiled_graph_has_room_for_any_number_of_holes(L):
+    mask = torch.rand(3, L) < 0.5
+    mask[0, ::2], mask[0, 1::2] = False, True  # as many stretches as there can be
+    found = torch.compile(segments_from_key_padding, **COMPILED)(mask)
+    assert found.shape == (3, max(1, (L + 1) // 2), 2)
+    for row, stretches in zip(found.tolist(), segments_of(mask), strict=True):
+        assert [(start, length) for start, length in row if length] == stretches
+
+
+def test_a_hole_in_a_modality_is_an_assertion_in_a_compiled_graph():
+    mask = torch.tensor([[False, False, True, False, True], [True, False, False, False, False]])
+    compiled = torch.compile(segments_from_key_padding, **COMPILED)
+    assert torch.equal(compiled(mask, (0, 3, 5)), segments_from_key_padding(mask, (0, 3, 5)))
+    with pytest.raises(RuntimeError, match="has a hole in columns 0 to 5, expected one stretch"):
+        compiled(mask, (0, 5))
+
+
+def test_too_many_holes_on_a_device_are_an_assertion(monkeypatch):
+    """On a GPU there is room for 64 stretches; here for 3, on a CPU that passes for one."""
+    assert [converters._room(L, torch.device("cuda")) for L in (0, 1, 9, 127, 512)] == [1, 1, 5, 64, 64]
+    monkeypatch.setattr(converters, "_can_look", lambda x: False)
+    monkeypatch.setattr(converters, "_room", lambda L, device: 3)
+    mask = torch.tensor([[False, True] * 3 + [True] * 2])
+    assert segments_from_key_padding(mask).tolist() == [[[0, 1], [2, 1], [4, 1]]]
+    with pytest.raises(RuntimeError, match="a row has more than 3 stretches that are not padding"):
+        segments_from_key_padding(torch.tensor([[False, True] * 4]))
+
+
 def test_key_padding_compiles_whole():
     mask = torch.tensor([[False, False, True, True], [True, True, True, True]])
     compiled = torch.compile(segments_from_key_padding, fullgraph=True, backend="aot_eager")
@@ -144,7 +201,7 @@ def test_key_padding_compiles_whole():
 @pytest.mark.parametrize(
     ("mask", "offsets", "message"),
     [
-        ([[0, 0, 1], [0, 1, 0]], None, r"mask\[1\] has 2 columns .* from 0 on, with a hole at column 1"),
+        ([[0, 0, 1], [0, 1, 0]], (0, 3), r"mask\[1\] has 2 columns .* from 0 on, with a hole at column 1"),
         ([[1, 0, 0, 1, 0, 0, 1, 0]], (0, 3, 8), r"mask\[0\] has 3 columns .* 4 on, with a hole at column 6"),
         ([[0, 1]], (0, 1), r"offsets is \[0, 1\], expected columns from 0 to 2"),
         ([[0, 1]], (0, 2, 1, 2), r"offsets is \[0, 2, 1, 2\]"),
