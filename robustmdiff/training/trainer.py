@@ -124,6 +124,11 @@ class Trainer:
                 "train: patients_valid has no class with both kinds of patients, so there is no macro_auroc; "
                 "expected more patients, or monitor: log_loss"
             )
+        if config.monitor == "log_loss" and len(self.valid_set) and not self.valid_set.has_truth():
+            raise ValueError(
+                "train: no class is known to hold for any of patients_valid, so there is no log_loss; "
+                "expected patients whose labels are known"
+            )
         self.plan = Plan(self.train_set, model.task, config, self.world)
         self.step, self.best_step = 0, 0
         self.metrics: dict[str, float] = {}

@@ -130,7 +130,7 @@ def test_patients(backend, data):
     as_the_definition("masked_attention", backend, data.draw(st.sampled_from(DTYPES)), run, tensors)
 
 
-@pytest.mark.parametrize("backend", [b for b in backends("graph_attention")])
+@pytest.mark.parametrize("backend", backends("graph_attention"))
 def test_a_key_of_minus_infinity_is_not_attended_to(backend):
     """Alone it leaves nothing to read; beside another, the other. (q's gradient is 0 x inf there: NaN.)"""
     graph = Graph.from_edges(torch.tensor([0, 0, 1]), torch.tensor([1, 2, 2]), 3).to(DEVICE)
@@ -146,7 +146,7 @@ def test_a_key_of_minus_infinity_is_not_attended_to(backend):
     assert dv[:, 0, 0].tolist() == [0, 1, 0]
 
 
-@pytest.mark.parametrize("backend", [b for b in backends("graph_attention")])
+@pytest.mark.parametrize("backend", backends("graph_attention"))
 def test_gradients_of_16_bits_are_summed_in_float32(backend):
     """1,000 edges that share one key: sums in bfloat16 would stop growing at 256."""
     if INTERPRETED:

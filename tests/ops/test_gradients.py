@@ -90,7 +90,10 @@ CALLS = [
         tuple(draw(4, 2, 2, seed=i) for i in range(3)),
     ),
     Call(
-        "graph_attention", "relations", related, (*(draw(4, 2, 2, seed=i) for i in range(3)), draw(2, 3, seed=3))
+        "graph_attention",
+        "relations",
+        related,
+        (*(draw(4, 2, 2, seed=i) for i in range(3)), draw(2, 3, seed=3)),
     ),
     Call(
         "graph_attention",
@@ -115,7 +118,7 @@ CALLS = [
         (draw(3, 2, seed=0), draw(3, 2, seed=1)),
         only_torch=1,
     ),
-]  # fmt: skip
+]
 
 
 def on_backends(names: Callable[[str], bool]) -> list:
