@@ -52,7 +52,7 @@ def of_batch(step: int, ids: Sequence[str]) -> Iterator[None]:
 def of_rows(index: Tensor) -> Iterator[None]:
     """Within it the rows are those patients of the batch: index int64 [n]."""
     now = _now.get()
-    with _set(None if now is None else _Now(now.step, now.numbers[index.cpu()])):
+    with _set(None if now is None else _Now(now.step, now.numbers.to(index.device)[index])):
         yield
 
 
