@@ -9,6 +9,7 @@ from robustmdiff.baselines.heads import FindingHeads, class_loss, log_prevalence
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.modality import Task
 from robustmdiff.diagnosis.config import ModelConfig
+from robustmdiff.diagnosis.dropout import of_rows
 from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
 from robustmdiff.diagnosis.encoders import ModalityEncoders
 
@@ -30,6 +31,7 @@ class DropoutTransformer(nn.Module):
         layer = nn.TransformerEncoderLayer(
             d, config.heads, 2 * d, config.dropout, activation="gelu", batch_first=True, norm_first=True
         )
+        layer.self_attn.dropout = 0.0  # of attention weights, which the encoders do not drop either
         self.transformer = nn.TransformerEncoder(
             layer, config.layers, norm=nn.LayerNorm(d), enable_nested_tensor=False
         )
@@ -50,7 +52,10 @@ class DropoutTransformer(nn.Module):
         if len(row) == 0:
             return tokens[:0]
         order = (row > 0).sum(1).argsort()
-        fused = [self._read(tokens, row[b], modality[b]) for b in order.split(PATIENTS_AT_ONCE)]
+        fused = []
+        for b in order.split(PATIENTS_AT_ONCE):
+            with of_rows(b):
+                fused.append(self._read(tokens, row[b], modality[b]))
         return torch.cat(fused)[order.argsort()]
 
     def _read(self, tokens: Tensor, row: Tensor, modality: Tensor) -> Tensor:

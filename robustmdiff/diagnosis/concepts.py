@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustmdiff.data.batch import Texts
+from robustmdiff.diagnosis.dropout import of_others
 from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.nn import GraphAttention
 from robustmdiff.ops import Graph
@@ -64,7 +65,8 @@ class ConceptEmbedding(nn.Module):
 
     def _names(self, text: nn.Module) -> Tensor:
         rows = torch.arange(len(self.name_lengths), device=self.name_lengths.device)
-        tokens, lengths = text(Texts(rows, self.name_ids, self.name_lengths))
+        with of_others(len(rows)):
+            tokens, lengths = text(Texts(rows, self.name_ids, self.name_lengths))
         total = torch.zeros_like(self.own).index_add(0, rows.repeat_interleave(lengths), tokens)
         return total / lengths[:, None]
 

@@ -18,7 +18,7 @@ class ModelConfig:
     max_tokens     longest text
     fusion_layers  layers of cross-modal attention before the integration
     rank           of the mask-adaptive term of W_i(m)
-    dropout        in encoders and fusion
+    dropout        in encoders and fusion, of hidden units (attention weights are never dropped)
     width, depth   of the denoiser
     T              diffusion steps of the forward process
     beta_schedule  "cosine" (Nichol and Dhariwal 2021), "linear" (Ho et al. 2020) or "scaled_linear"

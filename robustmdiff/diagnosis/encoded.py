@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.modality import Task
+
+ROUNDING = 1e-5  # by which a mean of float32 probabilities may pass 1
 
 
 class Encoded(NamedTuple):
@@ -67,6 +70,21 @@ class Diagnosis(NamedTuple):
     probability: Tensor
     draws: Tensor | None = None
     findings: Tensor | None = None
+
+
+def check_probability(what: str, probability: Any, patients: Sequence[str] | None = None) -> None:
+    """Raises ValueError for the first of probability [..., n, C], a tensor or array, that is none:
+    NaN, infinite or, but for rounding, outside [0, 1]. `patients` are the ids of the n rows."""
+    p = torch.as_tensor(probability)
+    wrong = ~((p >= -ROUNDING) & (p <= 1 + ROUNDING))
+    if wrong.any():
+        place = tuple(wrong.nonzero()[0].tolist())
+        row, c = place[-2:]
+        who = f"row {row}" if patients is None else f"patient {patients[row]!r}"
+        value = float(p[place])
+        raise ValueError(
+            f"{what}: the probability of class {c} is {value} for {who}, expected a number in [0, 1]"
+        )
 
 
 class DiagnosisModel(Protocol):

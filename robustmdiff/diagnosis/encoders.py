@@ -18,6 +18,7 @@ from robustmdiff.data.batch import Batch, Images, Panels, Texts
 from robustmdiff.data.modality import Modality, Task
 from robustmdiff.diagnosis.backbone import load_backbone
 from robustmdiff.diagnosis.config import ModelConfig
+from robustmdiff.diagnosis.dropout import of_rows
 from robustmdiff.diagnosis.encoded import Encoded
 from robustmdiff.nn.transformers import register_with_transformers
 
@@ -211,7 +212,8 @@ class ModalityEncoders(nn.Module):
             rows = batch.inputs[name].rows
             if name not in self.encoders or len(rows) == 0:
                 continue
-            x, lengths = self.encoders[name](batch.inputs[name])
+            with of_rows(rows):
+                x, lengths = self.encoders[name](batch.inputs[name])
             first = lengths.cumsum(0) - lengths
             segments[rows, i] = torch.stack([start + first, lengths], dim=-1).to(torch.int32)
             H = H.index_put((rows, torch.full_like(rows, i)), x[first].to(H.dtype))

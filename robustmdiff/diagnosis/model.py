@@ -8,7 +8,6 @@ patient, given the view there is; a diagnosis averages what the head says of man
 from __future__ import annotations
 
 import copy
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -20,6 +19,7 @@ from robustmdiff.data.batch import Batch
 from robustmdiff.data.modality import Task
 from robustmdiff.diagnosis.concepts import ConceptEmbedding, DiseaseTable, FindingEvidence
 from robustmdiff.diagnosis.config import ModelConfig
+from robustmdiff.diagnosis.dropout import patient_numbers
 from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
 from robustmdiff.diagnosis.encoders import ModalityEncoders
 from robustmdiff.diagnosis.integration import Integration
@@ -244,7 +244,7 @@ class RobustMDiff(nn.Module):
     def _stream(self, batch: Batch, stream: int) -> tuple[Tensor, Tensor, Tensor]:
         """Philox key, step and rows for random numbers that depend on the patient and the training
         step alone, not on the batch, the process or the order."""
-        rows = torch.tensor([zlib.crc32(i.encode()) for i in batch.ids], device=self.step.device)
+        rows = patient_numbers(batch.ids, self.step.device)
         return torch.stack([torch.full_like(self.step, stream), self.step]), torch.zeros_like(rows), rows
 
     def _uniform(self, batch: Batch, n: int, stream: int) -> Tensor:

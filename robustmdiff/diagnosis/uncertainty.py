@@ -16,12 +16,52 @@ import torch
 from torch import Tensor
 
 from robustmdiff.data.files import write_whole
+from robustmdiff.diagnosis.encoded import ROUNDING, check_probability
 
 ENOUGH = 100  # calibration patients for a pattern to stand on its own
 
 
 def _pattern(present: list[bool]) -> str:
     return "".join("1" if p else "0" for p in present)
+
+
+def _check_presence(what: str, presence: Tensor) -> None:
+    if presence.dtype != torch.bool or presence.ndim != 2:
+        raise ValueError(
+            f"{what}: presence is {presence.dtype} {list(presence.shape)}, expected torch.bool [n, M]"
+        )
+
+
+def _check_labels(label: Tensor, known: Tensor, multilabel: bool) -> None:
+    wrong = known & (label != 0) & (label != 1)
+    if wrong.any():
+        row, c = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"ConformalSets: label[{row}, {c}] is {float(label[row, c])}, expected 0 or 1, or not known"
+        )
+    holds = (label == 1) & known
+    if not multilabel:
+        wrong = (holds.sum(1) > 1) | (known.all(1) & (holds.sum(1) == 0))
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"ConformalSets: label[{row}] names {int(holds[row].sum())} classes, expected one "
+                "(or multilabel=True)"
+            )
+    if not holds.any():
+        raise ValueError(
+            f"ConformalSets: no class is known to hold for any of {len(label)} calibration patients, "
+            "expected at least one such patient"
+        )
+
+
+def _check_latent(name: str, latent: Tensor) -> None:
+    wrong = ~latent.isfinite()
+    if wrong.any():
+        row, j = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"Abstention: {name}[{row}, {j}] is {float(latent[row, j])}, expected a finite number"
+        )
 
 
 def _conformal_quantile(score: Tensor, level: float) -> float:
@@ -66,9 +106,10 @@ class _Saved(ABC):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
+        """Raises ValueError for a file that `save` did not write, or that was damaged since."""
         try:
-            return cls.from_state(json.loads(Path(path).read_text()))
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            return cls.from_state(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path}: not a saved {cls.__name__} ({error!r})") from error
 
 
@@ -109,15 +150,23 @@ class ConformalSets(_Saved):
         multilabel: bool = False,
     ) -> Self:
         """probability [n, C] and presence bool [n, M] of the calibration patients; label [n, C] 0 or
-        1, counting only where known bool [n, C] (None: everywhere)."""
+        1, counting only where known bool [n, C] (None: everywhere).
+
+        Raises ValueError for a probability that is NaN, infinite or outside [0, 1], for a known label
+        that is not 0 or 1, for a patient who has not one class (one label), and where no label is known.
+        """
         if not 0 < alpha < 1:
             raise ValueError(f"ConformalSets: alpha is {alpha}, expected a number between 0 and 1")
-        if probability.shape != label.shape or len(presence) != len(label):
+        known = torch.ones_like(label, dtype=torch.bool) if known is None else known
+        if probability.shape != label.shape or known.shape != label.shape or len(presence) != len(label):
             raise ValueError(
-                f"ConformalSets: probability is {list(probability.shape)}, label {list(label.shape)}, "
-                f"presence {list(presence.shape)}, expected [n, C], [n, C] and [n, M]"
+                f"ConformalSets: probability is {list(probability.shape)}, label {list(label.shape)}, known "
+                f"{list(known.shape)}, presence {list(presence.shape)}, expected [n, C] thrice and [n, M]"
             )
-        holds = label.bool() if known is None else label.bool() & known
+        _check_presence("ConformalSets", presence)
+        check_probability("ConformalSets", probability)
+        _check_labels(label, known, multilabel)
+        holds = (label == 1) & known
         score = 1 - probability.double()
         patterns = [_pattern(row) for row in presence.tolist()]
         if multilabel:
@@ -133,7 +182,14 @@ class ConformalSets(_Saved):
         return cls(alpha, multilabel, quantiles)
 
     def sets(self, probability: Tensor, presence: Tensor) -> Tensor:
-        """probability [B, C], presence bool [B, M] -> bool [B, C]."""
+        """probability [B, C], presence bool [B, M] -> bool [B, C]. ValueError for what is no probability."""
+        check_probability("ConformalSets", probability)
+        _check_presence("ConformalSets", presence)
+        if self.multilabel and probability.shape[1] != len(self.quantiles):
+            raise ValueError(
+                f"ConformalSets: probability is {list(probability.shape)}, expected {len(self.quantiles)} "
+                "classes, those of the calibration patients"
+            )
         quantile = torch.tensor(
             [[g[_group(_pattern(row), g)][0] for g in self.quantiles] for row in presence.tolist()],
             dtype=torch.float64,
@@ -158,8 +214,19 @@ class ConformalSets(_Saved):
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
+        alpha, multilabel = state["alpha"], state["multilabel"]
         quantiles = [{g: (float(q), int(n)) for g, (q, n) in groups.items()} for groups in state["quantiles"]]
-        return cls(state["alpha"], state["multilabel"], quantiles)
+        if not 0 < alpha < 1 or not isinstance(multilabel, bool):
+            raise ValueError(f"alpha is {alpha} and multilabel {multilabel}")
+        if not quantiles or (len(quantiles) > 1 and not multilabel):
+            raise ValueError(f"there are {len(quantiles)} groups of quantiles")
+        for groups in quantiles:
+            for name, (quantile, n) in groups.items():
+                if not -ROUNDING <= quantile <= 2 or n < 0:
+                    raise ValueError(f"the quantile of {name!r} is {quantile}, of {n} patients")
+            if "all" not in groups:
+                raise ValueError("the quantile of all patients is not there")
+        return cls(alpha, multilabel, quantiles)
 
 
 class Abstention(_Saved):
@@ -189,8 +256,17 @@ class Abstention(_Saved):
         """latent [n, d] and presence bool [n, M] of training patients, and of calibration patients."""
         if not 0 < quantile < 1:
             raise ValueError(f"Abstention: quantile is {quantile}, expected a number between 0 and 1")
-        if len(latent) < 2 or not torch.isfinite(latent).all():
-            raise ValueError(f"Abstention: latent is {list(latent.shape)}, expected two or more finite rows")
+        for who, x, present, least in (
+            ("latent", latent, presence, 2),
+            ("calibration_latent", calibration_latent, calibration_presence, 1),
+        ):
+            if x.ndim != 2 or len(x) < least or len(present) != len(x):
+                raise ValueError(
+                    f"Abstention: {who} is {list(x.shape)} and its presence {list(present.shape)}, expected "
+                    f"[n, d] and [n, M], n at least {least}"
+                )
+            _check_latent(who, x)
+            _check_presence("Abstention", present)
         x, size = latent.double().cpu(), presence.sum(1).cpu()
         sizes = range(presence.shape[1] + 1)
         mean = torch.stack([x[size == k].mean(0) if (size == k).any() else x.mean(0) for k in sizes])
@@ -209,7 +285,9 @@ class Abstention(_Saved):
         return fitted
 
     def distance(self, latent: Tensor, presence: Tensor) -> Tensor:
-        """latent [B, d], presence bool [B, M] -> float64 [B]."""
+        """latent [B, d], presence bool [B, M] -> float64 [B]. ValueError for a latent that is not finite."""
+        _check_latent("latent", latent)
+        _check_presence("Abstention", presence)
         centred = latent.double().cpu() - self.mean[presence.sum(1).cpu()]
         return (centred @ self.whiten).norm(dim=1)
 
@@ -226,4 +304,13 @@ class Abstention(_Saved):
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         mean, whiten = (torch.tensor(state[name], dtype=torch.float64) for name in ("mean", "whiten"))
-        return cls(mean, whiten, [math.inf if t is None else t for t in state["threshold"]])
+        threshold = [math.inf if t is None else float(t) for t in state["threshold"]]
+        sizes, d = mean.shape
+        if whiten.shape != (d, d) or len(threshold) != sizes:
+            raise ValueError(
+                f"mean is {list(mean.shape)}, whiten {list(whiten.shape)}, and there are {len(threshold)} "
+                "thresholds"
+            )
+        if not (mean.isfinite().all() and whiten.isfinite().all() and all(t >= 0 for t in threshold)):
+            raise ValueError("a number of it is NaN, infinite or negative")
+        return cls(mean, whiten, threshold)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from robustmdiff.diagnosis.encoded import check_probability
+
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -31,6 +33,25 @@ class Measured(NamedTuple):
 
     values: dict[str, Array]
     skipped: tuple[str, ...]
+
+
+class _Range(NamedTuple):
+    low: float
+    high: float
+    expected: str
+
+
+FINITE = _Range(-np.inf, np.inf, "a finite number")
+WEIGHT = _Range(0, np.inf, "a finite number of at least 0")
+SHARE = _Range(0, 1, "a number in [0, 1]")
+
+
+def _check(name: str, value: Array | Bools, range: _Range) -> None:
+    """Raises ValueError for the first value outside the range."""
+    right = np.isfinite(value) & (value >= range.low) & (value <= range.high)
+    if not right.all():
+        place = tuple(np.argwhere(~right)[0].tolist())
+        raise ValueError(f"{name}[{', '.join(map(str, place))}] is {value[place]}, expected {range.expected}")
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
@@ -68,7 +89,10 @@ def auroc(score: Array, positive: Bools, weight: Array) -> Array:
     """P(score of a positive > score of a negative) + P(equal) / 2, weighted.
 
     score [n], positive bool [n], weight [..., n] -> [...]; NaN where only one value has weight.
+    ValueError for a score or weight that is not finite.
     """
+    _check("auroc: score", score, FINITE)
+    _check("auroc: weight", weight, WEIGHT)
     return _area(*_by_score(score, positive, weight))
 
 
@@ -79,7 +103,10 @@ def sensitivity_at_specificity(
     `specificity`. The threshold is the one of these very patients: a point of their ROC curve.
 
     score [n], positive bool [n], weight [..., n] -> [...]; NaN where only one value has weight.
+    ValueError for a score or weight that is not finite.
     """
+    _check("sensitivity_at_specificity: score", score, FINITE)
+    _check("sensitivity_at_specificity: weight", weight, WEIGHT)
     return _sensitivity(*_by_score(score, positive, weight), specificity)
 
 
@@ -88,6 +115,8 @@ def calibration_error(confidence: Array, correct: Bools, weight: Array, bins: in
 
     confidence [n] in [0, 1], correct bool [n], weight [..., n] -> [...].
     """
+    _check("calibration_error: confidence", confidence, SHARE)
+    _check("calibration_error: weight", weight, WEIGHT)
     which = np.clip((confidence * bins).astype(np.int64), 0, bins - 1)
     gap = np.zeros((len(confidence), bins))
     gap[np.arange(len(confidence)), which] = confidence - correct
@@ -96,6 +125,8 @@ def calibration_error(confidence: Array, correct: Bools, weight: Array, bins: in
 
 def mean(value: Array | Bools, weight: Array) -> Array:
     """Weighted mean: value [n], weight [..., n] -> [...]."""
+    _check("mean: value", value, FINITE)
+    _check("mean: weight", weight, WEIGHT)
     return _ratio(weight @ value.astype(np.float64), weight.sum(-1))
 
 
@@ -124,9 +155,12 @@ def measure(
         brier                                     mean of sum_c (p - y)^2; multilabel: mean over known cells
         ece, ece/classwise, ece/<class>           of the most probable class (single label); mean over classes
         coverage, coverage/<class>, set_size      of the prediction sets
+
+    ValueError for a probability that is NaN, infinite or outside [0, 1], and for such weights.
     """
-    if not np.isfinite(probability).all():
-        raise ValueError("measure: probability holds NaN or infinite values, expected numbers in [0, 1]")
+    check_probability("measure", probability)
+    _check("measure: weight", weight, WEIGHT)
+    probability = probability.clip(0, 1)  # which rounding may have passed
     if probability.shape != truth.label.shape:
         raise ValueError(
             f"measure: probability is {list(probability.shape)}, "

@@ -13,7 +13,7 @@ from torch import Tensor
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import Patient
-from robustmdiff.diagnosis.encoded import DiagnosisModel
+from robustmdiff.diagnosis.encoded import DiagnosisModel, check_probability
 from robustmdiff.diagnosis.uncertainty import ConformalSets
 from robustmdiff.evaluation.masks import RATES, Masks, draw_masks
 from robustmdiff.evaluation.metrics import Array, Bools, Truth
@@ -55,7 +55,7 @@ def evaluate(
 
     Batches are encoded once. A patient's answer depends on what is kept only, so it is made once
     for each subset of modalities and looked up for every condition; it does not depend on
-    batch_size. Raises ValueError where a model returns NaN.
+    batch_size. Raises ValueError where a model or a reference gives what is no probability.
     """
     if not patients:
         raise ValueError("evaluate: patients is empty, expected at least one")
@@ -85,6 +85,7 @@ def evaluate(
         stated = {"ceiling": posterior} if posterior else {}
         for name, answer in {**stated, **(references or {})}.items():
             answers[name] = np.stack([np.asarray(answer(k), dtype=np.float64) for k in kept.values()])
+            check_probability(f"evaluate: {name}", answers[name], ids)
         persons = persons if groups is None else list(groups)
         w = resamples(persons, replicates, seed)
         if weight is not None:
@@ -194,12 +195,7 @@ def _diagnose(
         probability = torch.stack(said).double().cpu().numpy()
     finally:
         model.train(training)
-    bad = np.argwhere(~np.isfinite(probability))
-    if len(bad):
-        raise ValueError(
-            f"evaluate: {name} gave {probability[tuple(bad[0])]} for patient {batch.ids[bad[0][1]]!r}, "
-            "expected probabilities"
-        )
+    check_probability(f"evaluate: {name}", probability, batch.ids)
     return probability
 
 

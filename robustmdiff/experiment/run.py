@@ -118,6 +118,10 @@ def train_run(
     for name in ("train", "calibration"):
         if len(study.patients[name]) == 0:
             raise DataError(f"no patient is left for {name} of those in the split, expected more patients")
+    if not any(p.labels.get(name) for p in study.patients["calibration"] for name in study.task.classes):
+        raise DataError(
+            "no class is known to hold for any calibration patient, expected some whose labels are known"
+        )
     folder = Path(folder)
     _claim(folder, study, resume)
     tokenizer, sizes = _tokenizer(study, config.model)

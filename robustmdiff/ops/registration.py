@@ -84,15 +84,19 @@ def differentiable(
     """The function `forward(*inputs) -> (out, lse)` with a gradient of `out`.
 
     The first `tensors` inputs are Tensor or None, the rest are plain settings.
-    `backward(grad_out, out, lse, *inputs)` returns one gradient for each position in `wrt`.
-    Differentiating twice raises.
+    `backward(grad_out, out, lse, *inputs)` returns one gradient for each position in `wrt`; it is not
+    called where nothing flows back to `out`. Differentiating twice raises.
     """
 
-    def gradients(saved: tuple[Any, ...], settings: tuple[Any, ...], grad_out: Tensor) -> tuple[Any, ...]:
+    def gradients(
+        saved: tuple[Any, ...], settings: tuple[Any, ...], grad_out: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         *inputs, out, lse = saved
+        slots: list[Tensor | None] = [None] * (tensors + len(settings))
+        if grad_out is None:
+            return tuple(slots)
         found = _Once.apply if torch.is_grad_enabled() else backward
         given = found(grad_out, out, lse, *inputs, *settings)
-        slots: list[Tensor | None] = [None] * (tensors + len(settings))
         for position, gradient in zip(wrt, given, strict=True):
             slots[position] = gradient if inputs[position] is not None else None
         return tuple(slots)
@@ -123,7 +127,7 @@ def differentiable(
             return out, lse
 
         @staticmethod
-        def backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Any, ...]:
+        def backward(ctx: Any, grad_out: Tensor | None, _: Any) -> tuple[Any, ...]:
             return gradients(ctx.saved_tensors, ctx.settings, grad_out)
 
     record = without_its_python(_Classic)
@@ -143,7 +147,7 @@ def differentiable(
             ctx.set_materialize_grads(False)
 
         @staticmethod
-        def backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Any, ...]:
+        def backward(ctx: Any, grad_out: Tensor | None, _: Any) -> tuple[Any, ...]:
             return gradients(ctx.saved_tensors, ctx.settings, grad_out)
 
     def run(*inputs: Any) -> tuple[Tensor, Tensor]:

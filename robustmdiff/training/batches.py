@@ -66,6 +66,10 @@ class PackedPatients:
         negative = ((self.label <= 0.5) & self.label_known).any(dim=0)
         return bool((positive & negative).any())
 
+    def has_truth(self) -> bool:
+        """Whether some class is known to hold for some patient."""
+        return bool(((self.label > 0.5) & self.label_known).any())
+
     def sample(self, n: int = 1024) -> Batch:
         """Everybody where they are packed, else the first n: to learn the scales of values from."""
         if not self.inputs:

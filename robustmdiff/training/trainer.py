@@ -1,9 +1,11 @@
 """The trainer, on Hugging Face Accelerate: one step at a time, resumable to the bit.
 
 Everything random is a pure function of (seed, epoch, step, patient): the order of patients, the
-masks of a global batch, and what PyTorch's own generators give within a step. So a checkpoint
-holds weights and a step number, no generator states; a killed run that resumes, and a run on
-two processes, see the same batches, masks and noise as one that never stopped.
+masks of a global batch, noise and dropout. So a checkpoint holds weights and a step number, no
+generator states; a killed run that resumes, and a run on two processes, see the same as one that
+never stopped. What an encoder of somebody else's draws by other means than an nn.Dropout of
+[patients, ...] (on attention weights, say) is a function of (seed, step, process): it resumes exactly,
+but two processes draw it otherwise than one.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from tqdm import tqdm
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.patient import Patient
+from robustmdiff.diagnosis.dropout import give_to_patients, of_batch
 from robustmdiff.training.batches import PackedPatients, check_patients
 from robustmdiff.training.checkpoint import (
     BEST,
@@ -81,7 +84,8 @@ def train(
     one is refused. Raises DataError, CheckpointError, TrainingError, ValueError; Interrupted
     (exit code 130) after Ctrl-C, once the checkpoint is written. Seeds the global generators of
     torch, numpy and random. Under `torchrun --nproc-per-node 2` (or `accelerate launch` on GPUs) the
-    processes share each batch and give the loss curve of one.
+    processes share each batch and give the loss curve of one, unless a pretrained encoder drops attention
+    weights (see the module).
     """
     return Trainer(model, patients_train, patients_valid, collator, config, Path(out_dir), resume).run()
 
@@ -124,7 +128,13 @@ class Trainer:
                 "train: patients_valid has no class with both kinds of patients, so there is no macro_auroc; "
                 "expected more patients, or monitor: log_loss"
             )
+        if config.monitor == "log_loss" and len(self.valid_set) and not self.valid_set.has_truth():
+            raise ValueError(
+                "train: no class is known to hold for any of patients_valid, so there is no log_loss; "
+                "expected patients whose labels are known"
+            )
         self.plan = Plan(self.train_set, model.task, config, self.world)
+        give_to_patients(model)
         self.step, self.best_step = 0, 0
         self.metrics: dict[str, float] = {}
         checkpoint = load_checkpoint(out_dir / LAST) if (out_dir / LAST).exists() else None
@@ -179,7 +189,7 @@ class Trainer:
     def _step(self, interrupt: Interrupt) -> int:
         """One optimiser step; returns the signal that any process was sent, 0 if none."""
         c, device = self.config, self.accelerator.device
-        self._seed()
+        drawn = self._seed()
         lr = c.learning_rate * warmup_cosine(self.step, self.plan.steps, c.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -188,9 +198,10 @@ class Trainer:
         for i, part in enumerate(self.plan.parts(self.step, self.accelerator.process_index)):
             last = i + 1 == c.accumulate
             with nullcontext() if last else self.accelerator.no_sync(self.objective):
-                loss, terms = self.objective(
-                    part.batch.to(device), part.kept.to(device), part.weight.to(device)
-                )
+                with of_batch(drawn, part.batch.ids):
+                    loss, terms = self.objective(
+                        part.batch.to(device), part.kept.to(device), part.weight.to(device)
+                    )
                 # Each loss is a mean over the patients of a part; DDP divides by the processes.
                 self.accelerator.backward(loss * part.share * self.world)
             logged[:-1] += part.share * terms
@@ -212,9 +223,9 @@ class Trainer:
         self.log.step(row, [*LOSSES, "loss", "grad_norm"], values)
         return stop
 
-    def _seed(self) -> None:
-        """Dropout and the like within a step depend on (seed, step, process), a model's own noise on
-        its buffer `step` and the patient, so that it is the same on any number of processes."""
+    def _seed(self) -> int:
+        """The number that dropout and a model's own noise (in its buffer `step`) draw by, beside the
+        patient: the same on any number of processes. What else draws depends on the process, too."""
         own = random_key(self.config.seed, NOISE, self.step, self.accelerator.process_index)
         if self.accelerator.device.type == "cpu":
             torch.default_generator.manual_seed(own)
@@ -222,8 +233,10 @@ class Trainer:
             torch.manual_seed(own)  # of every device, which takes longer
         np.random.seed(own)
         random.seed(own)
+        drawn = random_key(self.config.seed, NOISE, self.step)
         if hasattr(self.model, "step"):
-            self.model.step.fill_(random_key(self.config.seed, NOISE, self.step))
+            self.model.step.fill_(drawn)
+        return drawn
 
     def _validate(self, bar: tqdm) -> None:
         if len(self.valid_set) == 0:

@@ -11,7 +11,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from robustmdiff.diagnosis.encoded import check_probability
 from robustmdiff.training.batches import PackedPatients
+from robustmdiff.training.log import TrainingError
 
 EPS = 1e-7  # a probability of float32 is no surer than that
 
@@ -30,7 +32,8 @@ def validate(
 
     The masks of rate p hide a present modality where a number drawn once per patient and
     modality from `seed` is under p; they are the same at every validation. The processes share
-    the patients; each returns all the numbers.
+    the patients; each returns all the numbers. Raises TrainingError where the model gives NaN, which
+    is neither better nor worse than any number.
     """
     u = torch.rand(patients.presence.shape, generator=torch.Generator().manual_seed(seed))
     mine = np.arange(accelerator.process_index, len(patients), accelerator.num_processes)
@@ -46,6 +49,12 @@ def validate(
     probability = torch.empty(len(missing), *patients.label.shape)
     for index, p in gather_object(found):
         probability[:, index] = p
+    try:
+        check_probability("validation", probability, patients.ids)
+    except ValueError as e:
+        raise TrainingError(
+            f"{e}; the last checkpoint is from before it; try a lower learning_rate or precision fp32"
+        ) from e
 
     rows = {
         "macro_auroc": [macro_auroc(p, patients.label, patients.label_known) for p in probability],
@@ -61,7 +70,8 @@ def validate(
 
 def macro_auroc(probability: Tensor, label: Tensor, known: Tensor) -> float:
     """One-vs-rest AUROC, the mean over the classes that have known patients of both kinds; all
-    arguments [n, C]. NaN if there is no such class."""
+    arguments [n, C]. NaN if there is no such class; ValueError for what is no probability."""
+    check_probability("macro_auroc", probability)
     values = []
     for c in range(label.shape[1]):
         p, y = probability[known[:, c], c].double().numpy(), label[known[:, c], c].numpy() > 0.5
@@ -75,7 +85,9 @@ def macro_auroc(probability: Tensor, label: Tensor, known: Tensor) -> float:
 
 def log_loss(probability: Tensor, label: Tensor, known: Tensor, multilabel: bool) -> float:
     """-log p of the true class, the mean over patients whose label is known; with `multilabel` the
-    binary one, the mean over known cells. All tensors [n, C]."""
+    binary one, the mean over known cells. All tensors [n, C]. NaN if nothing is known; ValueError for
+    what is no probability."""
+    check_probability("log_loss", probability)
     p = probability.double().clamp(EPS, 1 - EPS)
     if multilabel:
         return float(-torch.where(label > 0.5, p.log(), (1 - p).log())[known].mean())

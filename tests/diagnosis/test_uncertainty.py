@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -143,6 +144,114 @@ def test_shapes_that_do_not_fit():
         ConformalSets.fit(p[:, :4], y, presence, 0.1)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -0.1, 1.1])
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_what_is_no_probability_makes_no_set(bad, multilabel):
+    p, y, presence, _ = simulated(200, seed=8, multilabel=multilabel)
+    conformal = ConformalSets.fit(p, y, presence, multilabel=multilabel)
+    p[17, 3] = bad
+    expected = rf"the probability of class 3 is {bad:.7g}\d* for row 17, expected a number in \[0, 1\]"
+    with pytest.raises(ValueError, match=expected):
+        ConformalSets.fit(p, y, presence, multilabel=multilabel)
+    with pytest.raises(ValueError, match=expected):
+        conformal.sets(p, presence)
+
+
+def test_rounding_may_take_a_mean_of_probabilities_past_1():
+    p, y, presence, _ = simulated(200, seed=8)
+    p[17] = torch.tensor([0, 0, 0, 1.0000002, 0])
+    assert ConformalSets.fit(p, y, presence).sets(p, presence)[17, 3]
+
+
+def test_labels_that_are_none_are_refused():
+    p, y, presence, _ = simulated(30, seed=9)
+    known = torch.ones_like(y, dtype=torch.bool)
+
+    def refused(message, label=y, known=known, **settings):
+        with pytest.raises(ValueError, match=message):
+            ConformalSets.fit(p, label, presence, known=known, **settings)
+
+    for bad in (math.nan, 0.5):  # NaN is how some say that it is not known
+        label = y.clone()
+        label[4, 2] = bad
+        refused(rf"label\[4, 2\] is {bad}, expected 0 or 1, or not known", label)
+        refused(rf"label\[4, 2\] is {bad}", label, multilabel=True)
+        partly = known.clone()
+        partly[4] = False
+        ConformalSets.fit(p, label, presence, known=partly)
+    none, two = y.clone(), y.clone()
+    none[6], two[6, :2] = 0, 1
+    refused(r"label\[6\] names 0 classes, expected one", none)
+    refused(r"label\[6\] names [23] classes, expected one", two)
+    ConformalSets.fit(p, none, presence, multilabel=True)
+    for multilabel in (False, True):
+        refused("no class is known to hold for any of 30", known=~known, multilabel=multilabel)
+    refused(r"known \[30, 4\]", known=known[:, :4])
+
+
+def test_presence_says_yes_or_no():
+    p, y, presence, _ = simulated(30, seed=9)
+    with pytest.raises(ValueError, match=r"presence is torch.float32 \[30, 4\], expected torch.bool"):
+        ConformalSets.fit(p, y, presence.float() * math.nan)
+    with pytest.raises(ValueError, match=r"expected torch\.bool"):
+        ConformalSets.fit(p, y, presence).sets(p, presence.int())
+
+
+def test_sets_of_other_classes_are_refused():
+    p, y, presence, _ = simulated(30, seed=9, multilabel=True)
+    with pytest.raises(ValueError, match=r"probability is \[30, 4\], expected 5 classes"):
+        ConformalSets.fit(p, y, presence, multilabel=True).sets(p[:, :4], presence)
+
+
+SETS = {"alpha": 0.1, "multilabel": False, "quantiles": [{"all": [0.5, 40]}]}
+RULE = {"mean": [[0.0, 1.0]] * 3, "whiten": [[1.0, 0.0], [0.0, 1.0]], "threshold": [1.0, None, 2.0]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [
+        (ConformalSets, {"alpha": math.nan}),
+        (ConformalSets, {"alpha": "0.1"}),
+        (ConformalSets, {"alpha": 3}),
+        (ConformalSets, {"multilabel": None}),
+        (ConformalSets, {"quantiles": []}),
+        (ConformalSets, {"quantiles": {}}),
+        (ConformalSets, {"quantiles": [[0.5, 40]]}),
+        (ConformalSets, {"quantiles": [{}]}),
+        (ConformalSets, {"quantiles": [{"101": [0.5, 400]}]}),
+        (ConformalSets, {"quantiles": [{"all": [0.5, 40]}] * 2}),
+        (ConformalSets, {"quantiles": [{"all": [math.nan, 40]}]}),
+        (ConformalSets, {"quantiles": [{"all": [-1, 40]}]}),
+        (ConformalSets, {"quantiles": [{"all": [0.5]}]}),
+        (ConformalSets, {"quantiles": [{"all": [0.5, -1]}]}),
+        (ConformalSets, {"quantiles": [{"all": ["half", 40]}]}),
+        (Abstention, {"mean": [[math.nan, 1.0]] * 3}),
+        (Abstention, {"mean": [[0.0, 1.0]] * 2}),
+        (Abstention, {"mean": [0.0, 1.0]}),
+        (Abstention, {"whiten": [[1.0, 0.0]]}),
+        (Abstention, {"whiten": [[1.0], [0.0, 1.0]]}),
+        (Abstention, {"threshold": [1.0, math.nan, 2.0]}),
+        (Abstention, {"threshold": [1.0, -1.0, 2.0]}),
+        (Abstention, {"threshold": None}),
+    ],
+)
+def test_a_damaged_file_is_refused(kind, damage, tmp_path):
+    path, state = tmp_path / "kept.json", SETS if kind is ConformalSets else RULE
+    path.write_text(json.dumps(state))
+    assert json.loads(json.dumps(kind.load(path).state())) == state
+    path.write_text(json.dumps(state | damage))
+    with pytest.raises(ValueError, match=rf"kept\.json: not a saved {kind.__name__}"):
+        kind.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}"])
+@pytest.mark.parametrize("kind", [ConformalSets, Abstention])
+def test_what_was_never_saved_is_refused(kind, content, tmp_path):
+    (tmp_path / "kept.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"kept\.json: not a saved {kind.__name__}"):
+        kind.load(tmp_path / "kept.json")
+
+
 def latents(n, seed, d=7):
     g = torch.Generator().manual_seed(seed)
     presence = PATTERNS[torch.multinomial(torch.tensor(SHARE), n, replacement=True, generator=g)]
@@ -176,9 +285,31 @@ def test_abstention_distance_is_mahalanobis():
     np.testing.assert_allclose(rule.distance(z, presence).numpy(), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_abstention_refuses_what_is_no_latent(bad):
+    """A threshold of NaN flags nobody."""
+    (z, presence), (other, seen) = latents(300, 5), latents(200, 6)
+    rule = Abstention.fit(z, presence, other, seen)
+    wrong = z.clone()
+    wrong[41, 2] = bad
+    with pytest.raises(ValueError, match=rf"Abstention: latent\[41, 2\] is {bad}, expected a finite number"):
+        Abstention.fit(wrong, presence, other, seen)
+    with pytest.raises(ValueError, match=rf"Abstention: calibration_latent\[41, 2\] is {bad}"):
+        Abstention.fit(z, presence, wrong, presence)
+    for ask in (rule.flag, rule.distance):
+        with pytest.raises(ValueError, match=rf"Abstention: latent\[41, 2\] is {bad}"):
+            ask(wrong, presence)
+
+
 def test_abstention_refuses_what_it_cannot_fit():
     z, presence = latents(20, 5)
-    with pytest.raises(ValueError, match="finite"):
-        Abstention.fit(z * float("nan"), presence, z, presence)
+    with pytest.raises(
+        ValueError, match=r"latent is \[1, 7\] and its presence \[1, 4\], expected .* at least 2"
+    ):
+        Abstention.fit(z[:1], presence[:1], z, presence)
+    with pytest.raises(ValueError, match=r"calibration_latent is \[0, 7\] .* at least 1"):
+        Abstention.fit(z, presence, z[:0], presence[:0])
+    with pytest.raises(ValueError, match=r"calibration_latent is \[20, 7\] and its presence \[19, 4\]"):
+        Abstention.fit(z, presence, z, presence[:19])
     with pytest.raises(ValueError, match="quantile is 1"):
         Abstention.fit(z, presence, z, presence, quantile=1.0)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -168,12 +170,50 @@ def test_sets_are_counted():
     assert values["set_size"] == 1.5
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_probability_that_is_no_number_is_refused(bad):
+BAD = [np.nan, np.inf, -np.inf, -0.1, 1.1]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_probability_that_is_none_is_refused(bad):
     p, truth = softmax_cohort(n=12)
     p[3, 1] = bad
-    with pytest.raises(ValueError, match="NaN or infinite"):
+    expected = f"the probability of class 1 is {bad} for row 3, expected a number in [0, 1]"
+    with pytest.raises(ValueError, match=re.escape(expected)):
         metrics.measure(p, truth, np.ones(12), tuple("abcde"))
+
+
+def test_rounding_may_pass_1():
+    p, truth = softmax_cohort(n=12)
+    p[3] = np.eye(5)[1] * np.float32(1.0000002)
+    values, _ = metrics.measure(p, truth, np.ones(12), tuple("abcde"))
+    p[3] = np.eye(5)[1]
+    same, _ = metrics.measure(p, truth, np.ones(12), tuple("abcde"))
+    assert values == same
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [
+        (metrics.auroc, "score"),
+        (metrics.sensitivity_at_specificity, "score"),
+        (metrics.calibration_error, "confidence"),
+    ],
+)
+def test_a_number_that_is_none_gives_no_metric(metric, name, bad):
+    score, positive, weight = np.linspace(0, 1, 5), np.arange(5) > 2, np.ones((3, 5))
+    assert np.isfinite(metric(score, positive, weight)).all()
+    score[4] = bad
+    with pytest.raises(ValueError, match=rf"{metric.__name__}: {name}\[4\] is {bad}, expected a"):
+        metric(score, positive, weight)
+    for wrong in (bad, -1.0):
+        weight[2, 1] = wrong
+        with pytest.raises(
+            ValueError, match=rf"weight\[2, 1\] is {wrong}, expected a finite number of at least"
+        ):
+            metric(np.linspace(0, 1, 5), positive, weight)
+    with pytest.raises(ValueError, match=rf"mean: value\[4\] is {bad}"):
+        metrics.mean(score, np.ones(5))
 
 
 def test_wrong_shape_is_refused():

@@ -223,8 +223,18 @@ def test_stored_masks_are_used_and_those_of_others_refused(results):
 
 def test_a_model_that_answers_nan_is_named():
     patients, _, _ = ward(12)
-    with pytest.raises(ValueError, match="broken gave nan for patient 'p0-0'"):
+    with pytest.raises(ValueError, match="broken: the probability of class 0 is nan for patient 'p0-0'"):
         evaluate({"broken": Stub(float("nan"))}, patients, collate, TASK, progress=False)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -0.2, 1.2])
+def test_a_reference_that_answers_no_probability_is_named(bad):
+    patients, _, _ = ward(12)
+    answer = np.full((12, len(TASK.classes)), 0.25)
+    answer[7, 1] = bad
+    expected = f"evaluate: prior: the probability of class 1 is {bad} for patient {patients[7].id!r}"
+    with pytest.raises(ValueError, match=expected):
+        evaluate({}, patients, collate, TASK, references={"prior": lambda kept: answer}, progress=False)
 
 
 def test_nobody_to_ask_or_nothing_to_answer():

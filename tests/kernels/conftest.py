@@ -48,4 +48,5 @@ def interpret() -> Callable[..., None]:
 @pytest.fixture
 def contracts(interpret: Callable[..., None]) -> Callable[[str], None]:
     """Run the contract tests of one attention op on its Triton kernels."""
-    return lambda op: interpret("tests/ops/test_contracts.py", "-k", f"{op} and {CONTRACTS}")
+    files = [f"tests/ops/test_{name}.py" for name in ("contracts", "degenerate", "gradients")]
+    return lambda op: interpret(*files, "-k", f"{op} and {CONTRACTS}")

@@ -62,6 +62,7 @@ def graph_cases() -> list[Case]:
         graph_case("relations", 11, source, target, [0, 1, 2, 4, 4, 0, 0, 1, 2]),
         graph_case("nothing-present", 4, [], []),
         graph_case("one-node", 1, [0], [0]),
+        graph_case("no-nodes", 0, [], []),
     ]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -11,6 +12,8 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
 from robustmdiff.training.batches import PackedPatients
+from robustmdiff.training.log import TrainingError
+from robustmdiff.training.trainer import train
 from robustmdiff.training.validation import log_loss, macro_auroc, validate
 
 
@@ -54,3 +57,31 @@ def test_validation_masks_hide_at_the_rate_and_stay_the_same():
     assert one == pytest.approx(other, rel=1e-6)
     assert model.training
     assert one["log_loss"] == pytest.approx((one["log_loss@0"] + one["log_loss@0.4"]) / 2)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.5])
+def test_no_metric_of_what_is_no_probability(bad):
+    p, label = torch.full((3, 2), 0.5), torch.eye(2)[[0, 1, 1]]
+    p[2, 0] = bad
+    for metric in (lambda *x: macro_auroc(*x), lambda *x: log_loss(*x, multilabel=False)):
+        with pytest.raises(ValueError, match=rf"the probability of class 0 is {bad} for row 2, expected"):
+            metric(p, label, torch.ones(3, 2, dtype=torch.bool))
+
+
+def test_weights_that_answer_nan_are_never_the_best(tmp_path):
+    """The first validation would win against every later one: no number is better than NaN."""
+
+    class Broken(toy.Toy):
+        def diagnose(self, encoded, **kwargs):
+            return super().diagnose(encoded)._replace(probability=torch.full((len(encoded.H), 3), torch.nan))
+
+    with pytest.raises(TrainingError, match="validation: the probability of class 0 is nan for patient 'v0'"):
+        toy.run(tmp_path, model=Broken())
+    assert not (tmp_path / "best.safetensors").exists()
+
+
+def test_without_a_known_label_there_is_no_log_loss(tmp_path):
+    unknown = [dataclasses.replace(p, labels={}) for p in toy.make_patients(9, 1, "v")]
+    config = toy.CONFIG.model_copy(update={"monitor": "log_loss"})
+    with pytest.raises(ValueError, match="no class is known to hold for any of patients_valid"):
+        train(toy.Toy(), toy.make_patients(40), unknown, toy.collator(), config, tmp_path)

@@ -37,12 +37,12 @@ class Graph(NamedTuple):
     ) -> Graph:
         """Edge e lets `target[e]` attend to `source[e]`, by `relation[e]`.
 
-        source, target, relation   integers [E]; an edge may occur twice, and E may be 0.
+        source, target, relation   integers [E]; an edge may occur twice; E and num_nodes may be 0.
         Edges of one target keep their order. Raises TypeError or ValueError, naming the first
         index that leaves 0 to num_nodes - 1.
         """
-        if num_nodes < 1:
-            raise ValueError(f"Graph.from_edges: num_nodes is {num_nodes}, expected at least 1")
+        if num_nodes < 0:
+            raise ValueError(f"Graph.from_edges: num_nodes is {num_nodes}, expected at least 0")
         source = _indices("source", source, None, num_nodes)
         target = _indices("target", target, len(source), num_nodes)
         if relation is not None:
@@ -64,6 +64,16 @@ class Graph(NamedTuple):
         return Graph(*(None if x is None else x.to(device) for x in self))  # type: ignore[arg-type]
 
 
+def check_relation(relation: Tensor | None, relation_bias: Tensor | None) -> None:
+    if relation is None or relation_bias is None or relation.device.type != "cpu" or not len(relation):
+        return
+    if int(relation.max()) >= relation_bias.shape[1]:
+        raise ValueError(
+            f"graph_attention: graph.relation holds {int(relation.max())}, expected 0 to "
+            f"{relation_bias.shape[1] - 1}, the relations of relation_bias"
+        )
+
+
 def _indices(name: str, values: Tensor | np.ndarray, length: int | None, end: int | None) -> Tensor:
     indices = torch.as_tensor(values)
     if indices.dtype.is_floating_point or indices.dtype.is_complex or indices.dtype == torch.bool:
@@ -75,6 +85,8 @@ def _indices(name: str, values: Tensor | np.ndarray, length: int | None, end: in
     if wrong.any():
         e = int(wrong.nonzero()[0])
         expected = "at least 0" if end is None else f"0 to {end - 1} (num_nodes is {end})"
+        if end == 0:
+            expected = "no edge (num_nodes is 0)"
         raise ValueError(f"Graph.from_edges: {name}[{e}] is {int(indices[e])}, expected {expected}")
     return indices.to(torch.int64)
 

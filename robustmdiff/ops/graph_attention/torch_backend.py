@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from robustmdiff.ops.graph_attention.graph import check_relation
 from robustmdiff.ops.graph_attention.schema import TENSORS, WRT, declare
 from robustmdiff.ops.registration import NOTHING, differentiable, implement, lse_dtype
 
@@ -95,7 +96,7 @@ def backward(
 def _blocks(rowptr: Tensor, col: Tensor, width: int) -> Iterator[tuple[slice, slice]]:
     """Slices of rows and of their edges, about BLOCK // width edges each or one longer row."""
     n, E = rowptr.shape[0] - 1, col.shape[0]
-    limit = max(1, BLOCK // width)
+    limit = max(1, BLOCK // max(width, 1))
     if limit >= E or rowptr.device.type != "cpu":
         yield slice(0, n), slice(0, E)
         return
@@ -141,16 +142,6 @@ def _sum(x: Tensor, row: Tensor, pointers: Tensor) -> Tensor:
         )
     index = row.view(-1, *[1] * (x.ndim - 1)).expand_as(x)
     return x.new_zeros(pointers.shape[0] - 1, *x.shape[1:]).scatter_add_(0, index, x)
-
-
-def check_relation(relation: Tensor | None, relation_bias: Tensor | None) -> None:
-    if relation is None or relation_bias is None or relation.device.type != "cpu" or not len(relation):
-        return
-    if int(relation.max()) >= relation_bias.shape[1]:
-        raise ValueError(
-            f"graph_attention: graph.relation holds {int(relation.max())}, expected 0 to "
-            f"{relation_bias.shape[1] - 1}, the relations of relation_bias"
-        )
 
 
 forward_op, backward_op = declare("_torch")

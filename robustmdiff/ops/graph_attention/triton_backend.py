@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from robustmdiff.ops import triton_support
+from robustmdiff.ops.graph_attention.graph import check_relation
 from robustmdiff.ops.graph_attention.schema import TENSORS, WRT, declare
-from robustmdiff.ops.graph_attention.torch_backend import check_relation
 from robustmdiff.ops.registration import differentiable, implement
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from robustmdiff.ops.knowledge_attention.absent import absent_concepts
 from robustmdiff.ops.knowledge_attention.schema import TENSORS, WRT, declare, declare_top
 from robustmdiff.ops.registration import NOTHING, differentiable, implement, lse_dtype
 
@@ -87,23 +88,6 @@ def top(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float, n: 
         indices.append(index)
         weights.append((score - lse).exp_())
     return torch.cat(indices).view(*q.shape[:2], n), torch.cat(weights).view(*q.shape[:2], n)
-
-
-def absent_concepts(log_prior: Tensor | None) -> Tensor | None:
-    """bool [k], or None where no concept is absent. On a GPU the values are not looked at."""
-    if log_prior is None:
-        return None
-    if log_prior.device.type != "cpu":
-        return log_prior == -torch.inf
-    wrong = ~(log_prior < torch.inf)
-    if wrong.any():
-        i = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"knowledge_attention: log_prior[{i}] is {float(log_prior[i])}, expected a finite number, "
-            "or -inf for an absent concept"
-        )
-    absent = log_prior == -torch.inf
-    return absent if absent.any() else None
 
 
 def _chunks(

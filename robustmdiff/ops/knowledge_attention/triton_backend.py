@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from robustmdiff.ops import triton_support
+from robustmdiff.ops.knowledge_attention.absent import absent_concepts
 from robustmdiff.ops.knowledge_attention.schema import TENSORS, WRT, declare
-from robustmdiff.ops.knowledge_attention.torch_backend import absent_concepts
 from robustmdiff.ops.registration import differentiable, implement
 
 

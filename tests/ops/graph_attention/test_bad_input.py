@@ -23,7 +23,8 @@ GRAPH = Graph.from_edges(SOURCE, TARGET, 5, RELATION)
         ((SOURCE[None], TARGET, 5), ValueError, r"source must be \[edges\], got \[1, 3\]"),
         ((SOURCE, TARGET, 5, torch.tensor([0, -3, 0])), ValueError,
          r"relation\[1\] is -3, expected at least 0"),
-        ((SOURCE[:0], TARGET[:0], 0), ValueError, r"num_nodes is 0, expected at least 1"),
+        ((SOURCE[:0], TARGET[:0], -1), ValueError, r"num_nodes is -1, expected at least 0"),
+        ((SOURCE[:1], TARGET[:1], 0), ValueError, r"source\[0\] is 0, expected no edge \(num_nodes is 0\)"),
     ],
 )  # fmt: skip
 def test_a_graph_names_the_edge_that_is_wrong(args, error, message):
