@@ -67,7 +67,7 @@ class _Saved(ABC):
     @classmethod
     def load(cls, path: str | Path) -> Self:
         try:
-            return cls.from_state(json.loads(Path(path).read_text()))
+            return cls.from_state(json.loads(Path(path).read_text(encoding="utf-8")))
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}: not a saved {cls.__name__} ({error!r})") from error
 
