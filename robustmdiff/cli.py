@@ -326,7 +326,7 @@ def main() -> None:
         said = str(error)
         if isinstance(error, OSError) and error.filename is not None:
             said = f"{error.filename}: {error.strerror}"
-        if isinstance(error, UnicodeEncodeError):  # of file names: files themselves are UTF-8
+        if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":  # of a file name
             said = (
                 f"{error.object}: cannot be named here, where names are {error.encoding}, expected a machine "
                 "set to UTF-8 (PYTHONUTF8=1)"

@@ -77,9 +77,9 @@ def test_the_same_texts_give_the_same_tokenizer_in_any_order_and_process():
         other = subprocess.run(
             [sys.executable, "-c", program],
             input="|".join(texts),
-            env={**os.environ, "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONIOENCODING": "utf-8"},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
         )
         assert other.stdout == train_tokenizer(TEXTS).to_str()
