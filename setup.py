@@ -1,12 +1,14 @@
-"""Builds the native code with CMake, when there is a C++ compiler and a torch to build against.
+"""Builds the native code with CMake, on Linux and x86-64, when there is a C++ compiler and a torch to
+build against.
 
-Without either the package installs as pure Python and says so. The other metadata is in
+Elsewhere the package installs as pure Python and says so. The other metadata is in
 pyproject.toml; here is only what it cannot say.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -39,6 +41,9 @@ def program(name: str) -> str | None:
 
 
 def why_not_native() -> str | None:
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
+        here = f"{platform.system()} on {platform.machine()}"
+        return f"it is written for Linux on x86-64, and this is {here}"
     compiler = os.environ.get("CXX", "").split()[:1] or ["g++", "c++", "clang++"]
     if not any(shutil.which(name) for name in compiler):
         return "no C++ compiler (looked for " + ", ".join(compiler) + ")"

@@ -220,7 +220,7 @@ def profile(
 def append(file: Path, rows: Sequence[Row], where: Row) -> None:
     """Add rows to a JSONL file, each with where and when it was measured."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as lines:
+    with file.open("a", encoding="utf-8") as lines:
         for row in rows:
             lines.write(json.dumps(row | where) + "\n")
 

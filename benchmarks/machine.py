@@ -34,7 +34,7 @@ def name(device: str) -> str:
         return torch.cuda.get_device_name()
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else []:
+    for line in info.read_text(encoding="utf-8").splitlines() if info.exists() else []:
         if line.startswith("model name"):
             cpu = line.partition(":")[2].strip()
             break

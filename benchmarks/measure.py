@@ -155,7 +155,7 @@ def peak_mib(call: Callable[[], object], device: str) -> float | None:
         return None
     try:
         ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that taking it again is seen
-        reset.write_text("5")  # the high water mark starts anew
+        reset.write_text("5", encoding="utf-8")  # the high water mark starts anew
     except (OSError, AttributeError):
         return None
     before = _resident(status, "VmRSS")
@@ -164,7 +164,11 @@ def peak_mib(call: Callable[[], object], device: str) -> float | None:
 
 
 def _resident(status: Path, field: str) -> int:
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
+    return next(
+        int(line.split()[1])
+        for line in status.read_text(encoding="utf-8").splitlines()
+        if line.startswith(field)
+    )
 
 
 def now(device: str) -> float:

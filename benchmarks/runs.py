@@ -22,7 +22,7 @@ def latest(folder: Path = RESULTS) -> list[Row]:
 
 def _rows(files: Iterable[Path]) -> Iterable[Row]:
     for file in files:
-        for line in file.read_text().splitlines():
+        for line in file.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             if "verdict" in row:  # other lines are gpu_verify's tests, and runs from before this suite
                 yield row

@@ -15,7 +15,7 @@ def _load(name: str) -> str | None:
     path = _FOLDER / name
     if not path.exists():
         return (
-            f"{name} is not built (it needs a C++ compiler and an installed torch; then "
+            f"{name} is not built (it needs a C++ compiler and an installed torch, on x86-64 Linux; then "
             "`pip install --no-build-isolation -e .`)"
         )
     try:

@@ -5,6 +5,7 @@ Bad input ends with exit code 2 and one sentence; Ctrl-C in training with 130 an
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -313,6 +314,9 @@ def main() -> None:
     from robustmdiff.training.checkpoint import CheckpointError
     from robustmdiff.training.log import TrainingError
 
+    for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows a patient's name as \uXXXX
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app(standalone_mode=True)
@@ -322,6 +326,11 @@ def main() -> None:
         said = str(error)
         if isinstance(error, OSError) and error.filename is not None:
             said = f"{error.filename}: {error.strerror}"
+        if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":  # of a file name
+            said = (
+                f"{error.object}: cannot be named here, where names are {error.encoding}, expected a machine "
+                "set to UTF-8 (PYTHONUTF8=1)"
+            )
         print(f"error: {' '.join(said.split())}", file=sys.stderr)
         sys.exit(2)
 

@@ -174,7 +174,7 @@ def test_explain_writes_one_page_that_stands_alone(say, run):
     assert said.code == 0, said.err
     page = run / "patients" / f"{file_name(id)}.html"
     assert str(page) in said.out
-    html = page.read_text()
+    html = page.read_text(encoding="utf-8")
     for link in re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", html):
         assert link.startswith(("data:", "#")), link
     assert not re.search(r"@import|url\((?!['\"]?(data:|#))", html)
@@ -228,7 +228,7 @@ def test_a_folder_of_one_s_own_from_training_to_explanation(say, tmp_path):
     page = tmp_path / "p2.html"
     arguments = ("--data", tmp_path / "new", "--patient", "p2", "--draws", 2, "--out", page)
     assert say("explain", out, *arguments).code == 0
-    assert "Routine" in page.read_text()
+    assert "Routine" in page.read_text(encoding="utf-8")
     other = tmp_path / "new" / "task.json"
     task = other.read_text()
     other.write_text(task.replace('"mg/l"', '"mmol/l"'))

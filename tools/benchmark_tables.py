@@ -33,11 +33,15 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a page is stale")
     check = parser.parse_args().check
     rows = latest(RESULTS)
-    stale = [page for page in pages() if rewritten(page.read_text(), rows) != page.read_text()]
+    stale = [
+        page
+        for page in pages()
+        if rewritten(page.read_text(encoding="utf-8"), rows) != page.read_text(encoding="utf-8")
+    ]
     for page in stale:
         print(("stale: " if check else "wrote ") + str(page.relative_to(ROOT)))
         if not check:
-            page.write_text(rewritten(page.read_text(), rows))
+            page.write_text(rewritten(page.read_text(encoding="utf-8"), rows), encoding="utf-8")
     if not check:
         for file in plots.draw(rows):
             print(f"wrote {file.relative_to(ROOT)}")
@@ -46,7 +50,7 @@ def main() -> int:
 
 def pages() -> list[Path]:
     found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    return [page for page in found if PLACE.search(page.read_text())]
+    return [page for page in found if PLACE.search(page.read_text(encoding="utf-8"))]
 
 
 def rewritten(page: str, rows: Sequence[Row]) -> str:

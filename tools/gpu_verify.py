@@ -277,9 +277,9 @@ class Attempt:
 
     def run(self, rows: list[Row], left: Callable[[], float]) -> int | None:
         """The exit code, or None: cut, with everything that the command had started."""
-        self.done.write_text("\n".join(row["test"] for row in rows if "test" in row))
-        self.notes.write_text("")
-        with self.output.open("w") as output:
+        self.done.write_text("\n".join(row["test"] for row in rows if "test" in row), encoding="utf-8")
+        self.notes.write_text("", encoding="utf-8")
+        with self.output.open("w", encoding="utf-8") as output:
             process = subprocess.Popen(
                 self.command, cwd=ROOT, env=self.environment, start_new_session=True,
                 stdout=output, stderr=subprocess.STDOUT,
@@ -296,7 +296,7 @@ class Attempt:
         """The rows of tests and benchmarks, and the tests that began and did not end."""
         rows: dict[str, Row] = {}
         others, begun = [], []
-        for line in self.notes.read_text().splitlines():
+        for line in self.notes.read_text(encoding="utf-8").splitlines():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
@@ -311,7 +311,7 @@ class Attempt:
 
     def said(self) -> str:
         """What compute-sanitizer reports, where a test hung, and the end of the output."""
-        lines = self.output.read_text(errors="replace").splitlines()
+        lines = self.output.read_text(encoding="utf-8", errors="replace").splitlines()
         reports = [line for line in lines if line.startswith("=========")][:60]
         hung = [i for i, line in enumerate(lines) if line.startswith("Timeout (")][-1:]
         reports += [line for i in hung for line in lines[i : i + 12]]
@@ -326,7 +326,7 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         self.rows: list[Row] = [json.loads(line) for line in lines]
 
     def add(self, stage: str, rows: list[Row]) -> None:
@@ -334,7 +334,7 @@ class Results:
         self.rows = kept + [{"stage": stage, **row} for row in rows]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_suffix(".new")
-        new.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        new.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
         new.replace(self.path)
 
     def ends(self) -> dict[str, Row]:

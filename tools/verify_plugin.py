@@ -26,13 +26,13 @@ OUTPUT = os.dup(2)  # before pytest captures what is written
 
 
 def note(row: dict[str, Any]) -> None:
-    with open(os.environ[NOTES], "a") as file:
+    with open(os.environ[NOTES], "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     file = Path(os.environ[DONE])
-    done = set(file.read_text().splitlines()) if file.exists() else set()
+    done = set(file.read_text(encoding="utf-8").splitlines()) if file.exists() else set()
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
     items[:] = [item for item in items if item.nodeid not in done]
 

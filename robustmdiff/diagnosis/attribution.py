@@ -7,6 +7,8 @@ observed, through the head, without a draw. A diagnosis averages over draws and 
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +26,10 @@ from robustmdiff.diagnosis.model import RobustMDiff
 
 BLUR = 1 / 8  # of the shorter side: what is left of an image after it shows anatomy but no lesion
 AT_ONCE = 16  # points of the path per forward pass
+IN_WORDS = ("Mn", "Mc", "Me", "Cf")  # marks, and what cannot be seen
+WITHOUT_BLANKS = re.compile(  # Thai and Lao, Burmese, Khmer, Chinese and Japanese
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u312f\u3190-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 
 
 @dataclass(frozen=True)
@@ -266,19 +272,31 @@ def _offsets(patient: Patient, name: str, collator: Collator) -> list[tuple[int,
 
 
 def _words(patient: Patient, name: str, collator: Collator, pieces: Tensor) -> tuple[Word, ...]:
-    """Pieces [L] merged: neighbours without a gap belong together while both are letters or digits."""
+    """Pieces [L] merged into words: neighbours without a gap whose characters belong together, and
+    pieces of one and the same character."""
     text = patient.modalities[name]
     assert isinstance(text, str)
     words: list[Word] = []
     for (start, end), value in zip(_offsets(patient, name, collator), pieces.tolist(), strict=True):
         if start == end:  # a special token; the path does not move it
             continue
+        while unicodedata.category(text[end : end + 1] or "?") in IN_WORDS:
+            end += 1
         last = words[-1] if words else None
-        if last and last.end == start and text[start - 1].isalnum() and text[start].isalnum():
+        if last and (start < last.end or (start == last.end and _joined(text[start - 1], text[start]))):
             words[-1] = Word(text[last.start : end], last.start, end, last.attribution + value)
         else:
             words.append(Word(text[start:end], start, end, value))
     return tuple(words)
+
+
+def _joined(left: str, right: str) -> bool:
+    """Whether a word goes on between two characters: with a mark (an accent, a vowel sign), or between
+    letters and digits of scripts that set blanks between words."""
+    if unicodedata.category(right) in IN_WORDS:
+        return True
+    before = left.isalnum() or unicodedata.category(left) in IN_WORDS
+    return before and right.isalnum() and not WITHOUT_BLANKS.search(left + right)
 
 
 def _cells(model: RobustMDiff, patient: Patient, name: str, columns: Tensor) -> dict[str, float]:

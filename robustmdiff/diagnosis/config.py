@@ -14,7 +14,8 @@ class ModelConfig:
     d_h            width of H_i, of every token and of the latent Z
     layers, heads  of the image and the text encoder
     patch          side of an image patch, pixels
-    vocabulary     entries of the tokenizer; 0 where the task has no text
+    vocabulary     entries of the tokenizer (for training: at most that many are learned, 0 leaves it to
+                   the texts); 0 where the task has no text
     max_tokens     longest text
     fusion_layers  layers of cross-modal attention before the integration
     rank           of the mask-adaptive term of W_i(m)

@@ -53,8 +53,8 @@ def write_report(
         ids, (label, known) = np.array(results.masks.ids), results.truth
         with (unfinished / "predictions.npz").open("wb") as file:
             np.savez_compressed(file, ids=ids, label=label, known=known, **stored)  # type: ignore[arg-type]
-        (unfinished / "results.json").write_text(json.dumps(to_json(results)))
-        (unfinished / "report.md").write_text(to_markdown(results, title, notes, drawn))
+        (unfinished / "results.json").write_text(json.dumps(to_json(results)), encoding="utf-8")
+        (unfinished / "report.md").write_text(to_markdown(results, title, notes, drawn), encoding="utf-8")
         for file_name in sorted(p.name for p in unfinished.iterdir()):
             os.replace(unfinished / file_name, folder / file_name)
     finally:

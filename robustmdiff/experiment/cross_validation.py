@@ -132,7 +132,7 @@ def evaluate_folds(folder: str | Path, *, draws: int = 16, replicates: int = 200
 
 def _plan(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / FOLDS).read_text())
+        return json.loads((folder / FOLDS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
             f"{folder}: holds no cross-validation ({error}), expected what --folds wrote"

@@ -26,7 +26,7 @@ from robustmdiff.data.files import write_whole
 from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import save_split, split_patients
-from robustmdiff.data.tokenizer import tokenize, train_tokenizer
+from robustmdiff.data.tokenizer import SPECIAL, tokenize, train_tokenizer
 from robustmdiff.diagnosis.backbone import load_own_tokenizer, text_backbone
 from robustmdiff.diagnosis.config import ModelConfig
 from robustmdiff.diagnosis.encoded import Encoded
@@ -164,8 +164,19 @@ def _tokenizer(study: Study, config: ModelConfig) -> tuple[Any, ModelConfig]:
     pretrained = text_backbone(study.task)
     if pretrained is not None:
         tokenizer, entries, longest = load_own_tokenizer(pretrained)
+        if config.vocabulary not in (0, entries):
+            raise DataError(
+                f"model.vocabulary is {config.vocabulary}, expected {entries}, as the tokenizer of "
+                f"{pretrained.encoder!r} has, or 0"
+            )
         return tokenizer, replace(config, vocabulary=entries, max_tokens=min(config.max_tokens, longest))
-    tokenizer = train_tokenizer(text_of(study.patients["train"], study.task) or [""])
+    if config.vocabulary and config.vocabulary <= len(SPECIAL):
+        raise DataError(
+            f"model.vocabulary is {config.vocabulary}, expected more than {len(SPECIAL)}, or 0: as many as "
+            "the texts need"
+        )
+    texts = text_of(study.patients["train"], study.task) or [""]
+    tokenizer = train_tokenizer(texts, config.vocabulary or None)
     return tokenizer, replace(config, vocabulary=tokenizer.get_vocab_size())
 
 

@@ -47,7 +47,7 @@ def test_every_page_is_what_the_generator_gives(tables):
     rows = runs.latest()
     assert len(tables.pages()) >= 5
     for page in tables.pages():
-        same = tables.rewritten(page.read_text(), rows) == page.read_text()
+        same = tables.rewritten(page.read_text(encoding="utf-8"), rows) == page.read_text(encoding="utf-8")
         assert same, f"{page.relative_to(ROOT)} is stale: run `python tools/benchmark_tables.py`"
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from robustmdiff.data.chestxray import (
@@ -76,7 +78,7 @@ def test_a_row_becomes_a_patient(tmp_path):
     assert (xray.id, xray.group, xray.source, xray.age) == ("7b/3/a.png", "7b", "metadata.csv:2", 61)
     assert xray.site == "radiopaedia.org"
     assert xray.labels == {"Pneumonia/Viral/COVID-19": True}
-    assert xray.modalities["notes"] == "Fever. Confirmed ."
+    assert xray.modalities["notes"] == "Fever. Confirmed."
     assert xray.modalities["structured"] == {"sex": "F", "age": 61, "view": "AP Supine"}
     assert (xray.has("xray"), xray.has("ct"), ct.has("xray"), ct.has("ct"), ct.has("notes")) == (
         1,
@@ -127,7 +129,7 @@ def test_every_published_header_is_read(tmp_path, header):
     root = collection(tmp_path, {"finding": "COVID-19, ARDS"}, header=header)
     (patient,), task = load_chestxray(root, 8)
     assert task.classes == ("Pneumonia/Viral/COVID-19",)
-    assert (patient.group, patient.modalities["notes"]) == ("7b", "Fever. Confirmed .")
+    assert (patient.group, patient.modalities["notes"]) == ("7b", "Fever. Confirmed.")
     (root / "metadata.csv.gz").write_bytes(gzip.compress((root / "metadata.csv").read_bytes()))
     (root / "metadata.csv").unlink()
     assert load_chestxray(root, 8)[0][0].id == patient.id
@@ -226,18 +228,25 @@ def test_renamed_missing_and_repeated_are_refused(tmp_path):
 
 
 NOTES = {
-    "covid-19 positive, mild": "positive, mild",
-    "SARS-CoV-2 (2019-nCoV), COVID19; Covid 19.": "(), ; .",
-    "novel coronavirus disease, Wuhan": "disease,",
+    "covid-19 positive, mild": "mild",
+    "SARS-CoV-2 (2019-nCoV), COVID19; Covid 19.": ".",
+    "novel coronavirus disease, Wuhan": "disease",
     "Severe Acute Respiratory Syndrome coronavirus": "",
-    "Bronchopneumonia; S. pneumoniae, pneumonic": "; S. ,",
-    "PCP (Pneumocystis jirovecii) in HIV": "( ) in HIV",
-    "E. coli, E.Coli and Klebsiella pneumoniae": ", and",
-    "Positive RT-PCR in March 2020": "Positive in March",
+    "Bronchopneumonia; S. pneumoniae, pneumonic": "",
+    "PCP (Pneumocystis jirovecii) in HIV": "in HIV",
+    "E. coli, E.Coli and Klebsiella pneumoniae": "and",
+    "S. aureus, H. influenzae; L. pneumophila grew": "grew",
+    "Positive RT-PCR in March 2020": "in March",
+    "A real-time polymerase change reaction (PCR) was done": "A real-time was done",
+    "Cough; she had a positive nasopharyngeal swab for COVID-19.": "Cough; she had a.",
+    "Cough; positive test for SARS. Rest.": "Cough. Rest.",
     "Fever. Discussion: it was\nsarcoid.": "Fever.",
     "Discussion: all of it": "",
     "No findings": "",
     "The copper T, a flute, 39.5 degrees, tbc": "The copper T, a flute, 39.5 degrees, tbc",
+    "fluid, influx, strap, stripe, coping": "fluid, influx, strap, stripe, coping",
+    "Сор, тв и пневмоторакс": "Сор, тв и пневмоторакс",
+    "Lung (left) – clear ; 10⁹/l , “ok” .": "Lung (left) – clear ; 10⁹/l , “ok” .",
 }
 
 
@@ -245,6 +254,64 @@ NOTES = {
 def test_diagnosis_words_leave_nothing_behind(note, masked):
     assert mask_diagnosis(note)[0] == masked
     assert (mask_diagnosis(note)[1] > 0) is (note != masked)
+
+
+UNUSUAL = {
+    **{f"U+{ord(dash):04X}": f"COVID{dash}19" for dash in "-‐‑‒–—―−﹣－⁃"},
+    **{f"blank U+{ord(blank):04X}": f"COVID{blank}19" for blank in "\u00a0\u2009\u202f\u3000\t\n"},
+    **{
+        f"inside U+{ord(mark):04X}": f"COV{mark}ID-1{mark}9"
+        for mark in "\u00ad\u200b\u200c\u200d\u2060\ufeff"
+    },
+    **{f"between by {mark}": f"COVID{mark}19" for mark in "/.:_?~"},
+    "several dashes": "SARS–CoV–2",
+    "the year before": "2019‐nCoV",
+    "full-width": "ＣＯＶＩＤ－１９",
+    "one full-width digit": "COVID-1９",
+    "accent": "pneumonía",
+    "accent apart": "pneumoni\u0301a",
+    "accent at the end": "viral\u0301",
+    "ligature": "ﬂu",
+    "Cyrillic letters": "СОVID-19",
+    "a Greek letter": "COVΙD-19",
+    "Turkish capital": "İnfluenza",
+    "Turkish small": "ınfluenza",
+    "end of a line": "pneu-\nmonia",
+    "end of a line, soft": "pneu\u00ad\nmonia".replace("\n", ""),
+    "end of a line, since flattened": "pneu- monia",
+    "end of a line in the number": "COVID-\n19",
+    "possessive": "COVID-19’s",
+    "footnote": "COVID-19²",
+    "glued": "COVID-19positive",
+    "adjective": "COVID-19–positive",
+    "in brackets": "(COVID-19)",
+    "in nested brackets": "[(2019-nCoV), SARS]",
+    "in quotes": "“COVID-19”",
+}
+
+
+@pytest.mark.parametrize("word", UNUSUAL.values(), ids=UNUSUAL.keys())
+def test_diagnosis_words_are_found_however_they_are_spelled(word):
+    assert mask_diagnosis(f"Fever é 10⁹, {word}; cough – dry")[0] == "Fever é 10⁹; cough – dry"
+    assert mask_diagnosis(f"Fever, then {word}.")[0] == "Fever, then."
+    assert mask_diagnosis(f"{word} Then fever")[0] == "Then fever"
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.text(st.characters(), max_size=6),
+            st.sampled_from(["covid", "‑19", "ﬂ", "u", "pneu-\n", "monia", " (", "), ", "\u0301", "İ", "．"]),
+        )
+    ).map("".join)
+)
+def test_masking_takes_away_and_adds_nothing(note):
+    """But a blank where two words were apart; and what is masked is masked."""
+    masked, words = mask_diagnosis(note)
+    rest = iter(note)
+    assert all(character in rest for character in masked if character != " ")
+    assert words or masked == " ".join(note.replace("\ufdd0", " ").split())
 
 
 # What names each class of the real copy, written down apart from the loader's own list.
@@ -288,6 +355,34 @@ def test_no_note_of_the_real_copy_names_its_own_label():
     assert set(WORDS) >= {
         node for patient in patients for label in patient.labels for node in label.split("/")
     }
+
+
+REMNANTS = re.compile(
+    r"[(\[]\s*[)\]]|[,;:]\s*[,;.]|\s[,;.)]|[-–]\s*[,;.)]|\w[-–]\s|\s[-–]\w|\W(?:19|2)\W|\bn?cov\b"
+    r"|\bswabs?\b|\bpolymerase\b|\btested (?:positive|for)\b",
+    re.IGNORECASE,
+)
+
+
+@real
+def test_no_note_of_the_real_copy_shows_where_a_word_was():
+    patients, _ = load_chestxray(REAL, image_size=8)
+    with (REAL / "metadata.csv").open(encoding="utf-8-sig", newline="") as file:
+        original = {
+            f"{row['patientid']}/{row['offset']}/{row['filename']}": " ".join(row["clinical_notes"].split())
+            for row in csv.DictReader(file)
+        }
+    before = 0
+    for patient in patients:
+        note = patient.modalities["notes"] or ""
+        new = [
+            m
+            for m in REMNANTS.finditer(note)
+            if note[max(m.start() - 8, 0) : m.end()] not in original[patient.id]
+        ]
+        assert not new, f"{patient.source}: {new} in {note!r}"
+        before += bool(re.search("covid|sars", original[patient.id], re.IGNORECASE))
+    assert before >= 40  # as above
 
 
 @real

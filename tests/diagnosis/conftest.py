@@ -14,6 +14,7 @@ from robustmdiff.data.patient import Patient
 from robustmdiff.data.tokenizer import tokenize, train_tokenizer
 from robustmdiff.diagnosis.config import ModelConfig
 from robustmdiff.diagnosis.model import RobustMDiff
+from robustmdiff.experiment.run import NAME_TOKENS
 
 
 @dataclass
@@ -30,7 +31,7 @@ class SmallStudy:
             self.cohort.task,
             self.config,
             self.cohort.concepts(),
-            lambda name: tokenize(self.tokenizer, name, 32)[0],
+            lambda name: tokenize(self.tokenizer, name, NAME_TOKENS)[0],
             **options,
         )
         with torch.no_grad():  # heads that start at zero would hide what flows into them

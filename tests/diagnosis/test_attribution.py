@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -120,6 +121,23 @@ def test_words_are_whole_and_where_they_stand(model, patient, collator):
     assert " ".join(w.text for w in words) == expected
     assert all(TEXT[w.start : w.end] == w.text for w in words)
     assert len({round(w.attribution, 9) for w in words}) > len(words) // 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Pneumoni\u0301a, cafe\u0301 nai\u0308ve", "Pneumoni\u0301a , cafe\u0301 nai\u0308ve"),
+        ("निमोनिया है", "निमोनिया है"),
+        ("effu\u00adsion 10⁹ 1½ 5 ㎎", "effu\u00adsion 10⁹ 1½ 5 ㎎"),
+        ("患者CRP高い", "患 者 CRP 高 い"),
+    ],
+)
+def test_words_of_any_script_are_whole_and_once_on_the_page(model, patient, collator, text, expected):
+    """Untrained on these characters: every piece of a word is [UNK] or a letter."""
+    words = attribute(model, replace(patient, modalities={"note": text}), collator, 1, steps=2).words["note"]
+    assert " ".join(w.text for w in words) == expected
+    assert all(text[w.start : w.end] == w.text for w in words)
+    assert all(a.end <= b.start for a, b in pairwise(words))
 
 
 def test_a_text_beyond_the_longest_is_read_to_its_cut(model, patient, collator):

@@ -33,6 +33,7 @@ from transformers import (
 
 from robustmdiff.data.batch import Images, Texts
 from robustmdiff.data.modality import Modality, Task
+from robustmdiff.data.tokenizer import tokenize
 from robustmdiff.diagnosis.backbone import load_backbone, load_own_tokenizer, text_backbone
 from robustmdiff.diagnosis.config import ModelConfig
 from robustmdiff.diagnosis.encoders import ImageEncoder, ModalityEncoders, TextEncoder
@@ -117,6 +118,18 @@ def test_the_tokenizer_is_the_model_s_own(texts):
         "[CLS]", "no", "fever", "##ish", "cough", ".", "[SEP]",
     ]  # fmt: skip
     assert (entries, longest) == (len(WORDS), 20)
+
+
+def test_special_tokens_typed_in_a_note_are_text_to_it(texts):
+    tokenizer, _, _ = load_own_tokenizer(notes(texts))
+    ids, offsets = tokenize(tokenizer, "no [SEP] [PAD]cough [MASK]", 20)
+    assert (ids[0], ids[-1]) == (2, 3)
+    assert not {0, 2, 3, 4} & set(ids[1:-1])
+    assert [(id, span) for id, span in zip(ids, offsets, strict=True) if id in (5, 6)] == [
+        (5, (0, 2)),
+        (6, (14, 19)),
+    ]
+    assert tokenize(tokenizer, "", 20)[0] == [2, 3]
 
 
 def test_padding_and_cutting_stay_with_the_collator(texts, tmp_path):

@@ -10,6 +10,7 @@ from robustmdiff.data.batch import Texts
 from robustmdiff.data.tokenizer import tokenize
 from robustmdiff.diagnosis.concepts import BACKGROUND, TRUST, DiseaseTable, FindingEvidence
 from robustmdiff.diagnosis.model import RobustMDiff
+from robustmdiff.experiment.run import NAME_TOKENS
 from robustmdiff.ops import Graph
 
 
@@ -19,7 +20,7 @@ def test_a_concept_starts_from_its_name_as_the_text_encoder_reads_it(study):
     concepts, text = model.concepts, model.encoders.encoders["text"]
     names = []
     for name in study.cohort.concepts().name:
-        ids = torch.tensor(tokenize(study.tokenizer, name, 32)[0])
+        ids = torch.tensor(tokenize(study.tokenizer, name, NAME_TOKENS)[0])
         names.append(text(Texts(torch.tensor([0]), ids, torch.tensor([len(ids)])))[0].mean(0))
     graph = Graph(*(getattr(concepts, f"graph_{field}") for field in Graph._fields))
     expected = concepts.attend(concepts.norm(concepts.own + torch.stack(names)), graph)

@@ -323,7 +323,7 @@ def test_an_interrupted_report_leaves_the_old_one(results, tmp_path, monkeypatch
     with pytest.raises(ZeroDivisionError):
         write_report(results, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["report.md"]
-    assert (tmp_path / "report.md").read_text() == "an older one"
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == "an older one"
 
 
 def test_a_class_nobody_has_is_said():

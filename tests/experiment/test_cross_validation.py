@@ -196,7 +196,7 @@ def test_the_command_evaluates_the_folds_together_and_explains_one(made):
         app, ["evaluate", str(folder), "--draws", "2", "--replicates", "10", "--json"]
     )
     assert answer.exit_code == 0, answer.output
-    report = (folder / "evaluation" / "report.md").read_text()
+    report = (folder / "evaluation" / "report.md").read_text(encoding="utf-8")
     assert "3-fold cross-validation by person, repeated 2 times" in report
     assert "records of 41 people: ill " in report
     found = json.loads((folder / "evaluation" / "results.json").read_text())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,6 +98,50 @@ def test_a_run_with_encoders_of_others_needs_their_folders_only_once(encoders, t
         assert {m["name"] for m in explanation.to_json()["modalities"]} == set(study.task.modality_names)
     finally:
         away.rename(encoders)
+
+
+def test_the_vocabulary_of_an_encoder_of_others_is_its_own(encoders, tmp_path):
+    study = load_study(Source("cohort", options=OPTIONS, encoders={"text": str(encoders / "text")}))
+    asked = CONFIG.model_copy(update={"model": replace(MODEL, vocabulary=2000)})
+    with pytest.raises(
+        DataError, match=r"^model\.vocabulary is 2000, expected 57, as the tokenizer of .*, or 0"
+    ):
+        train_run(study, asked, tmp_path / "run", kind="mask_only")
+
+
+CHARACTERS = [chr(code) for code in range(0x4E00, 0x4E00 + 2600)]
+
+
+@pytest.fixture(scope="module")
+def chinese(tmp_path_factory):
+    """Notes of 2,600 distinct characters in all, each in several notes."""
+    root = tmp_path_factory.mktemp("chinese")
+    task = {"modalities": [{"name": "notes", "kind": "text"}], "classes": ["a", "b"]}
+    (root / "task.json").write_text(json.dumps(task), encoding="utf-8")
+    notes = ["".join(CHARACTERS[(97 * i + j) % 2600] for j in range(120)) for i in range(120)]
+    rows = [f"p{i},{'ab'[i % 2]},{note}" for i, note in enumerate(notes)]
+    (root / "patients.csv").write_text("\n".join(["id,label,notes", *rows]) + "\n", encoding="utf-8")
+    return load_study(Source("folder", str(root)))
+
+
+@pytest.mark.filterwarnings("error::UserWarning:robustmdiff")
+def test_notes_in_chinese_train_with_all_their_characters(chinese, tmp_path):
+    run = train_run(chinese, CONFIG, tmp_path / "run")
+    texts = text_of(chinese.patients["train"], chinese.task)
+    assert run.model.config.vocabulary == 5 + len(set("".join(texts))) > 2000
+    assert all(1 not in run.collator.tokenizer.encode(text).ids for text in texts)
+    assert len({row["probability"] for row in predict_run(run.folder, draws=2)}) > 20  # notes are told apart
+
+
+def test_a_vocabulary_that_is_asked_for_is_kept_to(chinese, tmp_path):
+    config = CONFIG.model_copy(update={"model": replace(MODEL, vocabulary=300)})
+    with pytest.warns(UserWarning, match=r"a vocabulary of 300 is too small for 2\d\d\d characters"):
+        run = train_run(chinese, config, tmp_path / "run")
+    assert run.collator.tokenizer.get_vocab_size() == run.model.config.vocabulary == 300
+    for size in (5, -1):
+        config = CONFIG.model_copy(update={"model": replace(MODEL, vocabulary=size)})
+        with pytest.raises(DataError, match=rf"^model\.vocabulary is {size}, expected more than 5, or 0"):
+            train_run(chinese, config, tmp_path / f"run{size}")
 
 
 @pytest.fixture(scope="module")

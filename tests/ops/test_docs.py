@@ -12,7 +12,7 @@ PAGES = Path(__file__).parents[2] / "docs" / "ops"
 
 @pytest.mark.parametrize("op", ["masked_attention", "knowledge_attention", "graph_attention"])
 def test_the_example_runs(op):
-    blocks = re.findall(r"```python\n(.*?)```", (PAGES / f"{op}.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (PAGES / f"{op}.md").read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     for block in blocks:
         exec(block, {})

@@ -46,10 +46,10 @@ def main() -> int:
         if absent:
             print("not written: the ledger needs every compiler")
             return 1
-        LEDGER.write_text(written(lines))
+        LEDGER.write_text(written(lines), encoding="utf-8")
         wrong = [f"{line.name} {line.arch}: {problem}" for line in lines for problem in broken_rules(line)]
     else:
-        ledger = json.loads(LEDGER.read_text())
+        ledger = json.loads(LEDGER.read_text(encoding="utf-8"))
         wrong = compare(lines, ledger, whole=not options.words and not absent)
     print("\n".join(wrong) or f"{len(lines)} kernels keep to the ledger")
     return 1 if wrong else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import json
 import os
@@ -45,7 +47,19 @@ class Rendering:
 
 def cache_root(cache: str | os.PathLike[str] | None = None) -> Path:
     """`cache`, else $RMD_CACHE, else ~/.cache/robustmdiff."""
-    return Path(cache or os.environ.get("RMD_CACHE") or Path.home() / ".cache" / "robustmdiff")
+    named = cache or os.environ.get("RMD_CACHE")
+    if named:
+        return Path(named)
+    home = os.path.expanduser("~")
+    return Path(home, ".cache", "robustmdiff") if home != "~" else _passing()  # a user without a home
+
+
+@functools.cache
+def _passing() -> Path:
+    """A folder for this process alone."""
+    folder = tempfile.mkdtemp(prefix="robustmdiff-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def render_key(config: CohortConfig) -> str:
@@ -61,8 +75,9 @@ def rendering(
     config: CohortConfig, drawn: Draw, degraded: np.ndarray, cache: str | os.PathLike[str] | None = None
 ) -> Rendering:
     """The cohort's observations, from the cache or rendered into it (about 15 ms a patient and
-    core). A damaged cache is rendered again, with a warning. Raises DataError where the cache
-    cannot be written; an interrupted rendering leaves nothing behind."""
+    core). A damaged cache is rendered again, with a warning. Where the usual place cannot be written
+    (a home that is read-only or not there) it is rendered for this process alone, with a warning;
+    a place that was asked for is a DataError. An interrupted rendering leaves nothing behind."""
     folder = cache_root(cache) / f"cohort-{render_key(config)}"
     if folder.exists():
         try:
@@ -74,6 +89,13 @@ def rendering(
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
+        if cache is None and not os.environ.get("RMD_CACHE"):
+            warnings.warn(
+                f"{folder.parent}: cannot be written ({error.strerror}): the cohort is rendered for this "
+                "process alone; set RMD_CACHE to keep it",
+                stacklevel=2,
+            )
+            return rendering(config, drawn, degraded, _passing())
         raise DataError(
             f"{folder.parent}: cannot write the cohort's cache ({error}); set RMD_CACHE"
         ) from error
@@ -125,7 +147,7 @@ def _render_into(folder: Path, config: CohortConfig, drawn: Draw, degraded: np.n
     for array in images.values():
         array.flush()
     checksums = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
-    (folder / "manifest.json").write_text(json.dumps(checksums, indent=1))
+    (folder / "manifest.json").write_text(json.dumps(checksums, indent=1), encoding="utf-8")
 
 
 def _rng(config: CohortConfig, i: int, name: str) -> np.random.Generator:
@@ -133,7 +155,7 @@ def _rng(config: CohortConfig, i: int, name: str) -> np.random.Generator:
 
 
 def _open(folder: Path) -> Rendering:
-    checksums = json.loads((folder / "manifest.json").read_text())
+    checksums = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     for name, expected in checksums.items():
         if _checksum(folder / name) != expected:
             raise ValueError(f"{name} does not match its checksum")

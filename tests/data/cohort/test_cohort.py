@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
 
 import numpy as np
@@ -134,6 +135,26 @@ def test_the_cache_folder_comes_from_argument_environment_home(monkeypatch, tmp_
     monkeypatch.delenv("RMD_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert render_module.cache_root() == tmp_path / ".cache" / "robustmdiff"
+
+
+@pytest.mark.parametrize("home", ["/proc/nowhere", "a file"])
+def test_a_home_that_cannot_be_written_is_warned_of(monkeypatch, tmp_path, cache, home):
+    if home == "a file":
+        home = tmp_path / "file"
+        home.write_text("", encoding="utf-8")
+    monkeypatch.delenv("RMD_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    with pytest.warns(UserWarning, match=r"robustmdiff: cannot be written .*for this process alone; set RMD"):
+        made = make_cohort(SMALL).patients[4]
+    same(made, make_cohort(SMALL, cache=cache).patients[4])
+
+
+def test_a_user_without_a_home_has_a_cache_for_the_process(monkeypatch):
+    monkeypatch.delenv("RMD_CACHE", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a number without a name
+    folder = render_module.cache_root()
+    assert folder.is_dir()
+    assert folder == render_module.cache_root()
 
 
 def test_absent_is_none_and_a_missing_cell_is_not_there(cache):
