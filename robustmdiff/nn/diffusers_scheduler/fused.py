@@ -10,6 +10,7 @@ import torch
 from diffusers import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active
 from torch.compiler import is_compiling
 
 from robustmdiff.nn.diffusers_scheduler.tables import (
@@ -97,7 +98,8 @@ class Fused(SchedulerMixin):
     def _noise_fits(self, x: Tensor, noise: Tensor, t: Tensor) -> bool:
         """Whether the kernels do with these what diffusers' `add_noise` does."""
         return (
-            x.shape == noise.shape
+            not _are_functorch_transforms_active()  # vmap over timesteps has no assertion on the device
+            and x.shape == noise.shape
             and x.dim() > 0
             and x.dtype is noise.dtype
             and x.dtype in FLOATS

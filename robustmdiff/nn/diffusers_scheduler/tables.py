@@ -134,8 +134,8 @@ def ddim_steps(
         "sample": (a_prev, d64 / b64, -d64 * a64 / b64),
         "v_prediction": (a_prev, d64 * b64, d64 * a64),
     }[source]
-    if eta <= 0 and source != "sample":  # there of_output is negative, and no sigma can be
-        sigma = of_output
+    if eta <= 0:  # of "sample" of_output is negative, and no sigma can be
+        sigma = torch.zeros_like(d) if source == "sample" else of_output
     return _rows(a, b, of_x0, of_xt, sigma, of_output), t
 
 

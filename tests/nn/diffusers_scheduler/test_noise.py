@@ -101,3 +101,11 @@ def test_gradients_pass_through_noising_as_in_diffusers():
         scheduler.add_noise(x, noise, torch.tensor([3, 500])).square().sum().backward()
         found.append((x.grad, noise.grad))
     torch.testing.assert_close(*found)
+
+
+def test_noising_under_vmap_over_timesteps():
+    x, noise, t = *tensors(0, 1), torch.tensor([3, 500])
+    found = torch.func.vmap(FusedDDPMScheduler().add_noise)(x, noise, t)
+    torch.testing.assert_close(found, DDPMScheduler().add_noise(x, noise, t))
+    with pytest.raises(IndexError):
+        torch.func.vmap(FusedDDPMScheduler().add_noise)(x, noise, torch.tensor([3, 1000]))

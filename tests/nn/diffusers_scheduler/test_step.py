@@ -15,6 +15,7 @@ from robustmdiff.ops import philox_key
 from tests.nn.diffusers_scheduler.pairs import (
     OURS,
     PAIRS,
+    PREDICTIONS,
     agree,
     configurations,
     exact_step,
@@ -83,6 +84,19 @@ def test_ddim_steps_as_diffusers_does(config, set_alpha_to_one, eta, use_clipped
     steps_as_exact(found, theirs, exact)
     given_noise = b.step(output, t, x, variance_noise=noise, return_dict=False, **how)
     torch.testing.assert_close(given_noise[0], found.prev_sample, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("eta", [-0.5, 0, 0.0, 0.5])
+def test_any_eta_that_ddim_takes(prediction, clip, eta):
+    """A negative one narrows the direction and adds no noise."""
+    a, b = (s(prediction_type=prediction, clip_sample=clip) for s in (DDIMScheduler, FusedDDIMScheduler))
+    x, output = tensors(0, 1)
+    for scheduler in (a, b):
+        scheduler.set_timesteps(20)
+    theirs, found = (s.step(output, 500, x, eta, generator=seeded()) for s in (a, b))
+    steps_as_exact(found, theirs, exact_step(a, output, 500, x, eta=eta))
 
 
 def chain(scheduler, x, generator, **how):
