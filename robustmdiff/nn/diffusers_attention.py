@@ -21,7 +21,9 @@ class MaskedAttnProcessor:
     A mask (UNet's attention_mask, encoder_attention_mask) must be padding: it says for each row of the
     batch which keys are seen, with holes or without. Keys in the padding are never read, and a row that is
     nothing but padding reads 0, where diffusers averages the padding. Raises ValueError for any other mask
-    (in a compiled graph and on a GPU an assertion fails) and for attention with added keys.
+    (in a compiled graph and on a GPU an assertion fails), for attention with added keys, and for rotary
+    embeddings and the masks of IP-Adapters (diffusers drops, with a warning at most, what a processor
+    does not name).
     """
 
     def __call__(
@@ -31,11 +33,22 @@ class MaskedAttnProcessor:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
+        image_rotary_emb: Any = None,
+        rotary_emb: Any = None,
+        ip_adapter_masks: Any = None,
     ) -> Tensor:
         """attn: `diffusers.models.attention_processor.Attention`; hidden_states [B, Lq, d] or [B, d, h, w],
         encoder_hidden_states [B, Lk, d'], attention_mask [B, Lk] or [B, 1, Lk] -> like hidden_states."""
         if getattr(attn, "add_k_proj", None) is not None:
             raise ValueError("MaskedAttnProcessor: attn has added keys (add_k_proj), expected one without")
+        refused = {
+            "image_rotary_emb": image_rotary_emb,
+            "rotary_emb": rotary_emb,
+            "ip_adapter_masks": ip_adapter_masks,
+        }
+        for name, value in refused.items():
+            if value is not None:
+                raise ValueError(f"MaskedAttnProcessor: {name} is given, expected attention without it")
         residual = hidden_states
         if attn.spatial_norm is not None:
             hidden_states = attn.spatial_norm(hidden_states, temb)

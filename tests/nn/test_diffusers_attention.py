@@ -149,3 +149,10 @@ def test_added_keys_are_an_error():
     )
     with pytest.raises(ValueError, match="attn has added keys"):
         layer(draw(B, Lk, 10).float())
+
+
+@pytest.mark.parametrize("name", ["image_rotary_emb", "rotary_emb", "ip_adapter_masks"])
+def test_what_it_does_not_do_is_an_error_and_not_dropped(name):
+    layer = Attention(query_dim=10, heads=3, dim_head=4, processor=MaskedAttnProcessor())
+    with pytest.raises(ValueError, match=f"{name} is given, expected attention without it"):
+        layer(draw(B, Lk, 10).float(), **{name: torch.ones(Lk, 4)})

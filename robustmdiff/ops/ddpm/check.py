@@ -100,8 +100,8 @@ def check_clip(op: str, clip: float | DynamicThreshold | None) -> None:
     if clip is None:
         return
     if isinstance(clip, DynamicThreshold):
-        if not (0 < clip.ratio <= 1 and clip.limit >= 1):
-            raise ValueError(f"{op}: clip is {clip}, expected 0 < ratio <= 1 and limit >= 1")
+        if not (0 <= clip.ratio <= 1 and clip.limit > 0):
+            raise ValueError(f"{op}: clip is {clip}, expected 0 <= ratio <= 1 and limit > 0")
     elif isinstance(clip, bool) or not isinstance(clip, (int, float)) or not 0 < clip < math.inf:
         raise ValueError(f"{op}: clip is {clip!r}, expected a positive number, a DynamicThreshold or None")
 

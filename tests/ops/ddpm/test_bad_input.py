@@ -86,7 +86,7 @@ BAD = {
     "threshold": (
         {"clip": DynamicThreshold(1.5)},
         ValueError,
-        "clip is DynamicThreshold.*expected 0 < ratio <= 1",
+        "clip is DynamicThreshold.*expected 0 <= ratio <= 1 and limit > 0",
     ),
     "guidance alone": ({"guidance": 2.0}, ValueError, "guidance is 2.0 without uncond"),
     "guidance inf": (

@@ -53,7 +53,7 @@ def test_equals_diffusers_given_the_same_noise(engine, prediction, variance_type
         assert (ours - theirs).abs().max() <= 2 * budget
 
 
-@pytest.mark.parametrize("clip", [DynamicThreshold(0.9, 1.5), DynamicThreshold()])
+@pytest.mark.parametrize("clip", [DynamicThreshold(0.9, 1.5), DynamicThreshold(), DynamicThreshold(0.0, 0.5)])
 def test_dynamic_thresholding_equals_diffusers_and_stays_on_torch(clip):
     scheduler = DDPMScheduler(
         thresholding=True, dynamic_thresholding_ratio=clip.ratio, sample_max_value=clip.limit
