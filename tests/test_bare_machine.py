@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from robustmdiff.data.files import read_table
+from robustmdiff.data.tables import read_table
 
 BARE = {  # in the C locale Python helps itself, so it is told not to
     "PATH": os.environ["PATH"],

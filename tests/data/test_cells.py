@@ -184,7 +184,7 @@ def test_a_number_is_what_ascii_digits_say_or_a_refusal(cell):
 FLAGS = {
     **dict.fromkeys(("1", "1.0", "1.00", "+1", "true", "True", "TRUE"), True),
     **dict.fromkeys(("0", "0.0", "-0.0", "false", "False", "FALSE"), False),
-    **dict.fromkeys(("", *MISSING), None),
+    **dict.fromkeys(("", *sorted(MISSING)), None),
 }
 
 
