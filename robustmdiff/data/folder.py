@@ -101,6 +101,11 @@ def load_folder(root: str | Path, cache: str | Path | None = None) -> tuple[list
     return patients, task
 
 
+def folder_task(root: str | Path) -> Task:
+    """What task.json says, before anything else is read: a prevalence that is to be counted is still even."""
+    return _task(Path(root))[0]
+
+
 def folder_split(root: str | Path) -> Split | None:
     """The split that the column `split` declares; None where there is none."""
     root = Path(root)

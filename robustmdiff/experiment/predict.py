@@ -13,6 +13,7 @@ from robustmdiff.data.files import file_name, write_whole
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.spelling import canonical
 from robustmdiff.data.tables import write_table
+from robustmdiff.data.terms import terms
 from robustmdiff.experiment.run import Run, load_run
 from robustmdiff.experiment.studies import in_terms_of
 
@@ -105,8 +106,9 @@ def patients_of(run: Run, data: str | Path | None, ids: Sequence[str] | None) ->
     """Patients of a folder, in the terms of the run's task, or of the run's own study (its test patients
     unless ids are given)."""
     if data is not None:
-        from robustmdiff.data.folder import load_folder
+        from robustmdiff.data.folder import folder_task, load_folder
 
+        terms(run.task, folder_task(data), str(data))  # refuses before a picture is decoded
         patients, task = load_folder(data)
         patients = in_terms_of(run.task, patients, task, str(data))
         if ids is None:
