@@ -130,13 +130,15 @@ void run_as(const Backward& call, const Item& item, const Item* next, int64_t do
     ahead.begin(block, then, seen, blocks);
     pack_queries<T>(call.q, block, D, set(call.scale), at.q_rows);
     pack_queries<T>(call.grad_out, block, D, set(1.0f), at.g_rows);
+    fill(at.lse, LANES, 0.0f);
+    for (int64_t lane = 0; lane < block.n; ++lane) {
+      const float lse = call.lse[block.row[lane] * call.H + block.head[lane]];
+      if (lse == NOTHING) fill(at.g_rows + lane * padded(D), padded(D), 0.0f);  // it read nothing
+      at.lse[lane] = lse * LOG2_E;
+    }
     to_columns(at.q_rows, block, D, set(LOG2_E), at.q);
     to_columns(at.g_rows, block, D, set(1.0f), at.g);
     deltas<T>(call, block, at.g_rows, at.delta);
-    fill(at.lse, LANES, 0.0f);
-    for (int64_t lane = 0; lane < block.n; ++lane) {
-      at.lse[lane] = call.lse[block.row[lane] * call.H + block.head[lane]] * LOG2_E;
-    }
     if (call.affinity) {
       bias_of(call, block, at.bias);
       fill(at.dbias, call.M * LANES, 0.0f);

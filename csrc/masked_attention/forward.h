@@ -2,6 +2,8 @@
 #pragma once
 #include "rows.h"
 
+#include <cmath>
+
 namespace rmd::masked_attention::RMD_ISA {
 namespace {
 
@@ -107,6 +109,9 @@ void run_as(const Forward& call, const Item& item, const Item* next, int64_t don
     };
     sweep(0, block.hidden_begin);
     sweep(block.hidden_end, keys);
+    for (int64_t lane = 0; lane < block.n; ++lane) {
+      if (at.largest[lane] == NOTHING) at.sum[lane] = INFINITY;  // every score is -inf: the row reads 0
+    }
     for (int64_t lane = 0; lane < block.n; lane += W) {
       const F sum = load(at.sum + lane);
       store(at.factor + lane, set(1.0f) / sum);
@@ -114,7 +119,7 @@ void run_as(const Forward& call, const Item& item, const Item* next, int64_t don
     }
     to_rows<T>(at.out, at.factor, block, D, call.out);
     for (int64_t lane = 0; lane < block.n; ++lane) {
-      call.lse[block.row[lane] * call.H + block.head[lane]] = at.largest[lane];
+      call.lse[block.row[lane] * call.H + block.head[lane]] = at.sum[lane] == INFINITY ? NOTHING : at.largest[lane];
     }
   });
   ahead.finish();

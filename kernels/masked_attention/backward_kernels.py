@@ -3,7 +3,16 @@
 import triton
 import triton.language as tl
 
-from robustmdiff.kernels.masked_attention.rows import LOG2E, _kept, _past_own, _put, _range_of, _record, _tile
+from robustmdiff.kernels.masked_attention.rows import (
+    LOG2E,
+    _kept,
+    _past_own,
+    _put,
+    _range_of,
+    _reached,
+    _record,
+    _tile,
+)
 
 
 @triton.jit
@@ -34,7 +43,7 @@ def _backward_queries(
     g_out = tl.sum(g.to(tl.float32) * answer.to(tl.float32), 1)
     place = (row + n).to(tl.int64) * H + head
     tl.store(delta + place, g_out, mask=n < live)
-    saw = tl.load(lse + place, mask=n < live, other=float("inf")) * LOG2E
+    saw = _reached(lse, place, n < live)
     sums = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
     by_modality = tl.zeros([WIDTH], tl.float32)
     t = _past_own(begin, own, skip, EXCLUDE_OWN)
@@ -122,7 +131,7 @@ def _backward_keys(
         queries = _tile(q, row, live, head, q_row, q_head, D, BLOCK_Q, BLOCK_D)
         g = _tile(grad, row, live, head, grad_row, grad_head, D, BLOCK_Q, BLOCK_D)
         place = (row + n).to(tl.int64) * H + head
-        saw = tl.load(lse + place, mask=n < live, other=float("inf")) * LOG2E
+        saw = _reached(lse, place, n < live)
         g_out = tl.load(delta + place, mask=n < live, other=0.0)
         scores = tl.dot(keys, tl.trans(queries), input_precision="ieee") * (scale * LOG2E)
         if AFFINITY:

@@ -51,7 +51,8 @@ def _forward(
         sums = tl.dot(weights.to(values.dtype), values, sums * shrink[:, None], input_precision="ieee")
         largest = now
         at, there, _, bias = after
-    saw = total > 0
-    _put(out, sums / tl.where(saw, total, 1.0)[:, None], row, live, head, H, D, BLOCK_Q, BLOCK_D)
-    found = tl.where(saw, (largest + tl.log2(tl.where(saw, total, 1.0))) / LOG2E, -1e30)
+    saw = largest > -1e30  # a key that the affinity does not hide (it is at least -1e30, and times LOG2E)
+    total = tl.where(saw, total, 1.0)
+    _put(out, tl.where(saw[:, None], sums / total[:, None], 0.0), row, live, head, H, D, BLOCK_Q, BLOCK_D)
+    found = tl.where(saw, (largest + tl.log2(total)) / LOG2E, -1e30)
     tl.store(lse + (row + n).to(tl.int64) * H + head, found, mask=n < live)

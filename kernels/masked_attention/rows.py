@@ -84,3 +84,10 @@ def _past_own(t, own, skip, EXCLUDE_OWN: tl.constexpr):
     if EXCLUDE_OWN:
         t += skip * (t >= own).to(tl.int32)
     return t
+
+
+@triton.jit
+def _reached(lse, at, there):
+    """The log-sum-exp of rows, base 2; infinite, so that every weight is 0, where a row saw nothing."""
+    found = tl.load(lse + at, mask=there, other=-1e30)
+    return tl.where(found > -1e30, found * LOG2E, float("inf"))

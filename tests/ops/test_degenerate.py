@@ -122,6 +122,9 @@ def test_patients(backend, data):
     tensors = {"q": draw(Tq, H, D, seed=0), "k": draw(Tk, Hkv, D, seed=1), "v": draw(Tk, Hkv, D, seed=2)}
     if data.draw(st.booleans()):
         tensors["affinity"] = draw(H, Mq, M, seed=3)
+        cells = H * Mq * M
+        hidden = data.draw(st.lists(st.booleans(), min_size=cells, max_size=cells))
+        tensors["affinity"].masked_fill_(torch.tensor(hidden).view(H, Mq, M), -torch.inf)
 
     def run(q: Tensor, k: Tensor, v: Tensor, affinity: Tensor | None = None) -> Tensor:
         segments = q_segments.to(DEVICE), k_segments.to(DEVICE)

@@ -38,13 +38,14 @@ def test_gradients_are_summed_in_float32(backend, dtype, queries):
     assert torch.autograd.grad(out.sum(), v)[0].eq(queries).all()
 
 
-@pytest.mark.parametrize("backend", ["torch", "definition"])
+@pytest.mark.parametrize("backend", ["native", "torch", "definition"])
 def test_an_affinity_of_minus_infinity_hides_a_modality(backend):
     """As if the keys were not there; and where all are hidden, nothing is read."""
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(4, 1, 8, generator=generator, dtype=torch.float64) for _ in "qkv")
+    dtype = torch.float32 if backend == "native" else torch.float64
+    q, k, v = (torch.randn(4, 1, 8, generator=generator, dtype=dtype) for _ in "qkv")
     q, k, v = (x.requires_grad_() for x in (q, k, v))
-    affinity = torch.tensor([[[-torch.inf, 0.5], [-torch.inf, -torch.inf]]], dtype=torch.float64)
+    affinity = torch.tensor([[[-torch.inf, 0.5], [-torch.inf, -torch.inf]]], dtype=dtype)
     affinity.requires_grad_()
     with use_backend(masked_attention=backend):
         out, lse = masked_attention_lse(q, k, v, TWO, TWO, affinity=affinity)
@@ -59,7 +60,9 @@ def test_an_affinity_of_minus_infinity_hides_a_modality(backend):
     theirs = torch.autograd.grad(expected.square().sum(), (q, k, v))
     for found, same in zip((dq, dk, dv), theirs, strict=True):
         torch.testing.assert_close(found, same)
-    assert daffinity.abs().max() < 1e-14  # one modality alone is seen: its weight is 1, whatever is added
+    assert (
+        daffinity.abs().max() < 50 * torch.finfo(dtype).eps
+    )  # one modality alone is seen: its weight is 1, whatever is added
 
 
 @pytest.mark.parametrize("backend", ["native", "torch", "definition"])
