@@ -52,7 +52,7 @@ def _forward(
         largest = now
         at, there, _, bias = after
     saw = largest > -1e30  # a key that the affinity does not hide (it is at least -1e30, and times LOG2E)
-    total = tl.where(saw, total, 1.0)
-    _put(out, tl.where(saw[:, None], sums / total[:, None], 0.0), row, live, head, H, D, BLOCK_Q, BLOCK_D)
+    total = tl.where(saw, total, float("inf"))
+    _put(out, sums / total[:, None], row, live, head, H, D, BLOCK_Q, BLOCK_D)
     found = tl.where(saw, (largest + tl.log2(total)) / LOG2E, -1e30)
     tl.store(lse + (row + n).to(tl.int64) * H + head, found, mask=n < live)
