@@ -62,14 +62,6 @@ void step_out(Tensor out, const Tensor& sample, const Tensor& model_output, cons
         sample, table.size(0));
 }
 
-void infer_to(Tensor out, const Tensor& sample, const Tensor& model_output, const Tensor& step, const Tensor& table,
-              const Tensor& key, Maybe uncond, double guidance, std::optional<double> clip, int64_t prediction,
-              Maybe variance_output, Maybe row_ids) {
-  STD_TORCH_CHECK(!clip || std::isfinite(*clip), "clip is ", *clip, ", expected a finite number or none");
-  step_out(out, sample, model_output, step, table, uncond, {}, variance_output, key, row_ids, {}, guidance,
-           clip ? *clip : INFINITY, prediction, false);
-}
-
 void noise_out(Tensor out, const Tensor& sample, const Tensor& step, const Tensor& table, Maybe key, Maybe row_ids,
                Maybe noise) {
   sweep(noise_of(out, sample, step, table, key, row_ids, noise), sample, table.size(0));
@@ -84,8 +76,6 @@ void normal_out(Tensor out, const Tensor& like, const Tensor& step, const Tensor
 STABLE_TORCH_LIBRARY_IMPL(robustmdiff, CPU, m) {
   m.impl("ddpm_step", TORCH_BOX(&OnPacked<&Allocated<&step_out>::call>::call));
   m.impl("ddpm_step_out", TORCH_BOX(&OnPacked<&step_out>::call));
-  m.impl("ddpm_step_infer", TORCH_BOX(&OnPacked<&Allocated<&infer_to>::call>::call));
-  m.impl("ddpm_step_infer_to", TORCH_BOX(&OnPacked<&infer_to>::call));
   m.impl("ddpm_noise", TORCH_BOX(&OnPacked<&Allocated<&noise_out>::call>::call));
   m.impl("ddpm_noise_out", TORCH_BOX(&OnPacked<&noise_out>::call));
   m.impl("philox_normal", TORCH_BOX(&OnPacked<&Allocated<&normal_out>::call>::call));

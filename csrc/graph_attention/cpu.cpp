@@ -115,20 +115,9 @@ void run_backward(const Backward& work, const Tensor&) {
   if (work.dbias) sum_by_relation(in, weights.get(), work.dbias);
 }
 
-Tensor infer(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& rowptr, const Tensor& col, Maybe relation,
-             Maybe relation_bias) {
-  // In place of the transpose, which a forward pass does not read, tensors of its shapes.
-  const Inputs in = inputs_of(q, k, v, rowptr, col, relation, rowptr, col, col, relation_bias);
-  Tensor out = empty({in.nodes, in.heads, in.width}, q.scalar_type(), q);
-  Scratch<1024> lse(in.nodes * in.heads);
-  run_forward({.in = in, .out = out.mutable_data_ptr(), .lse = lse.get()}, q);
-  return out;
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(robustmdiff, CPU, m) {
-  m.impl("graph_attention_infer", TORCH_BOX(&OnPacked<&infer>::call));
   m.impl("graph_attention_fwd", TORCH_BOX(&OnPacked<&forward<&run_forward>>::call));
   m.impl("graph_attention_bwd", TORCH_BOX(&OnPacked<&backward<&run_backward>>::call));
 }

@@ -228,43 +228,6 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
   return {out, lse};
 }
 
-Tensor infer(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_segments, const Tensor& k_segments,
-             std::optional<double> scale, Maybe affinity, bool exclude_own) {
-  Forward call;
-  Batch batch;
-  batch.read(call, q, k, v, q_segments, k_segments, affinity, {}, scale, exclude_own, 1 << 30);
-  Tensor out = fresh_like(q);
-  Scratch<FEW> lse(q.size(0) * call.H);
-  attend(call, batch, out, lse.get());
-  return out;
-}
-
-// The memory from the first to the last element of x [tokens, heads, D].
-struct Span {
-  const char *begin, *end;
-
-  Span(const Call& call, const Tokens& x, int64_t tokens, int64_t heads) : begin(static_cast<char*>(x.data)) {
-    const int64_t count = tokens > 0 ? (tokens - 1) * x.row + (heads - 1) * x.head + call.D : 0;
-    end = begin + count * (call.type == Type::f32 ? 4 : 2);
-  }
-  bool meets(const Span& other) const { return begin < other.end && other.begin < end; }
-};
-
-void infer_to(Tensor out, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_segments,
-              const Tensor& k_segments, std::optional<double> scale, Maybe affinity, bool exclude_own) {
-  Forward call;
-  Batch batch;
-  batch.read(call, q, k, v, q_segments, k_segments, affinity, {}, scale, exclude_own, 1 << 30);
-  checked_like(out, "out", q);
-  const int64_t Tq = q.size(0), Tk = k.size(0);
-  const Span written(call, tokens_of(out), Tq, call.H);
-  STD_TORCH_CHECK(!written.meets({call, call.q, Tq, call.H}) && !written.meets({call, call.k, Tk, call.Hkv}) &&
-                      !written.meets({call, call.v, Tk, call.Hkv}),
-                  "out shares memory with q, k or v");
-  Scratch<FEW> lse(Tq * call.H);
-  attend(call, batch, out, lse.get());
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_out, const Tensor& out, const Tensor& lse,
                                                     const Tensor& q, const Tensor& k, const Tensor& v,
                                                     const Tensor& q_segments, const Tensor& k_segments, Maybe affinity,
@@ -293,8 +256,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_out, cons
 
 STABLE_TORCH_LIBRARY_IMPL(robustmdiff, CPU, m) {
   m.impl("masked_attention_fwd", TORCH_BOX(&forward));
-  m.impl("masked_attention_infer", TORCH_BOX(&infer));
-  m.impl("masked_attention_infer_to", TORCH_BOX(&infer_to));
   m.impl("masked_attention_bwd", TORCH_BOX(&backward));
 }
 

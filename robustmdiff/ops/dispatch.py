@@ -13,10 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-from torch._C import _are_functorch_transforms_active, _is_any_autocast_enabled
-from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.compiler import is_compiling
 
 
 @dataclass(frozen=True)
@@ -119,28 +116,6 @@ _requested_in_graphs: dict[str, str] = {}
 
 def _requests() -> dict[str, str]:
     return _requested_in_graphs if is_compiling() else _requested.get()
-
-
-_float64 = torch.float64
-
-
-def straight(x: Tensor) -> bool:
-    """Whether a call with x may go straight to the native operator: nothing is traced, transformed, cast or
-    asked for by name, and x is a plain CPU tensor that the C++ kernels may take.
-
-    They check all that the public function promises before they touch memory. What they refuse, and for
-    whatever reason, goes the ordinary way from its start, which finds a backend that can or the words why
-    none may. So the short way never decides that a call is wrong; it only saves a good one 10 us of checks.
-    """
-    return (
-        not is_dynamo_compiling()
-        and type(x) is Tensor
-        and not _requested.get()
-        and x.is_cpu
-        and x.dtype is not _float64
-        and not _are_functorch_transforms_active()
-        and not _is_any_autocast_enabled()
-    )
 
 
 @contextmanager

@@ -11,10 +11,10 @@ pair (forward, backward), made by `differentiable`; it is the only place where g
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, is_grad_enabled
+from torch import Tensor
 from torch.compiler import is_compiling
 
 from robustmdiff.ops import flop_formulas
@@ -71,16 +71,9 @@ def implement(name: str, function: Callable[..., Any]) -> None:
     torch.library.impl(f"{NAMESPACE}::{name}", "CompositeExplicitAutograd", function)
 
 
-class Differentiable(NamedTuple):
-    """A function with a gradient; and the same for eager code that knows that one is recorded."""
-
-    run: Callable[..., tuple[Tensor, Tensor]]
-    record: Callable[..., tuple[Tensor, Tensor]]
-
-
 def differentiable(
     forward: Callable[..., Any], backward: Callable[..., Any], tensors: int, wrt: tuple[int, ...]
-) -> Differentiable:
+) -> Callable[..., tuple[Tensor, Tensor]]:
     """The function `forward(*inputs) -> (out, lse)` with a gradient of `out`.
 
     The first `tensors` inputs are Tensor or None, the rest are plain settings.
@@ -130,7 +123,7 @@ def differentiable(
         def backward(ctx: Any, grad_out: Tensor | None, _: Any) -> tuple[Any, ...]:
             return gradients(ctx.saved_tensors, ctx.settings, grad_out)
 
-    record = without_its_python(_Classic)
+    apply = without_its_python(_Classic)
 
     class _Functorch(torch.autograd.Function):
         """The same for torch.func: it needs setup_context, which costs five times as much a call."""
@@ -156,30 +149,16 @@ def differentiable(
         if torch.is_grad_enabled():
             for i in wrt:
                 if inputs[i] is not None and inputs[i].requires_grad:
-                    return _Classic.apply(*_distinct(inputs)) if is_compiling() else record(*inputs)
+                    return _Classic.apply(*_distinct(inputs)) if is_compiling() else apply(*inputs)
         return forward(*inputs)
 
-    return Differentiable(run, record)
+    return run
 
 
 def without_its_python(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     """`function.apply` outside torch.func and torch.compile, without what torch does in Python for those:
     a third of what the whole costs."""
     return super(torch.autograd.Function, function).apply  # type: ignore[misc]
-
-
-def without_its_frame(operator: Any) -> Callable[..., Any]:
-    """What `operator(...)` calls. For eager code: torch.compile wants the operator itself."""
-    return operator._op
-
-
-def recorded(*tensors: Tensor | None) -> bool:
-    """Whether a gradient through any of these is recorded."""
-    if is_grad_enabled():
-        for x in tensors:
-            if x is not None and x.requires_grad:
-                return True
-    return False
 
 
 def _distinct(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -44,7 +44,7 @@ class Case:
 
 
 def refuses(op: str, call: Callable[[], Tensor], error: type[Exception], message: str) -> None:
-    """`call()` raises, straight and on the ordinary way, in the same words."""
+    """`call()` raises whichever backend is asked for, in the same words."""
     found = []
     for asked in ({}, {op: "native"}):
         with use_backend(**asked), pytest.raises(error, match=message) as raised:

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from torch.profiler import profile
 
 from robustmdiff import explain, use_backend
 from robustmdiff.ops import knowledge_attention
@@ -101,3 +102,17 @@ def test_compiled_code_follows_a_request():
         assert "knowledge_attention_fwd" not in graphs[-1]
     compiled(q)
     assert len(graphs) == 2
+
+
+def test_the_profiler_sees_the_operator():
+    q, concepts = torch.randn(5, 3, 4), torch.randn(7, 4)
+    with profile() as seen:
+        knowledge_attention(q, concepts, scale=0.5)
+    assert "robustmdiff::knowledge_attention_fwd" in {event.name for event in seen.events()}
+
+
+def test_an_operator_refuses_tensors_of_several_devices():
+    """Where one is on the meta device, torch takes the shape rule, which would compute nothing."""
+    q, concepts = torch.randn(5, 3, 4), torch.randn(7, 4, device="meta")
+    with pytest.raises(ValueError, match=r"tensors are on .*, expected one device"):
+        torch.ops.robustmdiff.knowledge_attention_fwd(q, concepts, None, 0.5)

@@ -160,10 +160,10 @@ class Stop(torch.autograd.Function):
 
 
 def ways() -> list:
-    """Eager and under torch.func on every backend; the two ways besides on one, being the bridge's."""
+    """Eager and under torch.func on every backend; compiled on one, being the bridge's."""
     found = []
     for call, backend in (param.values for param in on_backends(lambda _: True)):
-        more = ("straight", "compiled") if backend == "native" else ()
+        more = ("compiled",) if backend == "native" else ()
         for way in ("eager", "torch.func", *more):
             found.append(pytest.param(call, backend, way, id=f"{call.op}-{call.name}-{backend}-{way}"))
     return found
@@ -183,7 +183,7 @@ def test_an_undefined_gradient_gives_none(call, backend, way):
     if way == "compiled":
         torch.compiler.reset()
         run = torch.compile(call.run, fullgraph=True, dynamic=True, backend="aot_eager")
-    with use_backend(**({} if way == "straight" else {call.op: backend})):
+    with use_backend(**{call.op: backend}):
         if way == "torch.func":
             found = torch.func.grad(loss, argnums=tuple(range(len(tensors) + 1)))(*tensors, w)
         else:

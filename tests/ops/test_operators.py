@@ -9,9 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from robustmdiff.ops import Graph, graph_attention, knowledge_attention, masked_attention
-from robustmdiff.ops.ddpm import native as ddpm_native
 from robustmdiff.ops.graph_attention import OP as GRAPH
-from robustmdiff.ops.graph_attention import native as graph_native
 from robustmdiff.ops.graph_attention import torch_backend as graph_backend
 from robustmdiff.ops.knowledge_attention import OP as KNOWLEDGE
 from robustmdiff.ops.knowledge_attention import TOP
@@ -53,20 +51,6 @@ def test_operators_pass_opcheck(backend, args):
     torch.library.opcheck(backend.forward_op, args)
     out, lse = backend.forward_op(*args)
     torch.library.opcheck(backend.backward_op, (torch.randn_like(out), out, lse, *args))
-
-
-def test_operators_for_inference_pass_opcheck():
-    q, k, v, q_segments, k_segments, affinity, *_ = masked_args()
-    args = q, k, v, q_segments, k_segments, 0.3, affinity, True
-    torch.library.opcheck(masked_native.infer_op, args)
-    torch.library.opcheck(masked_native.infer_op, args[:5])
-    torch.library.opcheck(masked_native.infer_to_op, (torch.empty_like(q), *args))
-    q, k, v, rowptr, col, relation, *_, bias = graph_args()
-    torch.library.opcheck(graph_native.infer_op, (q, k, v, rowptr, col, relation, bias))
-    x, step, table = torch.randn(2, 3), torch.tensor([1, 0]), torch.rand(4, 8)
-    step_args = x, x, step, table, torch.tensor([1, 0]), x, 2.0, 1.0, 2, x, torch.tensor([3, 1])
-    torch.library.opcheck(ddpm_native.infer_op, step_args)
-    torch.library.opcheck(ddpm_native.infer_to_op, (torch.empty_like(x), *step_args[:5]))
 
 
 def test_knowledge_top_passes_opcheck():

@@ -25,14 +25,11 @@ from robustmdiff.ops.registration import without_its_python
 
 
 class Fused(NamedTuple):
-    """The three ops of one backend, as dispatch runs them; and the first two for arguments that are already
-    as the operators want them."""
+    """The three ops of one backend, as dispatch runs them."""
 
     step: Callable[..., Tensor]
     noise: Callable[..., Tensor]
     noise_loss: Callable[..., Tensor]
-    ready_step: Callable[..., Tensor]
-    ready_noise: Callable[..., Tensor]
 
 
 def reasons(
@@ -84,7 +81,7 @@ def fused(operators: schema.Operators) -> Fused:
         *tensors, _, target = args  # no noise is given here
         return differentiable_loss(prediction, *_packed(*tensors), target)
 
-    return Fused(step, noise, noise_loss, differentiable_step, differentiable_noise)
+    return Fused(step, noise, noise_loss)
 
 
 def _differentiable(

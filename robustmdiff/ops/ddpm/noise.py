@@ -11,9 +11,8 @@ from torch import Tensor
 from robustmdiff.ops.ddpm import definition, native, triton_backend
 from robustmdiff.ops.ddpm.check import check_like_sample, check_out, check_schedule, one_of
 from robustmdiff.ops.ddpm.schema import PREDICTIONS
-from robustmdiff.ops.dispatch import Backend, Op, straight
+from robustmdiff.ops.dispatch import Backend, Op
 from robustmdiff.ops.philox import NOISING, philox_normal
-from robustmdiff.ops.registration import recorded
 
 
 def ddpm_noise(
@@ -32,17 +31,6 @@ def ddpm_noise(
     key is drawn at counter step + 2^31, so it is never the one that `ddpm_step` draws at that step.
     Gradient: sample; on the torch backend also noise and table.
     """
-    if straight(sample) and noise is None:
-        try:
-            if not table.requires_grad:
-                inputs = (sample, step, table, key, row_ids, None)
-                if out is None:
-                    return native.ready_noise(*inputs)
-                if not recorded(out, sample):
-                    native.operators.noise_out(out, *inputs)
-                    return out
-        except Exception:
-            pass
     args = _prepare_noise(sample, step, table, key=key, row_ids=row_ids, noise=noise, out=out)
     return NOISE.select(*args).run(*args, out=out)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,11 +19,9 @@ from robustmdiff.ops.ddpm.check import (
 )
 from robustmdiff.ops.ddpm.definition import DynamicThreshold
 from robustmdiff.ops.ddpm.schema import PREDICTIONS
-from robustmdiff.ops.dispatch import Backend, Op, straight
+from robustmdiff.ops.dispatch import Backend, Op
 from robustmdiff.ops.philox import philox_normal
-from robustmdiff.ops.registration import recorded
 
-NUMBER = (int, float)
 INDEX = {prediction: index for index, prediction in enumerate(PREDICTIONS)}
 
 
@@ -68,36 +65,6 @@ def ddpm_step(
     torch backend also guidance, noise and table. Definition: robustmdiff.ops.ddpm.definition.
     Errors: TypeError for dtypes, ValueError for the rest; values are checked on the CPU in eager mode.
     """
-    if (
-        straight(sample)
-        and noise is None
-        and log_variance is None
-        and isinstance(guidance, NUMBER)
-        and (clip is None or type(clip) is float)
-        and variance == ("fixed" if variance_output is None else "learned_range")
-    ):
-        try:
-            if model_output.dtype is not sample.dtype or table.requires_grad:
-                pass
-            elif not recorded(sample, model_output, uncond, variance_output):
-                plain = uncond is None and guidance == 1 and clip is None and prediction == "epsilon"
-                settings = (
-                    ()
-                    if plain and variance_output is None and row_ids is None
-                    else (uncond, guidance, clip, INDEX[prediction], variance_output, row_ids)
-                )
-                if out is None:
-                    return native.infer(sample, model_output, step, table, key, *settings)
-                if not out.requires_grad:
-                    native.infer_to(out, sample, model_output, step, table, key, *settings)
-                    return out
-            elif out is None and (clip is None or clip < math.inf):
-                return native.ready_step(
-                    sample, model_output, step, table, uncond, None, variance_output, key, row_ids, None,
-                    guidance, math.inf if clip is None else clip, INDEX[prediction], False,
-                )  # fmt: skip
-        except Exception:
-            pass
     args = _prepare(
         model_output, sample, step, table,
         uncond=uncond, guidance=guidance, variance_output=variance_output, log_variance=log_variance,

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from robustmdiff.ops.dispatch import Backend, Op, straight
+from robustmdiff.ops.dispatch import Backend, Op
 from robustmdiff.ops.graph_attention import definition, native, torch_backend, triton_backend
 from robustmdiff.ops.graph_attention.graph import Graph
-from robustmdiff.ops.registration import FLOATS, autocast, recorded
+from robustmdiff.ops.registration import FLOATS, autocast
 
 __all__ = ["Graph", "graph_attention"]
 
@@ -34,17 +34,6 @@ def graph_attention(
     robustmdiff.ops.graph_attention.definition. Errors: TypeError for dtypes, ValueError for shapes,
     devices and, on the CPU, for a relation that relation_bias lacks.
     """
-    if straight(q) and type(graph) is Graph:
-        try:
-            bias = relation_bias
-            if bias is not None and bias.is_floating_point():
-                bias = bias.float()
-            if recorded(q, k, v, bias):
-                return native.record(q, k, v, *graph, bias)[0]
-            relations = () if bias is None else (graph.relation, bias)
-            return native.infer(q, k, v, graph.rowptr, graph.col, *relations)
-        except Exception:
-            pass
     args = _prepare(q, k, v, graph, relation_bias=relation_bias)
     out, _ = OP.select(*args).run(*args)
     return out

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from robustmdiff import _native
-from robustmdiff.ops.graph_attention.schema import TENSORS, WRT, declare, forward_flops
-from robustmdiff.ops.registration import define, differentiable, without_its_frame
+from robustmdiff.ops.graph_attention.schema import TENSORS, WRT, declare
+from robustmdiff.ops.registration import differentiable
 
 forward_op, backward_op = declare("")
 _MISSING = _native.missing(forward_op)
@@ -33,16 +33,7 @@ def reasons(q: Tensor, *_: Any) -> list[str]:
     return found
 
 
-# Without the log-sum-exp and the transpose, which only a backward pass reads.
-infer_op = define(
-    "graph_attention_infer",
-    "(Tensor q, Tensor k, Tensor v, Tensor rowptr, Tensor col, Tensor? relation=None, "
-    "Tensor? relation_bias=None) -> Tensor",
-    lambda q, *_: q.new_empty(q.shape),
-    forward_flops,
-)
-infer = without_its_frame(infer_op)
-run_on_float_bias, record = differentiable(forward_op, backward_op, TENSORS, WRT)
+run_on_float_bias = differentiable(forward_op, backward_op, TENSORS, WRT)
 
 
 def run(*inputs: Any) -> tuple[Tensor, Tensor]:

@@ -147,4 +147,4 @@ def _sum(x: Tensor, row: Tensor, pointers: Tensor) -> Tensor:
 forward_op, backward_op = declare("_torch")
 implement("graph_attention_fwd_torch", forward)
 implement("graph_attention_bwd_torch", backward)
-run, _ = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(forward_op, backward_op, TENSORS, WRT)

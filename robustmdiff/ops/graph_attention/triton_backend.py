@@ -65,4 +65,4 @@ def backward(grad_out: Tensor, out: Tensor, lse: Tensor, *args: Any) -> tuple[Te
 forward_op, backward_op = declare("_triton")
 implement("graph_attention_fwd_triton", forward)
 implement("graph_attention_bwd_triton", backward)
-run, _ = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(forward_op, backward_op, TENSORS, WRT)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustmdiff.ops.dispatch import Backend, Op, straight
+from robustmdiff.ops.dispatch import Backend, Op
 from robustmdiff.ops.knowledge_attention import definition, native, torch_backend, triton_backend
 from robustmdiff.ops.registration import FLOATS, autocast
 
@@ -35,11 +35,6 @@ def knowledge_attention(
     robustmdiff.ops.knowledge_attention.definition. Errors: TypeError for dtypes, ValueError for
     shapes and devices and, on the CPU, for a log_prior that is NaN or +inf.
     """
-    if straight(q):
-        try:
-            return native.run(q, concepts, log_prior, scale)[0]
-        except Exception:
-            pass
     args = _prepare(q, concepts, log_prior, scale=scale)
     out, _ = OP.select(*args).run(*args)
     return out

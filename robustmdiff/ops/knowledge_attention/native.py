@@ -28,4 +28,4 @@ def reasons(q: Tensor, *_: Any) -> list[str]:
     return found
 
 
-run, _ = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(forward_op, backward_op, TENSORS, WRT)

@@ -37,4 +37,4 @@ def no_top(*_: Any) -> list[str]:
 forward_op, backward_op = declare("_triton")
 implement("knowledge_attention_fwd_triton", forward)
 implement("knowledge_attention_bwd_triton", backward)
-run, _ = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(forward_op, backward_op, TENSORS, WRT)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustmdiff.ops.dispatch import Backend, Op, straight
+from robustmdiff.ops.dispatch import Backend, Op
 from robustmdiff.ops.masked_attention import (
     definition,
     native,
@@ -28,7 +28,7 @@ from robustmdiff.ops.masked_attention.converters import (
 )
 from robustmdiff.ops.masked_attention.schema import TENSORS
 from robustmdiff.ops.masked_attention.segments import segments_from_padded
-from robustmdiff.ops.registration import FLOATS, autocast, recorded
+from robustmdiff.ops.registration import FLOATS, autocast
 
 __all__ = [
     "masked_attention",
@@ -80,22 +80,6 @@ def masked_attention(
     robustmdiff.ops.masked_attention.definition. Errors: TypeError for dtypes, ValueError for shapes,
     devices and, on the CPU, for segments that are negative, past the end or overlapping.
     """
-    if straight(q) and key is None and dropout_p == 0 and bias is None and softcap is None:
-        try:
-            tokens = q, k, v, q_segments, k_segments
-            if not recorded(q, k, v, affinity):
-                plain = affinity is None and not exclude_own
-                settings = (() if scale is None else (scale,)) if plain else (scale, affinity, exclude_own)
-                if out is None:
-                    return native.infer(*tokens, *settings)
-                if not out.requires_grad:
-                    native.infer_to(out, *tokens, *settings)
-                    return out
-            elif out is None:
-                scale = q.shape[-1] ** -0.5 if scale is None else scale
-                return native.record(*tokens, affinity, None, scale, exclude_own, 0.0)[0]
-        except Exception:
-            pass
     args = _prepare(
         q, k, v, q_segments, k_segments,
         scale=scale, affinity=affinity, exclude_own=exclude_own, dropout_p=dropout_p, key=key,

@@ -6,26 +6,10 @@ import torch
 from torch import Tensor
 
 from robustmdiff import _native
-from robustmdiff.ops.masked_attention.schema import TENSORS, WRT, biased_reasons, declare, forward_flops
-from robustmdiff.ops.registration import define, differentiable, without_its_frame
+from robustmdiff.ops.masked_attention.schema import TENSORS, WRT, biased_reasons, declare
+from robustmdiff.ops.registration import differentiable
 
 forward_op, backward_op = declare("")
-# Without the log-sum-exp, which only a backward pass reads, and with little to pass, as each argument
-# costs a call time: to a new tensor, and to a given one.
-INFER = (
-    "Tensor q, Tensor k, Tensor v, Tensor q_segments, Tensor k_segments, float? scale=None, "
-    "Tensor? affinity=None, bool exclude_own=False"
-)
-infer_op = define(
-    "masked_attention_infer", f"({INFER}) -> Tensor", lambda q, *_: q.new_empty(q.shape), forward_flops
-)
-infer_to_op = define(
-    "masked_attention_infer_to",
-    f"(Tensor(a!) out, {INFER}) -> ()",
-    lambda *_: None,
-    lambda out, *inputs: forward_flops(*inputs),
-)
-infer, infer_to = without_its_frame(infer_op), without_its_frame(infer_to_op)
 _MISSING = _native.missing(forward_op)
 
 
@@ -79,4 +63,4 @@ def _cuda_reasons(
     return found
 
 
-run, record = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(forward_op, backward_op, TENSORS, WRT)

@@ -205,4 +205,4 @@ def _scores(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> Tensor:
 forward_op, backward_op = declare("_torch")
 implement("masked_attention_fwd_torch", forward)
 implement("masked_attention_bwd_torch", backward)
-run, _ = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(forward_op, backward_op, TENSORS, WRT)

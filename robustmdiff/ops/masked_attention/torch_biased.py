@@ -256,4 +256,4 @@ def _add_bias_gradient(
 forward_op, backward_op = declare_biased("_torch")
 implement("masked_attention_biased_fwd_torch", forward)
 implement("masked_attention_biased_bwd_torch", backward)
-run, _ = differentiable(forward_op, backward_op, BIASED_TENSORS, BIASED_WRT)
+run = differentiable(forward_op, backward_op, BIASED_TENSORS, BIASED_WRT)

@@ -36,4 +36,4 @@ def backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 forward_op, backward_op = declare("_triton")
 implement("masked_attention_fwd_triton", forward)
 implement("masked_attention_bwd_triton", backward)
-run, _ = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(forward_op, backward_op, TENSORS, WRT)
