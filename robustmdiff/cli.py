@@ -73,6 +73,7 @@ def cohort(
       robustmdiff cohort --patients 500 --missingness mcar --rate 0.3
     """
     from robustmdiff.data.cohort import CohortConfig, make_cohort
+    from robustmdiff.data.cohort.reader import reader_check
 
     made = make_cohort(CohortConfig(patients=patients, seed=seed, missingness=missingness, rate=rate))
     found = list(made.patients)
@@ -91,7 +92,7 @@ def cohort(
     ]
     result: dict[str, Any] = {"patients": len(found), "classes": rows, "modalities": present}
     if check:
-        result["readers"] = made.reader_check()
+        result["readers"] = reader_check(made)
     show(result, as_json, tables={"Diseases": rows, "Modalities": present})
 
 

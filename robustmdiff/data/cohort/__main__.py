@@ -12,6 +12,7 @@ import numpy as np
 
 from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.cohort.ceiling import Ceiling, ceilings
+from robustmdiff.data.cohort.reader import Reader
 from robustmdiff.data.cohort.sheet import contact_sheet, first_of_each_class
 
 
@@ -38,17 +39,16 @@ def main() -> None:
     _ = cohort.rendering
     print(f"\n{len(cohort)} patients rendered or opened in {time.perf_counter() - start:.1f} s")
     print("\n| modality | readings | mean AUROC | lowest | which |\n|---|---|---|---|---|")
-    for name, by_finding in cohort.reader_check().items():
+    first, held_out = np.split(np.arange(len(cohort)), [len(cohort) // 2])
+    reader = Reader.fit(cohort, first)
+    for name, by_finding in reader.check(cohort, held_out).items():
         lowest = min(by_finding, key=lambda f: by_finding[f])
         mean = np.mean(list(by_finding.values()))
         print(f"| {name} | {len(by_finding)} | {mean:.4f} | {by_finding[lowest]:.3f} | {lowest} |")
-    held_out = np.arange(len(cohort) // 2, len(cohort))
     print(f"\nExact, {len(held_out)} held-out patients")
     _print(ceilings(cohort, index=held_out))
     print("\nThe same patients, from the readings as the reader recovers them")
-    evidence = np.zeros_like(cohort.evidence)
-    evidence[held_out] = cohort.reader.evidence(cohort, held_out)
-    _print(ceilings(cohort, lambda mask, index: cohort.posterior_from(evidence, mask, index), held_out))
+    _print(ceilings(cohort, lambda mask, index: reader.ceiling(cohort, mask, index), held_out))
 
 
 def _print(rows: list[Ceiling]) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from robustmdiff.data.cohort.missingness import draw
+from robustmdiff.data.cohort.cohort import Cohort
 from robustmdiff.data.cohort.reader import auroc
 from robustmdiff.data.cohort.table import MODALITIES, RARE
-
-if TYPE_CHECKING:
-    from robustmdiff.data.cohort.cohort import Cohort
 
 SPECIFICITY = 0.95
 
@@ -41,8 +38,8 @@ def ceilings(
     posterior = posterior or cohort.posterior
     masks = {"everything": np.ones((len(cohort), len(MODALITIES)), dtype=bool)}
     for rate in (0.3, 0.5, 0.7, 0.9):
-        masks[f"MCAR {rate:.1f}"] = draw("mcar", rate, cohort, seed)
-    masks["MCAR 0.9, one kept"] = draw("mcar", 0.9, cohort, seed, keep_one=True)
+        masks[f"MCAR {rate:.1f}"] = cohort.mask("mcar", rate, seed)
+    masks["MCAR 0.9, one kept"] = cohort.mask("mcar", 0.9, seed, keep_one=True)
     for m, name in enumerate(MODALITIES):
         masks[f"{name} alone"] = np.arange(len(MODALITIES))[None] == m + np.zeros((len(cohort), 1))
     rows: list[Ceiling] = []

@@ -16,7 +16,6 @@ from robustmdiff.data.cohort.config import CohortConfig
 from robustmdiff.data.cohort.draw import SITES, draw, states_of, stream
 from robustmdiff.data.cohort.missingness import Mechanism
 from robustmdiff.data.cohort.posterior import posterior, reading_evidence
-from robustmdiff.data.cohort.reader import Reader
 from robustmdiff.data.cohort.render import IMAGES, Rendering, rendering
 from robustmdiff.data.cohort.table import DISEASES, FINDINGS, MODALITIES, RARE, DiseaseTable, disease_table
 from robustmdiff.data.modality import Modality, Task
@@ -80,6 +79,15 @@ class Cohort:
             return Mechanism(self.config.missingness, self.config.rate, self.config.cell_rate, severity)
         return Mechanism(kind, rate, 0.0, severity)
 
+    def mask(self, kind: str, rate: float, seed: int, *, keep_one: bool = False) -> np.ndarray:
+        """A mask bool [n, M] over the patients, True = kept, to test a model under.
+
+        kind, rate as in CohortConfig. Modalities that the cohort lacks are drawn like the others:
+        combine with `presence`. keep_one leaves a patient who would have nothing one modality,
+        chosen at random from those the cohort has."""
+        mechanism = self.mechanism(kind, rate)
+        return missingness.draw(mechanism, self.drawn, seed, self.presence if keep_one else None)
+
     def posterior(
         self,
         presence: np.ndarray | torch.Tensor | None = None,
@@ -139,34 +147,6 @@ class Cohort:
     def evidence(self) -> np.ndarray:
         """float64 [n, M, F, 2], log P(reading | finding absent, present)."""
         return reading_evidence(self.table, self.drawn.readings)
-
-    @cached_property
-    def reader(self) -> Reader:
-        """A simple reader of every modality, fitted on the first half of the patients."""
-        return Reader.fit(self, np.arange(len(self) // 2))
-
-    def reader_check(self, reader: Reader | None = None) -> dict[str, dict[str, float]]:
-        """AUROC with which each reading is recovered from what was rendered, by modality and
-        finding. By default the cohort's own reader, tested on the second half of the patients."""
-        own = reader is None or reader is self.__dict__.get("reader")
-        held_out = np.arange(len(self) // 2 if own else 0, len(self))
-        return (reader or self.reader).check(self, held_out)
-
-    def reader_ceiling(
-        self,
-        presence: np.ndarray | torch.Tensor | None = None,
-        index: Sequence[int] | np.ndarray | None = None,
-        *,
-        reader: Reader | None = None,
-        mechanism: Mechanism | None = None,
-    ) -> np.ndarray:
-        """The second ceiling: as `posterior`, from the readings as the reader recovers them.
-        For patients that it did not learn from give the `reader` of another cohort, or an index
-        of the second half."""
-        rows = np.arange(len(self)) if index is None else np.asarray(index, dtype=np.int64)
-        evidence = np.zeros_like(self.evidence)
-        evidence[rows] = (reader or self.reader).evidence(self, rows)
-        return self.posterior_from(evidence, presence, rows, mechanism=mechanism)
 
     @cached_property
     def rendering(self) -> Rendering:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from robustmdiff.data.cohort.config import KINDS
 from robustmdiff.data.cohort.draw import AGE_MEAN, AGE_SD, SITE_COMMON, SITE_RARE, SITES, Draw
 from robustmdiff.data.cohort.table import MODALITIES
-
-if TYPE_CHECKING:
-    from robustmdiff.data.cohort.cohort import Cohort
 
 # Shifts of the log odds of being missing, by modality in the order of MODALITIES; the last
 # column is for single values. Small hospitals and old patients get fewer scans and panels.
@@ -100,21 +96,18 @@ def severity_distribution(frequency: np.ndarray, prior: np.ndarray) -> np.ndarra
     return prior @ count
 
 
-def draw(kind: str, rate: float, cohort: Cohort, seed: int, keep_one: bool = False) -> np.ndarray:
-    """A mask bool [n, M] over the cohort's patients, True = kept, to test a model under.
-
-    kind, rate as in CohortConfig. Modalities that the cohort lacks are drawn like the others:
-    combine with `cohort.presence`. keep_one leaves a patient who would have nothing one modality,
-    chosen at random from those the cohort has."""
-    mechanism = cohort.mechanism(kind, rate)
-    rng = np.random.default_rng([seed, *b"mask"])
-    u = rng.random((len(cohort), 2 * len(MODALITIES)))
-    presence = u[:, : len(MODALITIES)] >= missing_probability(mechanism, cohort.drawn)[:, :-1]
-    if keep_one:
-        chance = np.where(cohort.presence, u[:, len(MODALITIES) :], -1)
-        empty = np.flatnonzero(~(presence & cohort.presence).any(axis=1))
-        presence[empty, chance[empty].argmax(axis=1)] = True
-    return presence
+def draw(mechanism: Mechanism, drawn: Draw, seed: int, presence: np.ndarray | None = None) -> np.ndarray:
+    """A mask bool [n, M], True = kept. With `presence` bool [n, M], what the patients have, whoever
+    would have nothing of it keeps one modality, chosen at random."""
+    M = len(MODALITIES)
+    p = missing_probability(mechanism, drawn)[:, :M]
+    u = np.random.default_rng([seed, *b"mask"]).random((len(p), 2 * M))
+    kept = u[:, :M] >= p
+    if presence is not None:
+        chance = np.where(presence, u[:, M:], -1)
+        empty = np.flatnonzero(~(kept & presence).any(axis=1))
+        kept[empty, chance[empty].argmax(axis=1)] = True
+    return kept
 
 
 def missing_probability(mechanism: Mechanism, drawn: Draw) -> np.ndarray:

@@ -7,17 +7,16 @@ errors give a second ceiling."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from robustmdiff.data.cohort.cohort import Cohort
+from robustmdiff.data.cohort.missingness import Mechanism
 from robustmdiff.data.cohort.table import FINDINGS, MODALITIES, SPECIFICITY
 from robustmdiff.data.modality import Modality
-
-if TYPE_CHECKING:
-    from robustmdiff.data.cohort.cohort import Cohort
 
 LAMBDAS = np.logspace(-4, 1, 11)  # of the ridge, relative to the mean eigenvalue
 LIMIT = 8.0  # of the log likelihood ratio of one reading
@@ -87,6 +86,28 @@ class Reader:
             for side, p in enumerate((1 - SPECIFICITY, sensitivity[reader.shown])):
                 out[:, m, reader.shown, side] = np.nan_to_num(np.log(p * ratio + 1 - p))
         return out
+
+    def ceiling(
+        self,
+        cohort: Cohort,
+        presence: np.ndarray | torch.Tensor | None = None,
+        index: Sequence[int] | np.ndarray | None = None,
+        *,
+        mechanism: Mechanism | None = None,
+    ) -> np.ndarray:
+        """The second ceiling: as `Cohort.posterior`, from the readings as this reader recovers them. Ask
+        for patients that it did not learn from."""
+        rows = np.arange(len(cohort)) if index is None else np.asarray(index, dtype=np.int64)
+        evidence = np.zeros_like(cohort.evidence)
+        evidence[rows] = self.evidence(cohort, rows)
+        return cohort.posterior_from(evidence, presence, rows, mechanism=mechanism)
+
+
+def reader_check(cohort: Cohort) -> dict[str, dict[str, float]]:
+    """AUROC with which each reading is recovered from what was rendered, by modality and finding, by a
+    reader fitted on the first half of the patients and tested on the second."""
+    first, second = np.split(np.arange(len(cohort)), [len(cohort) // 2])
+    return Reader.fit(cohort, first).check(cohort, second)
 
 
 class _Features:

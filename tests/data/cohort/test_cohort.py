@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from robustmdiff.data.cohort import CohortConfig, make_cohort, missingness
+from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.cohort import render as render_module
 from robustmdiff.data.cohort.concepts import BANDS, frequency_bands
-from robustmdiff.data.cohort.reader import auroc
+from robustmdiff.data.cohort.reader import Reader, auroc, reader_check
 from robustmdiff.data.cohort.table import FINDINGS, MODALITIES
 from robustmdiff.data.patient import DataError
 
@@ -251,21 +251,22 @@ def test_the_reader_recovers_the_readings(tmp_path):
     """On 64 x 64 images from 300 patients the small ridge reader is already close to the target
     of .98 (docs/cohort.md has the table of 1,250); a shuffled reader knows nothing."""
     cohort = make_cohort(CohortConfig(patients=600, seed=3), cache=tmp_path)
-    check = cohort.reader_check()
+    rows = np.arange(300, 600)
+    reader = Reader.fit(cohort, np.arange(300))
+    check = reader.check(cohort, rows)
     for m, name in enumerate(MODALITIES):
         assert list(check[name]) == [FINDINGS[f] for f in np.flatnonzero(cohort.table.visible[m])]
         assert np.mean(list(check[name].values())) > 0.95, name
-    rows = np.arange(300, 600)
-    exact, read = cohort.posterior(index=rows), cohort.reader_ceiling(index=rows)
+    exact, read = cohort.posterior(index=rows), reader.ceiling(cohort, index=rows)
     np.testing.assert_allclose(read.sum(axis=1), 1)
     label = cohort.labels[rows]
     loss = [-np.log(p[label]).mean() for p in (exact, read)]
     assert loss[0] < loss[1] < 2 * loss[0] + 0.1
-    mask = missingness.draw("mcar", 0.5, cohort, seed=1)[rows]
-    some = cohort.reader_ceiling(mask, rows)
+    mask = cohort.mask("mcar", 0.5, seed=1)[rows]
+    some = reader.ceiling(cohort, mask, rows)
     assert -np.log(some[label]).mean() > loss[1]
     # Another cohort's patients, read by this reader.
     other = make_cohort(CohortConfig(patients=20, seed=4), cache=tmp_path)
-    assert other.reader_ceiling(reader=cohort.reader).shape == (20, 12)
+    assert reader.ceiling(other).shape == (20, 12)
     with pytest.raises(ValueError, match="10 patients have 'xray', expected at least 50"):
-        other.reader_check()
+        reader_check(other)

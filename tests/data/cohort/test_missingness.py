@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robustmdiff.data.cohort import CohortConfig, make_cohort, missingness
+from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.cohort.table import MODALITIES
 
 MRI = MODALITIES.index("mri")
@@ -19,7 +19,7 @@ def cohort():
 @pytest.mark.parametrize("kind", ["mcar", "mar", "mnar"])
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.7])
 def test_the_rate_holds_for_every_modality(cohort, kind, rate):
-    missing = 1 - missingness.draw(kind, rate, cohort, seed=5).mean(axis=0)
+    missing = 1 - cohort.mask(kind, rate, seed=5).mean(axis=0)
     # Five standard errors, and .006 for the grid of ages and the rounding of ages to years.
     assert np.abs(missing - rate).max() <= 5 * np.sqrt(rate * (1 - rate) / 20000) + 0.006 * (rate > 0)
 
@@ -27,7 +27,7 @@ def test_the_rate_holds_for_every_modality(cohort, kind, rate):
 def test_what_each_kind_depends_on(cohort):
     severity = cohort.drawn.findings.sum(axis=1)
     for kind in ("mcar", "mar", "mnar"):
-        missing = ~missingness.draw(kind, 0.5, cohort, seed=6)[:, MRI]
+        missing = ~cohort.mask(kind, 0.5, seed=6)[:, MRI]
         by_site = [missing[cohort.drawn.site == s].mean() for s in range(3)]
         by_age = np.corrcoef(missing, cohort.drawn.age)[0, 1]
         by_severity = np.corrcoef(missing, severity)[0, 1]
@@ -44,8 +44,8 @@ def test_what_each_kind_depends_on(cohort):
 
 
 def test_keep_one_leaves_nobody_with_nothing(cohort):
-    plain = missingness.draw("mcar", 0.9, cohort, seed=7)
-    kept = missingness.draw("mcar", 0.9, cohort, seed=7, keep_one=True)
+    plain = cohort.mask("mcar", 0.9, seed=7)
+    kept = cohort.mask("mcar", 0.9, seed=7, keep_one=True)
     empty = ~plain.any(axis=1)
     assert empty.mean() == pytest.approx(0.9**6, abs=5 * 0.5 / np.sqrt(20000))
     assert kept.any(axis=1).all()
@@ -58,12 +58,12 @@ def test_keep_one_leaves_nobody_with_nothing(cohort):
 
 def test_keep_one_keeps_one_that_the_cohort_has():
     cohort = make_cohort(CohortConfig(patients=500, seed=1, missingness="mcar", rate=0.6))
-    kept = missingness.draw("mcar", 0.9, cohort, seed=3, keep_one=True) & cohort.presence
+    kept = cohort.mask("mcar", 0.9, seed=3, keep_one=True) & cohort.presence
     assert (kept.any(axis=1) == cohort.presence.any(axis=1)).all()
 
 
 def test_masks_repeat_and_differ_by_seed(cohort):
-    a, b, c = (missingness.draw("mnar", 0.4, cohort, seed=s) for s in (1, 1, 2))
+    a, b, c = (cohort.mask("mnar", 0.4, seed=s) for s in (1, 1, 2))
     np.testing.assert_array_equal(a, b)
     assert (a != c).any()
 
@@ -97,4 +97,4 @@ def test_log_likelihood_is_that_of_the_draw():
 
 def test_unknown_kind_is_named(cohort):
     with pytest.raises(ValueError, match="kind is 'random', expected one of none, mcar, mar, mnar"):
-        missingness.draw("random", 0.5, cohort, seed=0)
+        cohort.mask("random", 0.5, seed=0)

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from robustmdiff.data.cohort import CohortConfig, make_cohort, missingness
+from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.cohort.draw import SITE_COMMON, SITE_RARE, States
 from robustmdiff.data.cohort.posterior import posterior
 from robustmdiff.data.cohort.reader import auroc
@@ -98,7 +98,7 @@ def test_the_published_ceiling(many):
         return (macro(many, presence)[0] - 0.5) / (full - 0.5)
 
     for rate, published, tolerance in ((0.3, 0.986, 0.01), (0.5, 0.956, 0.015), (0.7, 0.87, 0.02)):
-        mask = missingness.draw("mcar", rate, many, seed=1)
+        mask = many.mask("mcar", rate, seed=1)
         assert retention(mask) == pytest.approx(published, abs=tolerance), rate
     singles = dict(zip(MODALITIES, (0.75, 0.89, 0.87, 0.89, 0.88, 0.31), strict=True))
     for m, (name, published) in enumerate(singles.items()):
@@ -109,7 +109,7 @@ def test_the_published_ceiling(many):
 
 def test_the_posterior_is_calibrated(many):
     """Among patients given p about q, a share q has the disease; 5 standard errors."""
-    p = many.posterior(missingness.draw("mcar", 0.5, many, seed=2))
+    p = many.posterior(many.mask("mcar", 0.5, seed=2))
     for low, high in ((0.05, 0.15), (0.4, 0.6), (0.85, 0.95)):
         chosen = (p > low) & (p < high)
         assert abs(many.labels[chosen].mean() - p[chosen].mean()) < 5 * 0.5 / np.sqrt(chosen.sum())
@@ -120,7 +120,7 @@ def test_an_informative_mask_is_evidence():
     kind = "mnar"
     cohort = make_cohort(CohortConfig(patients=6000, seed=5))
     mechanism = cohort.mechanism(kind, 0.6)
-    mask = missingness.draw(kind, 0.6, cohort, seed=3)
+    mask = cohort.mask(kind, 0.6, seed=3)
     aware, blind = (cohort.posterior(mask, mechanism=m) for m in (mechanism, None))
     np.testing.assert_allclose(aware.sum(axis=1), 1)
     gain = np.log(aware[cohort.labels]) - np.log(blind[cohort.labels])
@@ -130,7 +130,7 @@ def test_an_informative_mask_is_evidence():
 def test_mar_is_the_site():
     """Under MAR the mask says nothing beyond the site: Bayes with P(site | disease)."""
     cohort = make_cohort(CohortConfig(patients=40, seed=6))
-    mask = missingness.draw("mar", 0.5, cohort, seed=1)
+    mask = cohort.mask("mar", 0.5, seed=1)
     site = np.where(
         np.arange(12) >= 9, SITE_RARE[cohort.drawn.site, None], SITE_COMMON[cohort.drawn.site, None]
     )
