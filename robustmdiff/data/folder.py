@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -59,10 +59,10 @@ SPLITS = ("train", "calibration", "test")
 UNCERTAIN = {"unknown": None, "positive": True, "negative": False}
 
 
-class _Columns(NamedTuple):
-    """How task.json says that the table is to be read: columns to skip, and what -1 in a flag says."""
+class Columns(NamedTuple):
+    """How a table is to be read: columns to skip, and what -1 in a flag says."""
 
-    ignore: list[str]
+    ignore: Sequence[str]
     uncertain: bool | None
 
 
@@ -80,18 +80,7 @@ def load_folder(root: str | Path, cache: str | Path | None = None) -> tuple[list
         first = seen.setdefault(canonical(id), row.source)
         if first != row.source:
             raise row.error("id", f"expected one not used before ({first})")
-        patients.append(
-            Patient(
-                id=id,
-                modalities={m.name: _observation(root, row, m, cache) for m in task.modalities},
-                labels=_labels(row, task, columns),
-                findings=_flags(row, "finding", task.findings, columns),
-                source=row.source,
-                site=canonical(row.name("site")) or None,
-                age=row.measured("age", 0, 150),
-                group=row.name("group"),
-            )
-        )
+        patients.append(patient_of(row, task, root, columns, cache))
     if not patients:
         raise DataError(f"{find_table(root, 'patients')} has no row, expected at least one patient")
     if counted:
@@ -99,6 +88,33 @@ def load_folder(root: str | Path, cache: str | Path | None = None) -> tuple[list
     for modality in task.modalities:
         _warn_if_dark(patients, modality)
     return patients, task
+
+
+def patient_of(
+    row: Row, task: Task, root: Path, columns: Columns, cache: str | Path | None = None
+) -> Patient:
+    """The patient of a row whose files lie under `root`; a column that is not there is blank."""
+    return Patient(
+        id=row.name("id"),
+        modalities={m.name: _observation(root, row, m, cache) for m in task.modalities},
+        labels=_labels(row, task, columns),
+        findings=_flags(row, "finding", task.findings, columns),
+        source=row.source,
+        site=canonical(row.name("site")) or None,
+        age=row.measured("age", 0, 150),
+        group=row.name("group"),
+    )
+
+
+def columns_of(task: Task) -> list[str]:
+    """Every column that a table of this task may have."""
+    names = [*OWN]
+    for modality in task.modalities:
+        if modality.kind == "values":
+            names += [f"{modality.name}.{field.name}" for field in modality.fields]
+        else:
+            names += [modality.name, *([f"{modality.name}_file"] if modality.kind == "text" else [])]
+    return names + [f"label:{name}" for name in task.classes] + [f"finding:{name}" for name in task.findings]
 
 
 def folder_task(root: str | Path) -> Task:
@@ -159,7 +175,7 @@ def write_template(root: str | Path) -> None:
     write_whole(root / "patients.csv", table.encode())
 
 
-def _task(root: Path) -> tuple[Task, _Columns, bool]:
+def _task(root: Path) -> tuple[Task, Columns, bool]:
     """The task, how its table is to be read, and whether prevalence is yet to be counted there."""
     path = next(
         (root / name for name in ("task.json", "task.yaml", "task.yml") if (root / name).is_file()), None
@@ -179,7 +195,7 @@ def _task(root: Path) -> tuple[Task, _Columns, bool]:
     for name in task.modality_names:
         if name in OWN or name in texts:
             raise DataError(f"{path.name}: a modality is named {name!r}, which is a column of its own")
-    return task, _Columns(ignore, UNCERTAIN[uncertain]), "prevalence" not in read
+    return task, Columns(ignore, UNCERTAIN[uncertain]), "prevalence" not in read
 
 
 def _prevalence(labels: list[Mapping[str, bool]], task: Task) -> tuple[float, ...]:
@@ -191,7 +207,7 @@ def _prevalence(labels: list[Mapping[str, bool]], task: Task) -> tuple[float, ..
     return tuple(n / sum(count) if sum(count) else 1 / len(count) for n in count)
 
 
-def _rows(root: Path, task: Task, columns: _Columns) -> Iterator[Row]:
+def _rows(root: Path, task: Task, columns: Columns) -> Iterator[Row]:
     path = find_table(root, "patients")
     header = {canonical(name) for name in read_header(path)}
     required = ["id"]
@@ -213,7 +229,7 @@ def _rows(root: Path, task: Task, columns: _Columns) -> Iterator[Row]:
     return read_table(path, required, allowed=allowed, texts=texts)
 
 
-def _labels(row: Row, task: Task, columns: _Columns) -> dict[str, bool]:
+def _labels(row: Row, task: Task, columns: Columns) -> dict[str, bool]:
     labels = _flags(row, "label", task.classes, columns)
     if row.cells.get("label") not in MISSING - set(task.classes):
         named = row.one_of("label", {name: name for name in task.classes})
@@ -229,7 +245,7 @@ def _labels(row: Row, task: Task, columns: _Columns) -> dict[str, bool]:
     return labels
 
 
-def _flags(row: Row, what: str, names: Iterable[str], columns: _Columns) -> dict[str, bool]:
+def _flags(row: Row, what: str, names: Iterable[str], columns: Columns) -> dict[str, bool]:
     flags = {name: row.flag(f"{what}:{name}", columns.uncertain) for name in names}
     return {name: flag for name, flag in flags.items() if flag is not None}
 
@@ -247,7 +263,7 @@ def _observation(root: Path, row: Row, modality: Modality, cache: str | Path | N
             return (root / row.cells[column]).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise row.error(column, f"which cannot be read ({error}), expected a UTF-8 file") from error
-    if not row.cells[modality.name]:
+    if not row.cells.get(modality.name):
         return None
     path = root / row.cells[modality.name]
     if not path.exists():

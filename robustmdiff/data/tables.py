@@ -71,7 +71,7 @@ def read_table(
     try:
         where, cells = next(rows, (where, cells))
         header = [_column(name, known, renamed or {}) for name in cells]
-        _check_header(where, header, required, allowed)
+        check_columns(where, header, required, allowed)
         for where, cells in rows:
             row = Row(where, {n: unescaped(c.strip()) for n, c in zip(header, cells, strict=False)}, tally)
             if not any(map(str.strip, cells)):
@@ -117,7 +117,8 @@ def _column(written: str, known: Mapping[str, str], renamed: Mapping[str, str]) 
     return known.get(name) or known.get(canonical(name), name)
 
 
-def _check_header(where: str, header: list[str], required: Sequence[str], allowed: Sequence[str]) -> None:
+def check_columns(where: str, header: list[str], required: Sequence[str], allowed: Sequence[str]) -> None:
+    """DataError for a column of `required` that is not there, one not in `allowed` (if given), one twice."""
     for name in required:
         if name not in header:
             _check_delimiter(where, header)

@@ -1,4 +1,4 @@
-"""Diagnoses of patients, old and new, by a finished run."""
+"""What `robustmdiff predict` and `robustmdiff explain` ask, and what they write."""
 
 from __future__ import annotations
 
@@ -7,17 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from robustmdiff.data.files import file_name, write_whole
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.spelling import canonical
 from robustmdiff.data.tables import write_table
-from robustmdiff.data.terms import terms
-from robustmdiff.experiment.run import Run, load_run
-from robustmdiff.experiment.studies import in_terms_of
-
-INTERVAL = (0.05, 0.95)  # of the draws
+from robustmdiff.experiment.predictor import Answer, Predictor
 
 
 def predict_run(
@@ -30,37 +24,25 @@ def predict_run(
 ) -> list[dict[str, Any]]:
     """One row per patient and class: probability, interval of the draws, whether the prediction set
     holds it, and whether the patient is unlike the training data."""
-    run = load_run(folder)
-    patients = patients_of(run, data, ids)
-    rows = []
-    for i in range(0, len(patients), 64):
-        batch = run.collator(patients[i : i + 64])
-        with torch.no_grad():
-            encoded = run.model.encode(batch)
-            diagnosis = run.model.diagnose(encoded, draws=draws, seed=seed)
-            sets = run.conformal.sets(diagnosis.probability, batch.presence)
-            unlike = [False] * len(batch)
-            if run.abstention is not None:
-                unlike = run.abstention.flag(run.model.observe(encoded), batch.presence).tolist()
-        low, high = diagnosis.probability, diagnosis.probability
-        if diagnosis.draws is not None:
-            low, high = torch.quantile(diagnosis.draws, torch.tensor(INTERVAL), dim=0)
-        for b, patient in enumerate(patients[i : i + 64]):
-            missing = [n for n in run.task.modality_names if not patient.has(n)]
-            for c, name in enumerate(run.task.classes):
-                rows.append(
-                    {
-                        "patient": patient.id,
-                        "class": name,
-                        "probability": round(float(diagnosis.probability[b, c]), 6),
-                        "low": round(float(low[b, c]), 6),
-                        "high": round(float(high[b, c]), 6),
-                        "in_set": bool(sets[b, c]),
-                        "unlike_training": unlike[b],
-                        "missing": " ".join(missing),
-                    }
-                )
-    return rows
+    predictor = Predictor.from_pretrained(folder)
+    answers = predictor.diagnose(patients_of(predictor, data, ids), draws=draws, seed=seed)
+    return [row for answer in answers for row in rows_of(answer)]
+
+
+def rows_of(answer: Answer) -> list[dict[str, Any]]:
+    return [
+        {
+            "patient": answer.patient,
+            "class": name,
+            "probability": round(p, 6),
+            "low": round(answer.interval[name][0], 6),
+            "high": round(answer.interval[name][1], 6),
+            "in_set": name in answer.prediction,
+            "unlike_training": bool(answer.unlike_training),
+            "missing": " ".join(answer.missing),
+        }
+        for name, p in answer.probability.items()
+    ]
 
 
 def write_predictions(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -79,46 +61,33 @@ def explain_run(
     seed: int = 0,
 ) -> tuple[Any, Path]:
     """The explanation of one patient and the page that it was written to."""
-    from robustmdiff.evaluation.patient_page import explain_patient, render_patient_page
+    from robustmdiff.evaluation.patient_page import render_patient_page
 
-    run = load_run(folder)
-    patient = patients_of(run, data, [id] if id is not None else None)[0]
+    predictor = Predictor.from_pretrained(folder)
+    patient = patients_of(predictor, data, [id] if id is not None else None)[0]
     for name in hide:
-        if name not in run.task.modality_names:
-            raise DataError(f"hide is {name!r}, expected one of {', '.join(run.task.modality_names)}")
+        if name not in predictor.task.modality_names:
+            raise DataError(f"hide is {name!r}, expected one of {', '.join(predictor.task.modality_names)}")
     patient = replace(patient, modalities={n: v for n, v in patient.modalities.items() if n not in hide})
-    explanation = explain_patient(
-        run.model,
-        patient,
-        run.collator,
-        conformal=run.conformal,
-        abstention=run.abstention,
-        draws=draws,
-        seed=seed,
-        checkpoint=run.folder.name,
-    )
-    page = out or run.folder / "patients" / f"{file_name(patient.id)}.html"
+    explanation = predictor.explain(patient, draws=draws, seed=seed)
+    page = out or Path(folder) / "patients" / f"{file_name(patient.id)}.html"
     write_whole(page, render_patient_page(explanation).encode())
     return explanation, page
 
 
-def patients_of(run: Run, data: str | Path | None, ids: Sequence[str] | None) -> list[Patient]:
-    """Patients of a folder, in the terms of the run's task, or of the run's own study (its test patients
-    unless ids are given)."""
-    if data is not None:
-        from robustmdiff.data.folder import folder_task, load_folder
-
-        terms(run.task, folder_task(data), str(data))  # refuses before a picture is decoded
-        patients, task = load_folder(data)
-        patients = in_terms_of(run.task, patients, task, str(data))
-        if ids is None:
-            return patients
-        of = {canonical(patient.id): patient for patient in patients}
-        unknown = [i for i in ids if canonical(i) not in of]
-        if unknown:
-            raise DataError(
-                f"{data}: has no patient {unknown[0]!r}, expected one of {', '.join(list(of)[:5])}, ..."
-            )
-        return [of[canonical(i)] for i in ids]
-    study = run.study()
-    return [study.find(i) for i in ids] if ids is not None else list(study.patients["test"])
+def patients_of(
+    predictor: Predictor, data: str | Path | None, ids: Sequence[str] | None
+) -> Sequence[Patient]:
+    """All of `Predictor.patients`, or those with these ids; of the run's own study any that it has."""
+    if ids is None:
+        return predictor.patients(data)
+    if data is None:
+        study = predictor.run.study()
+        return [study.find(i) for i in ids]
+    of = {canonical(patient.id): patient for patient in predictor.patients(data)}
+    unknown = [i for i in ids if canonical(i) not in of]
+    if unknown:
+        raise DataError(
+            f"{data}: has no patient {unknown[0]!r}, expected one of {', '.join(list(of)[:5])}, ..."
+        )
+    return [of[canonical(i)] for i in ids]
