@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -22,6 +23,7 @@ from robustmdiff.ops import (
     masked_attention,
     philox_key,
 )
+from robustmdiff.ops.dispatch import Op
 
 CALL = "call"
 
@@ -49,18 +51,13 @@ def calls(device: str, dtype: torch.dtype) -> dict[str, tuple[Callable[..., Tens
     }
 
 
-def bare(op: str, args: tuple) -> tuple[Callable[..., Tensor], tuple]:
-    """The operator that a call without gradient ends in, and the call's arguments as it takes them."""
-    if op == "knowledge_attention":
-        return torch.ops.robustmdiff.knowledge_attention_fwd.default, (*args, None)
-    operator = getattr(torch.ops.robustmdiff, f"{op}_infer").default
-    if op == "graph_attention":
-        *tensors, graph = args
-        return operator, (*tensors, graph.rowptr, graph.col)
-    if op == "ddpm_step":
-        output, sample, *schedule = args
-        return operator, (sample, output, *schedule)
-    return operator, args
+def bare(op: str, args: tuple, settings: dict) -> tuple[Callable[..., object], tuple]:
+    """The native operator that a call ends in, and the call's arguments as it takes them."""
+    passed = Op.registry[op].prepare(*args, **settings)
+    if op == "ddpm_step":  # no clip is an infinite one
+        passed = tuple(math.inf if i == 11 else x for i, x in enumerate(passed))
+    name = op if op == "ddpm_step" else f"{op}_fwd"
+    return getattr(torch.ops.robustmdiff, name).default, passed
 
 
 def test_call_overhead(record, pytestconfig, device, dtype):
@@ -73,8 +70,8 @@ def test_call_overhead(record, pytestconfig, device, dtype):
         if "out" in inspect.signature(call).parameters:
             turns[f"{op}, out="] = partial(call, *args, **settings, out=torch.empty_like(args[0]))
         if backend[op] == "native":
-            operator, passed = bare(op, args)
-            turns[f"{op}, the bare operator"] = partial(operator, *passed, **settings)
+            operator, passed = bare(op, args, settings)
+            turns[f"{op}, the bare operator"] = partial(operator, *passed)
         recorded = (args[0].detach().requires_grad_(), *args[1:])
         turns[f"{op}, gradient recorded"] = partial(call, *recorded, **settings)
     samples = measure(
