@@ -142,7 +142,7 @@ def test_predict_writes_a_row_for_each_patient_and_class(say, run, tmp_path):
     said = say("predict", run, "--out", out, "--draws", 2)
     assert said.code == 0, said.err
     assert str(out) in said.out
-    with out.open() as file:
+    with out.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
         "patient", "class", "probability", "low", "high", "in_set", "unlike_training", "missing",
@@ -205,13 +205,13 @@ def a_folder_of_patients(root: Path, patients: int = 40) -> Path:
     """The template of docs, with more patients in it."""
     write_template(root)
     table = root / "patients.csv"
-    header, *rows = table.read_text().splitlines()
+    header, *rows = table.read_text(encoding="utf-8").splitlines()
     more = [
         f"{i}-{row.replace(',train,', ',,').replace(',test,', ',,')}"
         for i in range(patients // 3)
         for row in rows
     ]
-    table.write_text("\n".join([header, *more]) + "\n")
+    table.write_text("\n".join([header, *more]) + "\n", encoding="utf-8")
     return root
 
 
@@ -230,16 +230,18 @@ def test_a_folder_of_one_s_own_from_training_to_explanation(say, tmp_path):
     assert say("explain", out, *arguments).code == 0
     assert "Routine" in page.read_text(encoding="utf-8")
     other = tmp_path / "new" / "task.json"
-    task = other.read_text()
-    other.write_text(task.replace('"mg/l"', '"mmol/l"'))
+    task = other.read_text(encoding="utf-8")
+    other.write_text(task.replace('"mg/l"', '"mmol/l"'), encoding="utf-8")
     for name in ("predict", "explain"):
         assert say(name, out, "--data", tmp_path / "new").error == (
             f"{tmp_path / 'new'}: modality 'structured', field 'crp': unit is 'mmol/l', expected 'mg/l' as "
             "the run was trained with; they differ by a molar mass, which is not known"
         )
-    other.write_text(task)
+    other.write_text(task, encoding="utf-8")
     renamed = tmp_path / "new" / "patients.csv"
-    renamed.write_text(renamed.read_text().replace("structured.crp", "structured.CRP", 1))
+    renamed.write_text(
+        renamed.read_text(encoding="utf-8").replace("structured.crp", "structured.CRP", 1), encoding="utf-8"
+    )
     error = say("predict", out, "--data", tmp_path / "new").error
     assert "patients.csv:1: column 'structured.crp' is missing (is it 'structured.CRP'?)" in error
 
@@ -363,7 +365,7 @@ def test_ctrl_c_saves_and_resume_finishes(environment, tmp_path):
     done = in_process_of_its_own(environment, *arguments, "--resume", "--json")
     assert done.code == 0, done.err
     assert done.json["runs"] == [{"model": "robustmdiff", "folder": str(out)}]
-    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in steps if "loss" in row] == list(range(1, 16))
 
 

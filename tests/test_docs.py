@@ -96,7 +96,7 @@ EXAMPLES = [
     for i, (more, block) in enumerate(blocks(page, "python"))
 ]
 GROUP = typer.main.get_command(app)
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def test_there_is_something_to_check():

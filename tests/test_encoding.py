@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
     path
-    for place in ("robustmdiff", "kernels", "tools", "benchmarks", "examples", "setup.py")
+    for place in ("robustmdiff", "kernels", "tools", "benchmarks", "examples", "tests", "setup.py")
     for path in ([ROOT / place] if place.endswith(".py") else (ROOT / place).rglob("*.py"))
 )
 TEXT = ("read_text", "write_text", "open", "fdopen", "NamedTemporaryFile", "TextIOWrapper")

@@ -95,7 +95,7 @@ def test_a_row_says_everything(tmp_path):
     where = {"machine": "a machine", "device": "cpu", "commit": "abc", "date": "2000-01-01 00:00"}
     comparison.append(file, rows, where)
     comparison.append(file, rows, where)
-    read = [json.loads(line) for line in file.read_text().splitlines()]
+    read = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert len(read) == 2 * len(rows) == 2 * 2 * 3
     for row in read:
         assert row["op"] == "toy"

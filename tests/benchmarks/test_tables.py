@@ -75,7 +75,7 @@ def test_the_latest_run_of_a_workload_counts(tmp_path):
         row("SDPA", "forward", 4.5),
         {"stage": "smoke"},
     ]
-    (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     (found,) = runs.latest(tmp_path)
     assert found["ms"] == 4.5
 

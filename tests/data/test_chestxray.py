@@ -209,7 +209,7 @@ def test_a_bad_cell_is_refused_by_row_and_column(tmp_path, bad, message):
 
 def test_an_image_that_is_not_an_image_is_refused_by_row_and_column(tmp_path):
     root = collection(tmp_path, {}, {"filename": "b.png"})
-    (root / "images" / "b.png").write_text("<html>404</html>")
+    (root / "images" / "b.png").write_text("<html>404</html>", encoding="utf-8")
     with pytest.raises(DataError, match=r"metadata\.csv:3, column 'filename': b\.png is not an image"):
         load_chestxray(root, 8)
 

@@ -82,7 +82,7 @@ BROKEN = {
         r"^holds IM0003 without ImageOri",
     ),
     "not DICOM": (
-        lambda f: (f / "notes.txt").write_text("x"),
+        lambda f: (f / "notes.txt").write_text("x", encoding="utf-8"),
         r"^is not DICOM \(notes\.txt lacks the prefix",
     ),
     "a folder inside": (

@@ -29,9 +29,9 @@ def folder(tmp_path) -> Path:
 
 
 def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert old in text
-    path.write_text(text.replace(old, new, 1))
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
 def test_the_template_works_as_it_is(folder):
@@ -54,10 +54,11 @@ def test_the_template_works_as_it_is(folder):
 
 def test_text_files_tell_empty_from_absent(folder):
     (folder / "patients.csv").write_text(
-        "id,xray,notes_file,structured.crp,structured.sex\na,,a.txt,,\nb,,b.txt,,\nc,,,,\n"
+        "id,xray,notes_file,structured.crp,structured.sex\na,,a.txt,,\nb,,b.txt,,\nc,,,,\n",
+        encoding="utf-8",
     )
-    (folder / "a.txt").write_text("Dry cough.\n")
-    (folder / "b.txt").write_text("")
+    (folder / "a.txt").write_text("Dry cough.\n", encoding="utf-8")
+    (folder / "b.txt").write_text("", encoding="utf-8")
     patients, _ = load_folder(folder)
     assert [patient.modalities["notes"] for patient in patients] == ["Dry cough.\n", "", None]
     assert patients[2].modalities == {"xray": None, "notes": None, "structured": None}
@@ -119,8 +120,8 @@ def test_images_that_are_all_dark_are_warned_of(folder):
         counts = np.full((64, 64), 1000, np.uint16)
         counts[0, 0] = 4095
         Image.fromarray(counts).save(folder / "images" / f"{name}.png")
-    table = (folder / "patients.csv").read_text()
-    (folder / "patients.csv").write_text(table.replace(".npy", ".png"))
+    table = (folder / "patients.csv").read_text(encoding="utf-8")
+    (folder / "patients.csv").write_text(table.replace(".npy", ".png"), encoding="utf-8")
     with pytest.warns(
         UserWarning, match=r'^modality \'xray\': none of 2 images exceeds 0\.0625 .* or "bits": 12\?$'
     ):
@@ -133,13 +134,14 @@ def test_images_that_are_all_dark_are_warned_of(folder):
 
 
 def test_labels_of_several_classes_a_yaml_task_and_a_compressed_table(folder):
-    task = json.loads((folder / "task.json").read_text())
+    task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     (folder / "task.json").unlink()
     lines = ["multilabel: true", "ignore: [comment]", f"classes: {task['classes']}"]
     lines += ["modalities:", "  - {name: notes, kind: text}"]
-    (folder / "task.yaml").write_text("\n".join(lines))
+    (folder / "task.yaml").write_text("\n".join(lines), encoding="utf-8")
     (folder / "patients.csv").write_text(
-        "id,comment,notes,label:pneumonia,label:no pneumonia\na,x,hi,1,\nb,,ho,0,1\nc,,,,\nd,,,1,1\n"
+        "id,comment,notes,label:pneumonia,label:no pneumonia\na,x,hi,1,\nb,,ho,0,1\nc,,,,\nd,,,1,1\n",
+        encoding="utf-8",
     )
     patients, task = load_folder(folder)
     assert [patient.labels for patient in patients] == [
@@ -166,7 +168,7 @@ def write(folder: Path, rows: list[list], columns: list[str], **task) -> Path:
     fields = [{"name": "crp", "unit": "mg/l"}, {"name": "genotype", "categories": ["AA", "Aa", "aa"]}]
     modalities = [{"name": "notes", "kind": "text"}, {"name": "lab", "kind": "values", "fields": fields}]
     described = {"modalities": modalities, "classes": ["sick", "well"], "findings": ["fever"], **task}
-    (folder / "task.json").write_text(json.dumps(described))
+    (folder / "task.json").write_text(json.dumps(described), encoding="utf-8")
     write_table(folder / "patients.csv", columns, [dict(zip(columns, row, strict=True)) for row in rows])
     return folder
 
@@ -316,7 +318,7 @@ def test_a_workbook_and_parquet_say_what_the_csv_says(folder, suffix):
     write_frame(folder / f"patients.{suffix}", index=False)
     with pytest.raises(DataError, match=rf"patients\.{suffix}, {where}, column 'structured\.crp': is 'high'"):
         load_folder(folder)
-    (folder / "patients.csv").write_text("id\n")
+    (folder / "patients.csv").write_text("id\n", encoding="utf-8")
     with pytest.raises(DataError, match=rf"has patients\.csv and patients\.{suffix}, expected one of them"):
         load_folder(folder)
 
@@ -434,7 +436,7 @@ def test_a_bad_image_is_refused_by_row_and_column(folder, content, message):
 def test_a_folder_without_task_table_or_patients_is_refused(folder, tmp_path):
     with pytest.raises(DataError, match=r"has no task\.json or task\.yaml; write_template shows one"):
         load_folder(tmp_path)
-    edit(folder / "patients.csv", (folder / "patients.csv").read_text().split("\n", 1)[1], "")
+    edit(folder / "patients.csv", (folder / "patients.csv").read_text(encoding="utf-8").split("\n", 1)[1], "")
     with pytest.raises(DataError, match=r"patients\.csv has no row"):
         load_folder(folder)
     (folder / "patients.csv").unlink()

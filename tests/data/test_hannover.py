@@ -18,7 +18,7 @@ real = pytest.mark.skipif(not REAL.is_dir(), reason="the real copy ../shared/dat
 
 def repository(root: Path, *rows: dict[str, str], header: tuple[str, ...] = COLUMNS) -> Path:
     (root / "png").mkdir(exist_ok=True)
-    with (root / "data.csv").open("w", newline="") as file:
+    with (root / "data.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(header)
         for i, row in enumerate(rows):
@@ -116,7 +116,7 @@ def test_the_real_copy_has_the_counts_of_its_readme_and_no_value_from_the_future
     assert (counts["rows"], counts["images present"], counts["patients"]) == (146, 146, 43)
     assert (counts["lab values"], counts["lab values after the image, left out"]) == (615, 57)
     patients, task = load_hannover(REAL, image_size=16)
-    with (REAL / "data.csv").open(newline="") as file:
+    with (REAL / "data.csv").open(newline="", encoding="utf-8") as file:
         rows = {f"{row['patient_id']}/{row['image_id']}": row for row in csv.DictReader(file)}
     for patient in patients:
         values = patient.modalities["structured"]

@@ -64,7 +64,7 @@ def test_a_split_comes_back_from_its_file(tmp_path):
     split = split_patients(patients, FRACTIONS, 5)
     save_split(tmp_path / "runs" / "split.json", split)
     assert load_split(tmp_path / "runs" / "split.json", patients) == split
-    assert json.loads((tmp_path / "runs" / "split.json").read_text()) == {
+    assert json.loads((tmp_path / "runs" / "split.json").read_text(encoding="utf-8")) == {
         k: list(v) for k, v in split.items()
     }
 
@@ -134,7 +134,7 @@ BROKEN = {
 @pytest.mark.parametrize(("content", "message"), BROKEN.values(), ids=BROKEN.keys())
 def test_a_broken_split_is_refused(tmp_path, content, message):
     path = tmp_path / "split.json"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(DataError, match=message):
         load_split(path, records([2, 1]))
 
@@ -142,7 +142,7 @@ def test_a_broken_split_is_refused(tmp_path, content, message):
 def test_a_truncated_or_absent_split_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"none\.json: cannot be read as a split"):
         load_split(tmp_path / "none.json")
-    (tmp_path / "cut.json").write_text('{"train": ["0/')
+    (tmp_path / "cut.json").write_text('{"train": ["0/', encoding="utf-8")
     with pytest.raises(DataError, match=r"cut\.json: cannot be read as a split"):
         load_split(tmp_path / "cut.json")
 

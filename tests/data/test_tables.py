@@ -108,11 +108,11 @@ def test_what_is_written_is_read_back(tmp_path_factory, texts):
 
 
 def test_the_table_is_the_only_one(tmp_path):
-    (tmp_path / "T.tsv").write_text("id\n")
+    (tmp_path / "T.tsv").write_text("id\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"has no t\.csv, .* \(there is T\.tsv\)"):
         find_table(tmp_path, "t")
     for name in ("t.xlsx", "t.csv.gz"):
-        (tmp_path / name).write_text("")
+        (tmp_path / name).write_text("", encoding="utf-8")
     with pytest.raises(DataError, match=r"has t\.csv\.gz and t\.xlsx, expected one of them"):
         find_table(tmp_path, "t")
 

@@ -211,14 +211,14 @@ def test_a_modality_is_called_by_what_can_be_a_column_a_file_and_a_module(tmp_pa
 
 def test_a_modality_is_not_called_like_a_column_of_another(tmp_path):
     modalities = [{"name": "notes", "kind": "text"}, {"name": "notes_file", "kind": "text"}]
-    (tmp_path / "task.json").write_text(json.dumps(task_of(modalities=modalities)))
+    (tmp_path / "task.json").write_text(json.dumps(task_of(modalities=modalities)), encoding="utf-8")
     with pytest.raises(DataError, match="named 'notes_file', which is a column of its own"):
         load_folder(tmp_path)
 
 
 @pytest.mark.parametrize("ignore", ["comment", 5, [5], None])
 def test_ignore_is_a_list_of_columns(tmp_path, ignore):
-    (tmp_path / "task.json").write_text(json.dumps(task_of(ignore=ignore)))
+    (tmp_path / "task.json").write_text(json.dumps(task_of(ignore=ignore)), encoding="utf-8")
     with pytest.raises(DataError, match=r"task\.json: ignore(\[0\])? is .*, expected (a list|text)"):
         load_folder(tmp_path)
 
@@ -347,9 +347,12 @@ def test_a_task_written_as_json_or_yaml_is_read_as_it_was(names, as_yaml):
 def test_a_table_of_yes_and_no_and_of_numbers_that_are_names_reaches_the_model(tmp_path):
     (tmp_path / "task.yaml").write_text(
         "classes: [yes, no]\nmodalities: [{name: s, kind: values, fields: [{name: x, categories: [1, 2, 5]},"
-        " {name: y, reference: [0, 5]}]}]"
+        " {name: y, reference: [0, 5]}]}]",
+        encoding="utf-8",
     )
-    (tmp_path / "patients.csv").write_text("id,label,s.x,s.y\np,yes,5,5\nq,no,1,2.5\nr,no,2,0\n")
+    (tmp_path / "patients.csv").write_text(
+        "id,label,s.x,s.y\np,yes,5,5\nq,no,1,2.5\nr,no,2,0\n", encoding="utf-8"
+    )
     patients, task = load_folder(tmp_path)
     assert [patient.labels for patient in patients] == [{"yes": True}, {"no": True}, {"no": True}]
     panels = Collator(task)(patients).inputs["s"]

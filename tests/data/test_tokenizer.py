@@ -96,7 +96,7 @@ def test_a_broken_or_absent_tokenizer_is_refused_by_name(tmp_path):
     with pytest.raises(DataError, match=r"none\.json: no tokenizer there"):
         load_tokenizer(tmp_path / "none.json")
     path = tmp_path / "tokenizer.json"
-    path.write_text(train_tokenizer(TEXTS).to_str()[:200])
+    path.write_text(train_tokenizer(TEXTS).to_str()[:200], encoding="utf-8")
     with pytest.raises(DataError, match=r"tokenizer\.json: not a tokenizer"):
         load_tokenizer(path)
 

@@ -22,7 +22,7 @@ def verify(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def rows_of(folder: Path) -> list[dict]:
     (file,) = folder.glob("*-abc*.jsonl")
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def ends_of(rows: list[dict]) -> dict[str, str]:
@@ -104,7 +104,7 @@ def test_last(): pass
 def test_a_crash_and_a_hang_cost_one_test_each(tmp_path, gpu_verify, spread):
     """And what an earlier try had found is not run again."""
     file = tmp_path / "test_of_a_gpu.py"
-    file.write_text(TESTS)
+    file.write_text(TESTS, encoding="utf-8")
     command = (*gpu_verify.PYTEST, *spread, "-c", "/dev/null", "--rootdir", str(tmp_path), str(file))
     stage = gpu_verify.Stage("stage", 60, 3, command)
     before = [{"test": "test_of_a_gpu.py::test_first", "outcome": "passed", "stage": "stage"}]
@@ -125,7 +125,9 @@ def test_a_crash_and_a_hang_cost_one_test_each(tmp_path, gpu_verify, spread):
 
 def test_a_stage_past_its_limit_is_cut_and_says_where(tmp_path, gpu_verify):
     file = tmp_path / "test_slow.py"
-    file.write_text("import time\ndef test_first(): pass\ndef test_slow(): time.sleep(60)\n")
+    file.write_text(
+        "import time\ndef test_first(): pass\ndef test_slow(): time.sleep(60)\n", encoding="utf-8"
+    )
     command = (*gpu_verify.PYTEST, "-c", "/dev/null", "--rootdir", str(tmp_path), str(file))
     first, end = gpu_verify.run(gpu_verify.Stage("s", 6, 60, command), "cpu", False, gpu_verify.Clock(60))
     assert first["test"] == "test_slow.py::test_first"

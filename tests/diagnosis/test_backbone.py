@@ -204,8 +204,8 @@ def test_a_model_without_its_tokenizer(tmp_path):
 def test_a_tokenizer_with_more_entries_than_its_model(texts, tmp_path):
     folder = tmp_path / "small"
     shutil.copytree(texts, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 9}))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 9}), encoding="utf-8")
     with pytest.raises(ValueError, match="has 11 entries, expected at most 9"):
         load_own_tokenizer(notes(folder))
 

@@ -48,9 +48,9 @@ def test_a_truncated_file_of_weights_says_so(saved):
 
 
 def test_weights_of_another_configuration_name_the_first_difference(saved):
-    description = json.loads((saved / "model.json").read_text())
+    description = json.loads((saved / "model.json").read_text(encoding="utf-8"))
     description["config"]["d_h"] = 12
-    (saved / "model.json").write_text(json.dumps(description))
+    (saved / "model.json").write_text(json.dumps(description), encoding="utf-8")
     with pytest.raises(PretrainedError, match=r"is \(.*\), expected \(.*\); these weights belong to another"):
         load_pretrained(saved, KINDS)
 
@@ -68,7 +68,7 @@ def test_weights_of_another_configuration_name_the_first_difference(saved):
     ],
 )
 def test_a_description_that_cannot_be_used(saved, content, message):
-    (saved / "model.json").write_text(content)
+    (saved / "model.json").write_text(content, encoding="utf-8")
     with pytest.raises(PretrainedError, match=message):
         load_pretrained(saved, KINDS)
 

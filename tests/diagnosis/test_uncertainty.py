@@ -126,7 +126,7 @@ def test_saved_and_loaded_sets_are_the_same(tmp_path):
     again = ConformalSets.load(tmp_path / "sets.json")
     assert torch.equal(conformal.sets(p, presence), again.sets(p, presence))
     assert [f.name for f in tmp_path.iterdir()] == ["sets.json"]
-    (tmp_path / "sets.json").write_text('{"alpha": 0.1')
+    (tmp_path / "sets.json").write_text('{"alpha": 0.1', encoding="utf-8")
     with pytest.raises(ValueError, match=r"sets\.json: not a saved ConformalSets"):
         ConformalSets.load(tmp_path / "sets.json")
 
@@ -237,9 +237,9 @@ RULE = {"mean": [[0.0, 1.0]] * 3, "whiten": [[1.0, 0.0], [0.0, 1.0]], "threshold
 )
 def test_a_damaged_file_is_refused(kind, damage, tmp_path):
     path, state = tmp_path / "kept.json", SETS if kind is ConformalSets else RULE
-    path.write_text(json.dumps(state))
+    path.write_text(json.dumps(state), encoding="utf-8")
     assert json.loads(json.dumps(kind.load(path).state())) == state
-    path.write_text(json.dumps(state | damage))
+    path.write_text(json.dumps(state | damage), encoding="utf-8")
     with pytest.raises(ValueError, match=rf"kept\.json: not a saved {kind.__name__}"):
         kind.load(path)
 

@@ -258,17 +258,19 @@ def test_pooled_seeds(results):
 
 
 def test_report_is_whole_and_readable(results, tmp_path):
-    (tmp_path / "report.md").write_text("an older one")
+    (tmp_path / "report.md").write_text("an older one", encoding="utf-8")
     path = write_report(results, tmp_path, title="A ward", notes=["one seed"])
     names = {p.name for p in tmp_path.iterdir()}
     figures = {f"{name}.png" for name in ("retention", "classes", "subsets", "reliability", "coverage")}
     assert names == {"report.md", "results.json", "masks.npz", "predictions.npz"} | figures
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert "one seed" in text
     assert "rarely seen" in text
     assert "nan" not in text
     assert all(f"({name})" in text for name in figures)
-    stored = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)  # no NaN
+    stored = json.loads(
+        (tmp_path / "results.json").read_text(encoding="utf-8"), parse_constant=pytest.fail
+    )  # no NaN
     value, low, high = stored["methods"]["stub"]["conditions"][mcar(0.5)]["auroc/macro"]
     assert low <= value <= high
     assert stored["methods"]["stub"]["retention"][COMPLETE] == [1, 1, 1]
@@ -318,7 +320,7 @@ def test_several_labels_at_once():
 
 
 def test_an_interrupted_report_leaves_the_old_one(results, tmp_path, monkeypatch):
-    (tmp_path / "report.md").write_text("an older one")
+    (tmp_path / "report.md").write_text("an older one", encoding="utf-8")
     monkeypatch.setattr("robustmdiff.evaluation.report.to_markdown", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(results, tmp_path)
@@ -339,7 +341,7 @@ def test_a_class_nobody_has_is_said():
 def test_few_rates_are_reported_too(tmp_path):
     found = run(60, rates=(0.0, 0.4), replicates=5)
     assert found.half == mcar(0.4)
-    text = write_report(found, tmp_path).read_text()
+    text = write_report(found, tmp_path).read_text(encoding="utf-8")
     assert "area 0 to 0.4" in text
     assert (tmp_path / "classes.png").exists()
     only = run(60, rates=(0.0,), replicates=5)

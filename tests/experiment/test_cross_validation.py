@@ -58,9 +58,11 @@ def source(tmp_path_factory):
         {"name": "notes", "kind": "text"},
         {"name": "panel", "kind": "values", "fields": [{"name": "crp", "unit": "mg/l"}]},
     ]
-    (root / "task.json").write_text(json.dumps({"modalities": modalities, "classes": ["ill", "well"]}))
-    (root / "patients.csv").write_text(ward(41))
-    (root / "ontology.obo").write_text(ONTOLOGY)
+    (root / "task.json").write_text(
+        json.dumps({"modalities": modalities, "classes": ["ill", "well"]}), encoding="utf-8"
+    )
+    (root / "patients.csv").write_text(ward(41), encoding="utf-8")
+    (root / "ontology.obo").write_text(ONTOLOGY, encoding="utf-8")
     return Source("folder", str(root), str(root / "ontology.obo"))
 
 
@@ -100,7 +102,7 @@ def test_each_fold_is_a_run_with_every_baseline(made, source):
 
 def test_a_fold_predicts_the_people_it_was_not_trained_on(made):
     for place in made[:2]:
-        test = json.loads((place / "split.json").read_text())["test"]
+        test = json.loads((place / "split.json").read_text(encoding="utf-8"))["test"]
         assert {row["patient"] for row in predict_run(place, draws=2)} == set(test)
 
 
@@ -114,7 +116,9 @@ def test_pooled_auroc_is_that_of_the_answers_out_of_fold(made, source):
             score, ill = [], []
             for place in made[repeat * FOLDS : (repeat + 1) * FOLDS]:
                 run = load_run(place / below)
-                test = [of[id] for id in json.loads((place / "split.json").read_text())["test"]]
+                test = [
+                    of[id] for id in json.loads((place / "split.json").read_text(encoding="utf-8"))["test"]
+                ]
                 with torch.no_grad():
                     diagnosis = run.model.diagnose(run.model.encode(run.collator(test)), draws=4, seed=1)
                 score += diagnosis.probability[:, 0].tolist()
@@ -142,19 +146,19 @@ def test_folds_are_evaluated_in_the_terms_that_they_were_trained_in(made, source
     folder, root = tmp_path / "ward", tmp_path / "data"
     shutil.copytree(made[0].parents[1], folder)
     shutil.copytree(source.root, root)
-    plan = json.loads((folder / "folds.json").read_text())
+    plan = json.loads((folder / "folds.json").read_text(encoding="utf-8"))
     plan["source"]["root"] = str(root)
-    (folder / "folds.json").write_text(json.dumps(plan))
+    (folder / "folds.json").write_text(json.dumps(plan), encoding="utf-8")
     options = {"draws": 2, "replicates": 10}
     expected = evaluate_folds(made[0].parents[1], **options)
-    task = json.loads((root / "task.json").read_text())
+    task = json.loads((root / "task.json").read_text(encoding="utf-8"))
     panel, notes = task["modalities"][1], task["modalities"][0]
     panel["fields"][0]["unit"] = "g/l"
     task |= {"modalities": [panel, notes], "classes": ["well", "ill"]}
-    (root / "task.json").write_text(json.dumps(task))
-    header, *rows = (root / "patients.csv").read_text().splitlines()
+    (root / "task.json").write_text(json.dumps(task), encoding="utf-8")
+    header, *rows = (root / "patients.csv").read_text(encoding="utf-8").splitlines()
     rows = [row + "e-3" * (not row.endswith(",")) for row in rows]  # crp is the last column
-    (root / "patients.csv").write_text("\n".join([header, *rows]) + "\n")
+    (root / "patients.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     found = evaluate_folds(folder, **options)
     for method in expected.methods:
         for condition in (COMPLETE, "subset/notes", "subset/panel"):
@@ -199,7 +203,7 @@ def test_the_command_evaluates_the_folds_together_and_explains_one(made):
     report = (folder / "evaluation" / "report.md").read_text(encoding="utf-8")
     assert "3-fold cross-validation by person, repeated 2 times" in report
     assert "records of 41 people: ill " in report
-    found = json.loads((folder / "evaluation" / "results.json").read_text())
+    found = json.loads((folder / "evaluation" / "results.json").read_text(encoding="utf-8"))
     assert found["paired_differences"]["RobustMDiff - notes_only"]["subset/panel"]["auroc/macro"]
     answer = CliRunner().invoke(app, ["explain", str(made[0]), "--draws", "2"])
     assert answer.exit_code == 0, answer.output
@@ -210,7 +214,7 @@ def test_calibration_counts_a_patient_once_per_pattern(made, source):
     of = {patient.id: patient for patient in load_folder(source.root)[0]}
     lacking = 0
     for place in made:
-        calibration = json.loads((place / "split.json").read_text())["calibration"]
+        calibration = json.loads((place / "split.json").read_text(encoding="utf-8"))["calibration"]
         # With two modalities every subset of what is there is asked for.
         patterns = [2 ** sum(of[id].has(name) for name in ("notes", "panel")) for id in calibration]
         lacking += len(set(patterns)) > 1

@@ -59,7 +59,7 @@ def write_folder(root: Path, task: dict[str, Any], *, other: bool) -> Path:
             crp, wbc, heat = round(crp / 10, 3), round(wbc * 1000), round(heat * 1.8 + 32, 2)
         label = "sick" if sick else "well"
         rows.append(f"p{i},{label},{sick},{i}.npy,{crp},{wbc},{heat},{gene}")
-    (root / "patients.csv").write_text("\n".join(rows) + "\n")
+    (root / "patients.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return root
 
 
@@ -75,7 +75,7 @@ def source_of(root: Path) -> Source:
 @pytest.fixture(scope="module")
 def run(one) -> Path:
     folder = one.parent / "run"
-    (one.parent / "ontology.obo").write_text(ONTOLOGY)
+    (one.parent / "ontology.obo").write_text(ONTOLOGY, encoding="utf-8")
     train_run(load_study(source_of(one)), CONFIG, folder)
     return folder
 
@@ -162,10 +162,10 @@ def own(run, one, tmp_path) -> Path:
     """The run and its folder, to be changed."""
     shutil.copytree(one, tmp_path / "one")
     shutil.copytree(run, tmp_path / "run")
-    source = json.loads((tmp_path / "run" / "study.json").read_text())
+    source = json.loads((tmp_path / "run" / "study.json").read_text(encoding="utf-8"))
     source["root"] = str(tmp_path / "one")
     shutil.copy(one.parent / "ontology.obo", tmp_path)
-    (tmp_path / "run" / "study.json").write_text(json.dumps(source))
+    (tmp_path / "run" / "study.json").write_text(json.dumps(source), encoding="utf-8")
     return tmp_path
 
 

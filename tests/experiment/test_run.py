@@ -175,6 +175,6 @@ def test_an_unknown_kind_of_model(run, tmp_path):
 def test_a_folder_that_holds_no_run(tmp_path):
     with pytest.raises(DataError, match="holds no run"):
         load_run(tmp_path)
-    (tmp_path / "study.json").write_text(json.dumps({"date": "cohort"}))
+    (tmp_path / "study.json").write_text(json.dumps({"date": "cohort"}), encoding="utf-8")
     with pytest.raises(DataError, match=r"study\.json: cannot be read"):
         load_run(tmp_path)

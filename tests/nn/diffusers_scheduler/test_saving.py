@@ -56,7 +56,7 @@ def sample(pipe):
 def test_a_saved_pipeline_needs_nothing_of_ours(theirs, ours, tmp_path):
     pipe = pipeline(theirs, ours(num_train_timesteps=50, prediction_type="v_prediction"))
     pipe.save_pretrained(tmp_path / "pipe")
-    assert json.loads((tmp_path / "pipe/model_index.json").read_text())["scheduler"] == [
+    assert json.loads((tmp_path / "pipe/model_index.json").read_text(encoding="utf-8"))["scheduler"] == [
         "diffusers",
         theirs.__name__,
     ]
@@ -82,9 +82,9 @@ def test_a_saved_pipeline_is_loaded_with_the_fused_scheduler(theirs, ours, tmp_p
 
 def test_a_pipeline_saved_with_the_name_of_our_module_is_still_loaded(tmp_path):
     pipeline(DDPMScheduler, FusedDDPMScheduler()).save_pretrained(tmp_path)
-    index = json.loads((tmp_path / "model_index.json").read_text())
+    index = json.loads((tmp_path / "model_index.json").read_text(encoding="utf-8"))
     index["scheduler"] = ["robustmdiff.nn.diffusers_scheduler", "FusedDDPMScheduler"]
-    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     assert type(DDPMPipeline.from_pretrained(tmp_path).scheduler) is FusedDDPMScheduler
 
 
@@ -113,7 +113,9 @@ def test_configurations_go_both_ways(theirs, ours, tmp_path):
     fused = ours.from_pretrained(tmp_path / "theirs")
     fused.save_pretrained(tmp_path / "ours")
     back = theirs.from_pretrained(tmp_path / "ours")
-    files = [(tmp_path / who / "scheduler_config.json").read_text() for who in ("theirs", "ours")]
+    files = [
+        (tmp_path / who / "scheduler_config.json").read_text(encoding="utf-8") for who in ("theirs", "ours")
+    ]
     assert files[0] == files[1]
     public = [{k: v for k, v in s.config.items() if k[0] != "_"} for s in (plain, fused, back)]
     assert public[0] == public[1] == public[2]
