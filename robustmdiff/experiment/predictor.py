@@ -52,8 +52,8 @@ class Predictor:
         answer = predictor.diagnose(predictor.patients()[0])
         answer.probability["pneumonia"], answer.prediction
 
-    Answers depend on the seed and the patient alone, neither on who is asked about beside them nor on the
-    thread; a Predictor may be shared by threads, and pickled.
+    An answer depends on the seed and the patient alone and, but for rounding, not on who is asked about
+    beside them. A Predictor may be shared by threads, and pickled.
     """
 
     def __init__(self, run: Run, device: torch.device | str | None = None) -> None:
