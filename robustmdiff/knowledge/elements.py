@@ -73,6 +73,7 @@ def elements(path: str | Path, tag: str) -> Iterator[Element]:
                 yield from done
                 done.clear()
             parser.Parse(b"", True)
+            yield from done  # expat may keep what it was given for the end
         except expat.ExpatError as error:
             problem = f"broken XML ({expat.ErrorString(error.code)})"
             raise OntologyError(path, error.lineno, problem) from error

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robustmdiff.knowledge import OntologyError
+from robustmdiff.knowledge import elements as elements_module
 from robustmdiff.knowledge.elements import CHUNK, elements
 
 
@@ -53,6 +54,30 @@ def test_text_comes_back_in_either_encoding(tmp_path, texts, encoding, padding, 
     read = list(elements(path, "d"))
     assert [element.text for element in read] == texts
     assert [element.line for element in read] == list(range(2, 2 + len(texts)))
+
+
+def test_what_the_parser_holds_back_comes_at_the_end(tmp_path, monkeypatch):
+    """Newer versions of expat read a long token again only when much more has come, or at the end."""
+
+    class Deferring:
+        def __init__(self) -> None:
+            self.__dict__["parser"], self.__dict__["held"] = create(), b""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.parser, name)
+
+        def __setattr__(self, name: str, value: object) -> None:
+            setattr(self.parser, name, value)
+
+        def Parse(self, data: bytes, final: bool = False) -> None:
+            self.__dict__["held"] += data
+            if final:
+                self.parser.Parse(self.held, True)
+
+    create = elements_module.expat.ParserCreate
+    monkeypatch.setattr(elements_module.expat, "ParserCreate", Deferring)
+    path = write(tmp_path, "<r><d>one</d><d>two</d></r>", "UTF-8")
+    assert [element.text for element in elements(path, "d")] == ["one", "two"]
 
 
 ENTITIES = '<!DOCTYPE r [<!ENTITY a "{}">{}]>\n<r><d>&{};</d></r>'
