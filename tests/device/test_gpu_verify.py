@@ -106,9 +106,9 @@ def test_a_crash_and_a_hang_cost_one_test_each(tmp_path, gpu_verify, spread):
     file = tmp_path / "test_of_a_gpu.py"
     file.write_text(TESTS, encoding="utf-8")
     command = (*gpu_verify.PYTEST, *spread, "-c", "/dev/null", "--rootdir", str(tmp_path), str(file))
-    stage = gpu_verify.Stage("stage", 60, 3, command)
+    stage = gpu_verify.Stage("stage", 240, 3, command)
     before = [{"test": "test_of_a_gpu.py::test_first", "outcome": "passed", "stage": "stage"}]
-    *rows, end = gpu_verify.run(stage, "cpu", False, gpu_verify.Clock(60), before)
+    *rows, end = gpu_verify.run(stage, "cpu", False, gpu_verify.Clock(240), before)
     outcomes = {row["test"].partition("::")[2]: row["outcome"] for row in rows}
     assert outcomes == {
         "test_first": "passed",
