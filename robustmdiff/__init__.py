@@ -13,4 +13,4 @@ def __getattr__(name: str) -> Any:
     """The front door is imported when it is asked for: the layers alone need neither it nor what it needs."""
     if name not in ("Answer", "Predictor"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("robustmdiff.experiment.predictor"), name)
+    return getattr(import_module("robustmdiff.predictor"), name)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from robustmdiff.data.tables import read_table
+from robustmdiff.data.tables.read import read_table
 
 BARE = {  # in the C locale Python helps itself, so it is told not to
     "PATH": os.environ["PATH"],
@@ -23,7 +23,7 @@ BARE = {  # in the C locale Python helps itself, so it is told not to
 TINY = ("epochs=1", *(f"model.{size}" for size in ("d_h=8", "heads=2", "layers=1", "width=12", "draws=2")))
 ONE_AFTER_ANOTHER = """
 import json, sys
-from robustmdiff import cli
+from robustmdiff.cli import main as cli
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["robustmdiff", *arguments]
     try:
@@ -79,8 +79,8 @@ def test_a_file_that_cannot_be_named_there_is_told():
     code = """
 import sys
 from pathlib import Path
-from robustmdiff import cli
-from robustmdiff.experiment import describe
+from robustmdiff.cli import main as cli
+from robustmdiff.cli import describe
 describe.describe_run = lambda run: Path(chr(0x60A3)).stat()
 sys.argv = ["robustmdiff", "info", "run"]
 cli.main()

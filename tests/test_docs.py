@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from robustmdiff.cli import app
-from robustmdiff.experiment.pairs import pairs
+from robustmdiff.cli.main import app
+from robustmdiff.cli.pairs import pairs
 from robustmdiff.training.config import load_config, make_config
 
 ROOT = Path(__file__).parents[1]

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from robustmdiff.baselines.heads import FindingHeads, class_loss, log_prevalence, probability
 from robustmdiff.data.batch import Batch
-from robustmdiff.data.modality import Task
-from robustmdiff.diagnosis.config import ModelConfig
-from robustmdiff.diagnosis.dropout import of_rows
-from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
-from robustmdiff.diagnosis.encoders import ModalityEncoders
+from robustmdiff.data.task import Task
+from robustmdiff.encoders.config import ModelConfig
+from robustmdiff.encoders.encoded import Diagnosis, Encoded
+from robustmdiff.encoders.modalities import ModalityEncoders
+from robustmdiff.nn.dropout import of_rows
 
 PATIENTS_AT_ONCE = 16  # sorted by length first, so that little is padded
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from robustmdiff.data.batch import Batch
-from robustmdiff.data.modality import Task
+from robustmdiff.data.task import Task
 
 
 def log_prevalence(task: Task) -> Tensor:

@@ -8,10 +8,10 @@ from torch.nn.functional import log_softmax
 
 from robustmdiff.baselines.heads import FindingHeads, class_loss, log_prevalence, probability
 from robustmdiff.data.batch import Batch
-from robustmdiff.data.modality import Task
-from robustmdiff.diagnosis.config import ModelConfig
-from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
-from robustmdiff.diagnosis.encoders import ModalityEncoders
+from robustmdiff.data.task import Task
+from robustmdiff.encoders.config import ModelConfig
+from robustmdiff.encoders.encoded import Diagnosis, Encoded
+from robustmdiff.encoders.modalities import ModalityEncoders
 
 
 class LateFusion(nn.Module):

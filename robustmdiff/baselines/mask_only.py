@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from robustmdiff.baselines.heads import FindingHeads, class_loss, log_prevalence, probability
 from robustmdiff.data.batch import Batch, Panels
-from robustmdiff.data.modality import Task
-from robustmdiff.diagnosis.config import ModelConfig
-from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
+from robustmdiff.data.task import Task
+from robustmdiff.encoders.config import ModelConfig
+from robustmdiff.encoders.encoded import Diagnosis, Encoded
 
 
 class MaskOnly(nn.Module):

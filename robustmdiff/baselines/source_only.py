@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import Patient
+from robustmdiff.data.task import Task
 
 
 class SourceOnly:

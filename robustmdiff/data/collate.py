@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from robustmdiff.data.batch import Batch, Images, Input, Panels, Texts
-from robustmdiff.data.modality import Field, Modality, Task
 from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.data.tokenizer import tokenize
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from reprlib import repr as brief
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError
+from robustmdiff.data.task import Task
 
 NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from robustmdiff.data.modality import Field, Modality, Task
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.spelling import canonical
-from robustmdiff.data.units import SAME, Conversion, conversion
+from robustmdiff.data.tables.units import SAME, Conversion, conversion
+from robustmdiff.data.task import Field, Modality, Task
 
 OWN = {"name", "fields", "encoder", "cost"}  # of a modality: not about how its values are to be read
 ROUNDED = 0.05  # of a reference range's width: 4.7 to 6.0 kPa is written 35 to 45 mmHg

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from robustmdiff.data.batch import Texts
-from robustmdiff.diagnosis.dropout import of_others
 from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.nn import GraphAttention
+from robustmdiff.nn.dropout import of_others
 from robustmdiff.ops import Graph
 
 BACKGROUND = 0.07  # P(finding | disease) where the table states nothing

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustmdiff.diagnosis.config import ModelConfig
-from robustmdiff.diagnosis.encoded import Encoded
+from robustmdiff.encoders.config import ModelConfig
+from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.nn import KnowledgeAttention, MaskedCrossModalAttention
 
 

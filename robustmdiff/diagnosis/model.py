@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from robustmdiff.data.batch import Batch
-from robustmdiff.data.modality import Task
+from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.concepts import ConceptEmbedding, DiseaseTable, FindingEvidence
-from robustmdiff.diagnosis.config import ModelConfig
-from robustmdiff.diagnosis.dropout import patient_numbers
-from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
-from robustmdiff.diagnosis.encoders import ModalityEncoders
 from robustmdiff.diagnosis.integration import Integration
 from robustmdiff.diffusion.denoiser import Condition, LatentDenoiser
 from robustmdiff.diffusion.loss import diffusion_loss
 from robustmdiff.diffusion.sample import pure_noise, sample_ddpm
 from robustmdiff.diffusion.schedule import Schedule
+from robustmdiff.encoders.config import ModelConfig
+from robustmdiff.encoders.encoded import Diagnosis, Encoded
+from robustmdiff.encoders.modalities import ModalityEncoders
 from robustmdiff.knowledge.concepts import ConceptTable
+from robustmdiff.nn.dropout import patient_numbers
 from robustmdiff.ops import philox_key
 from robustmdiff.ops.philox import philox_row_words
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustmdiff.data.files import write_whole
-from robustmdiff.data.modality import Task
+from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import load_tokenizer, save_tokenizer
-from robustmdiff.diagnosis.backbone import save_architectures, with_architectures
-from robustmdiff.diagnosis.config import ModelConfig, without_retired
+from robustmdiff.encoders.backbone import save_architectures, with_architectures
+from robustmdiff.encoders.config import ModelConfig, without_retired
 from robustmdiff.knowledge.archive import read_concepts, save_concepts
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from robustmdiff.data.files import write_whole
-from robustmdiff.diagnosis.encoded import ROUNDING, check_probability
+from robustmdiff.encoders.encoded import ROUNDING, check_probability
 
 ENOUGH = 100  # calibration patients for a pattern to stand on its own
 

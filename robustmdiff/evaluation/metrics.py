@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustmdiff.diagnosis.encoded import check_probability
+from robustmdiff.encoders.encoded import check_probability
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from robustmdiff.data.batch import Batch
-from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import Patient
-from robustmdiff.diagnosis.encoded import DiagnosisModel, check_probability
+from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.uncertainty import ConformalSets
+from robustmdiff.encoders.encoded import DiagnosisModel, check_probability
 from robustmdiff.evaluation.masks import RATES, Masks, draw_masks
 from robustmdiff.evaluation.metrics import Array, Bools, Truth
 from robustmdiff.evaluation.results import Results

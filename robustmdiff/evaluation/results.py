@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from robustmdiff.data.modality import Task
+from robustmdiff.data.task import Task
 from robustmdiff.evaluation import metrics, statistics
 from robustmdiff.evaluation.masks import Masks, mcar
 from robustmdiff.evaluation.metrics import Array, Bools, Truth

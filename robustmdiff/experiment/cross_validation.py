@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from robustmdiff.data.files import write_whole
-from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import grouped_folds, load_split, split_patients
+from robustmdiff.data.task import Task
 from robustmdiff.experiment.run import BASELINES, evaluate_run, load_run, train_run
 from robustmdiff.experiment.studies import Source, in_terms_of, labels_of, load_patients, study_of
 from robustmdiff.training.config import TrainConfig, make_config, plain_config

@@ -23,16 +23,16 @@ from torch import Tensor, nn
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.files import write_whole
-from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import save_split, split_patients
+from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import SPECIAL, tokenize, train_tokenizer
-from robustmdiff.diagnosis.backbone import load_own_tokenizer, text_backbone
-from robustmdiff.diagnosis.config import ModelConfig
-from robustmdiff.diagnosis.encoded import Encoded
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.diagnosis.pretrained import load_pretrained, save_pretrained
 from robustmdiff.diagnosis.uncertainty import Abstention, ConformalSets
+from robustmdiff.encoders.backbone import load_own_tokenizer, text_backbone
+from robustmdiff.encoders.config import ModelConfig
+from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.experiment.studies import (
     SPLITS,
     Source,

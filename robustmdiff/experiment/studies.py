@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from robustmdiff.data.folder import folder_split
-from robustmdiff.data.modality import Task
 from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.sources.folder import folder_split
 from robustmdiff.data.spelling import canonical
 from robustmdiff.data.splits import Split, load_split, split_patients
+from robustmdiff.data.task import Task
 from robustmdiff.data.terms import terms
 from robustmdiff.knowledge import ConceptTable, concepts_of_task, load_concepts
 
@@ -280,8 +280,8 @@ def text_of(patients: Sequence[Patient], task: Task) -> list[str]:
 
 
 LOADERS = {  # name of the data: module and function that return (patients, task)
-    "chestxray": ("chestxray", "load_chestxray"),
-    "covid": ("chestxray", "covid_task"),
-    "hannover": ("hannover", "load_hannover"),
-    "folder": ("folder", "load_folder"),
+    "chestxray": ("sources.chestxray", "load_chestxray"),
+    "covid": ("sources.chestxray", "covid_task"),
+    "hannover": ("sources.hannover", "load_hannover"),
+    "folder": ("sources.folder", "load_folder"),
 }

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from robustmdiff.data.modality import Task
+from robustmdiff.data.task import Task
 from robustmdiff.training.config import TrainConfig, make_config, plain_config
 
 FORMAT = 1

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from robustmdiff.diagnosis.config import ModelConfig, without_retired
+from robustmdiff.encoders.config import ModelConfig, without_retired
 
 
 class ConfigError(ValueError):

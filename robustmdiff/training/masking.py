@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from robustmdiff.data.modality import Task
+from robustmdiff.data.task import Task
 
 
 @dataclass(frozen=True)

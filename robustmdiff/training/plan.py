@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustmdiff.data.batch import Batch
-from robustmdiff.data.modality import Task
+from robustmdiff.data.task import Task
 from robustmdiff.training.batches import PackedPatients, epoch_batches, steps_per_epoch
 from robustmdiff.training.config import TrainConfig
 from robustmdiff.training.masking import MaskingCurriculum

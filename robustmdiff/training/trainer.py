@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.patient import Patient
-from robustmdiff.diagnosis.dropout import give_to_patients, of_batch
+from robustmdiff.nn.dropout import give_to_patients, of_batch
 from robustmdiff.training.batches import PackedPatients, check_patients
 from robustmdiff.training.checkpoint import (
     BEST,

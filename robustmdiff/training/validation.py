@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from robustmdiff.diagnosis.encoded import check_probability
+from robustmdiff.encoders.encoded import check_probability
 from robustmdiff.training.batches import PackedPatients
 from robustmdiff.training.log import TrainingError
 

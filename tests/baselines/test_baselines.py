@@ -10,9 +10,9 @@ from robustmdiff.baselines.late_fusion import LateFusion
 from robustmdiff.baselines.mask_only import MaskOnly
 from robustmdiff.baselines.single_modality import SingleModality
 from robustmdiff.data.collate import Collator
-from robustmdiff.data.modality import Field, Modality, Task
 from robustmdiff.data.patient import Patient
-from robustmdiff.diagnosis.config import ModelConfig
+from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.encoders.config import ModelConfig
 
 NAMES = ("picture", "labs", "genes")
 CONFIG = ModelConfig(d_h=24, layers=1, heads=3, patch=8, dropout=0.0)

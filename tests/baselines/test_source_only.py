@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from robustmdiff.baselines.source_only import SourceOnly
-from robustmdiff.data.modality import Field, Modality, Task
 from robustmdiff.data.patient import Patient
+from robustmdiff.data.task import Field, Modality, Task
 
 CLASSES = ("a", "b", "c")
 

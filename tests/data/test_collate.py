@@ -8,8 +8,8 @@ import torch
 
 from robustmdiff.data.batch import Images, Panels, Texts
 from robustmdiff.data.collate import Collator
-from robustmdiff.data.modality import Field, Modality, Task
 from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.data.tokenizer import train_tokenizer
 
 TASK = Task(

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustmdiff.data.collate import Collator
-from robustmdiff.data.folder import load_folder
-from robustmdiff.data.modality import Field, Modality, Task
 from robustmdiff.data.patient import DataError
+from robustmdiff.data.sources.folder import load_folder
 from robustmdiff.data.spelling import canonical
+from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.data.task_file import read_task_file, task_from
-from robustmdiff.diagnosis.config import ModelConfig
-from robustmdiff.diagnosis.encoders import PanelEncoder
+from robustmdiff.encoders.config import ModelConfig
+from robustmdiff.encoders.modalities import PanelEncoder
 
 
 def task_of(modality: dict[str, Any] | None = None, field: dict[str, Any] | None = None, **keys) -> dict:

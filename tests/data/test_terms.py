@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from robustmdiff.data.modality import Field, Modality, Task
 from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.data.terms import terms
 
 CRP = Field("crp", "mg/l", (0, 5))

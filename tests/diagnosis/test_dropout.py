@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustmdiff.diagnosis.dropout import (
+from robustmdiff.nn.dropout import (
     PatientDropout,
     give_to_patients,
     of_batch,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from robustmdiff.data.modality import Field, Modality, Task
+from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.evaluation.masks import COMPLETE, draw_masks
 from robustmdiff.evaluation.metrics import Truth
 from robustmdiff.evaluation.pooling import over_repeats, pool

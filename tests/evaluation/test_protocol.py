@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from robustmdiff.data.collate import Collator
-from robustmdiff.data.modality import Field, Modality, Task
 from robustmdiff.data.patient import Patient
-from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
+from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.encoders.encoded import Diagnosis, Encoded
 from robustmdiff.evaluation.masks import COMPLETE, RATES, Masks, draw_masks, mcar
 from robustmdiff.evaluation.protocol import evaluate
 from robustmdiff.evaluation.report import headline, to_json, write_report

@@ -11,14 +11,14 @@ import torch
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
-from robustmdiff.cli import app
-from robustmdiff.data.folder import load_folder
+from robustmdiff.cli.main import app
+from robustmdiff.cli.predict import predict_run
 from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.sources.folder import load_folder
 from robustmdiff.data.splits import load_split
 from robustmdiff.evaluation.masks import COMPLETE, mcar
 from robustmdiff.experiment import cross_validation
 from robustmdiff.experiment.cross_validation import cross_validate, divide, evaluate_folds
-from robustmdiff.experiment.predict import predict_run
 from robustmdiff.experiment.run import load_run
 from robustmdiff.experiment.studies import Source
 from robustmdiff.training.config import make_config

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from robustmdiff.cli.predict import explain_run, predict_run
 from robustmdiff.data.patient import DataError
-from robustmdiff.diagnosis.config import ModelConfig
-from robustmdiff.experiment.predict import explain_run, predict_run
+from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.experiment.run import evaluate_run, load_run, train_run
 from robustmdiff.experiment.studies import Source, load_study
 from robustmdiff.training.config import TrainConfig

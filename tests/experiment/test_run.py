@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, ViTModel
 
+from robustmdiff.cli.predict import explain_run, predict_run
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import load_split
-from robustmdiff.diagnosis.config import ModelConfig
-from robustmdiff.experiment.predict import explain_run, predict_run
+from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.experiment.run import hold_out, load_run, patterns, train_run
 from robustmdiff.experiment.studies import Source, load_study, text_of
 from robustmdiff.training.config import TrainConfig

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from robustmdiff.data.folder import write_template
-from robustmdiff.data.modality import Field, Modality, Task
 from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.sources.folder import write_template
+from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.experiment.studies import Source, load_study, prevalence, text_of, with_encoders
 
 LABS = Modality("labs", "values", fields=(Field("crp"),))

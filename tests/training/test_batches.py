@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from robustmdiff.data.batch import Batch, Texts
-from robustmdiff.data.modality import Field, Modality, Task
 from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.training.batches import PackedPatients, epoch_batches, steps_per_epoch
 
 TASK = Task(

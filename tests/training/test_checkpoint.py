@@ -12,7 +12,7 @@ import toy
 from safetensors.torch import save_file
 from torch import nn
 
-from robustmdiff.data.modality import Field, Modality
+from robustmdiff.data.task import Field, Modality
 from robustmdiff.training import checkpoint as checkpoint_module
 from robustmdiff.training.checkpoint import (
     LAST,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from robustmdiff.diagnosis.config import ModelConfig
+from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.training.config import ConfigError, TrainConfig, dump_config, load_config, make_config
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustmdiff.data.modality import Field, Modality, Task
+from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.training.masking import MaskingCurriculum
 
 TASK = Task(

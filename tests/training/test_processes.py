@@ -16,7 +16,7 @@ import toy
 from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.tokenizer import train_tokenizer
-from robustmdiff.diagnosis.config import ModelConfig
+from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.experiment.run import KINDS
 from robustmdiff.training.checkpoint import load_checkpoint
 from robustmdiff.training.config import TrainConfig

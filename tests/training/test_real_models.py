@@ -13,8 +13,8 @@ from robustmdiff.baselines.dropout_transformer import DropoutTransformer
 from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.tokenizer import train_tokenizer
-from robustmdiff.diagnosis.config import ModelConfig
 from robustmdiff.diagnosis.model import RobustMDiff
+from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.training.config import TrainConfig
 from robustmdiff.training.trainer import train
 

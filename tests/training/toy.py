@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
-from robustmdiff.data.modality import Field, Modality, Task
 from robustmdiff.data.patient import Patient
-from robustmdiff.diagnosis.encoded import Diagnosis, Encoded
+from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.encoders.encoded import Diagnosis, Encoded
 from robustmdiff.training.config import TrainConfig
 from robustmdiff.training.trainer import train
 

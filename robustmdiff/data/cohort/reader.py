@@ -16,7 +16,7 @@ import torch
 from robustmdiff.data.cohort.cohort import Cohort
 from robustmdiff.data.cohort.missingness import Mechanism
 from robustmdiff.data.cohort.table import FINDINGS, MODALITIES, SPECIFICITY
-from robustmdiff.data.modality import Modality
+from robustmdiff.data.task import Modality
 
 LAMBDAS = np.logspace(-4, 1, 11)  # of the ridge, relative to the mean eigenvalue
 LIMIT = 8.0  # of the log likelihood ratio of one reading

@@ -1,0 +1,109 @@
+"""What every diagnosis model shares: encoded patients, a diagnosis, and the model's contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from robustmdiff.data.batch import Batch
+from robustmdiff.data.task import Task
+
+ROUNDING = 1e-5  # by which a mean of float32 probabilities may pass 1
+
+
+class Encoded(NamedTuple):
+    """What the encoders made of a batch. They run once; masks only shorten segments.
+
+    tokens    [T, d]       the tokens of everything present, on one flat axis
+    segments  [B, M, 2]    int32 (start, length) of each modality's tokens; length 0 = absent
+    H         [B, M, d]    one summary per modality (H_i of the paper); what stands in the row
+                           of an absent modality is never read
+    evidence  [B, M, F]    log-likelihood ratios of the findings, likewise; None before a model
+                           that knows findings has added them
+    K         [k, d]       the concepts as this pass embedded them; None in a model without
+    """
+
+    tokens: Tensor
+    segments: Tensor
+    H: Tensor
+    evidence: Tensor | None = None
+    K: Tensor | None = None
+
+    def presence(self) -> Tensor:
+        """bool [B, M]."""
+        return self.segments[..., 1] > 0
+
+    def keep(self, mask: Tensor) -> Encoded:
+        """Hide every modality where `mask`, bool [B, M], is False."""
+        if mask.shape != self.segments.shape[:2] or mask.dtype != torch.bool:
+            raise ValueError(
+                f"keep: mask is {mask.dtype} {list(mask.shape)}, expected bool "
+                f"{list(self.segments.shape[:2])}"
+            )
+        start, length = self.segments.unbind(-1)
+        return self._replace(segments=torch.stack([start, length * mask], dim=-1))
+
+    def repeat(self, patient: int, times: int) -> Encoded:
+        """One patient `times` over, as a batch of its own (no two segments may share tokens). What
+        `keep` has hidden is left behind."""
+        start, length = self.segments[patient].unbind(-1)
+        spans = zip(start.tolist(), length.tolist(), strict=True)
+        rows = torch.cat([torch.arange(s, s + n, device=start.device) for s, n in spans])
+        copy = torch.arange(times, device=start.device)[:, None] * len(rows)
+        first = length.cumsum(0) - length + copy  # [times, M]
+        return Encoded(
+            self.tokens[rows].repeat(times, 1),
+            torch.stack([first, length.expand_as(first)], dim=-1).to(torch.int32),
+            self.H[patient].expand(times, -1, -1),
+            None if self.evidence is None else self.evidence[patient].expand(times, -1, -1),
+            self.K,
+        )
+
+
+class Diagnosis(NamedTuple):
+    """probability [B, C], the mean over the draws; draws [S, B, C] or None for a model that
+    makes none; findings [B, F], the probability of each finding, or None."""
+
+    probability: Tensor
+    draws: Tensor | None = None
+    findings: Tensor | None = None
+
+
+def check_probability(what: str, probability: Any, patients: Sequence[str] | None = None) -> None:
+    """Raises ValueError for the first of probability [..., n, C], a tensor or array, that is none:
+    NaN, infinite or, but for rounding, outside [0, 1]. `patients` are the ids of the n rows."""
+    p = torch.as_tensor(probability)
+    wrong = ~((p >= -ROUNDING) & (p <= 1 + ROUNDING))
+    if wrong.any():
+        place = tuple(wrong.nonzero()[0].tolist())
+        row, c = place[-2:]
+        who = f"row {row}" if patients is None else f"patient {patients[row]!r}"
+        value = float(p[place])
+        raise ValueError(
+            f"{what}: the probability of class {c} is {value} for {who}, expected a number in [0, 1]"
+        )
+
+
+class DiagnosisModel(Protocol):
+    """What the trainer, the evaluation and the explanations ask of a model (an nn.Module).
+
+    losses   scalars by name ("class", "diff", ...), each a mean over the batch in which patient b
+             counts weight[b]; `kept` bool [B, M] is what the student may see of the batch.
+    fit      called once before training with (a sample of) the training patients: scales and the like.
+    after_step  called after every optimiser step; an EMA teacher moves there.
+    """
+
+    task: Task
+
+    def fit(self, batch: Batch) -> None: ...
+
+    def encode(self, batch: Batch) -> Encoded: ...
+
+    def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> dict[str, Tensor]: ...
+
+    def diagnose(self, encoded: Encoded, *, draws: int = 16, seed: int = 0) -> Diagnosis: ...
+
+    def after_step(self) -> None: ...

@@ -1,0 +1,91 @@
+"""Which absent modality to obtain next: how far would seeing it be expected to move the diagnosis?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from robustmdiff.encoders.encoded import Encoded
+
+if TYPE_CHECKING:
+    from robustmdiff.diagnosis.model import RobustMDiff
+
+
+@dataclass(frozen=True)
+class NextTest:
+    """modality           one that the patient lacks.
+    expected_change    mean total variation distance between the posteriors that seeing it may
+                       lead to and their mean, 0 to 1; multilabel: averaged over the classes.
+    entropy_reduction  nats by which the posterior is expected to get surer (multilabel: summed
+                       over the classes), the mutual information of the outcome and the class.
+    floor              expected_change where nothing is added: how far the draws scatter by
+                       themselves. A perfect diffusion has 0; a change that does not exceed it
+                       says nothing about the modality. The same for all of a patient's tests.
+    cost               of the modality, as the task states it.
+    value              (expected_change - floor) / cost, at least 0; what the ranking goes by.
+    """
+
+    modality: str
+    expected_change: float
+    entropy_reduction: float
+    floor: float
+    cost: float
+    value: float
+
+
+def rank_next_tests(
+    model: RobustMDiff, encoded: Encoded, *, patient: int = 0, draws: int = 64, seed: int = 0
+) -> tuple[NextTest, ...]:
+    """The absent modalities of one patient of `encoded`, the most informative per cost first; those
+    that no training patient had together with what is present are left out.
+
+    For each absent modality j the diffusion draws the latent under the view m' = m + {j}; every
+    draw is one way in which the test may turn out, and has its posterior p_s. The spread of the
+    p_s is what there is to learn. All modalities j share the noise of draw s, so they are compared
+    under equal luck, and the answer depends on the seed and this patient alone.
+    """
+    if draws < 2:
+        raise ValueError(f"rank_next_tests: draws is {draws}, expected at least 2 (64 or more to report)")
+    present = encoded.presence()[patient]  # [M]
+    more = present | torch.eye(len(present), dtype=torch.bool, device=present.device)
+    together = model.held_by(more).any(-1)
+    absent = (~present & together).nonzero()[:, 0]
+    if not len(absent):
+        return ()
+    more = more[absent]
+    view = torch.cat([more, present[None]])  # [absent + 1, M]; the last asks for nothing more
+    x = model.imagine(encoded.repeat(patient, len(view)), view=view, draws=draws, seed=seed)
+    with torch.no_grad():
+        p = model.probability(x).double()  # [absent + 1, S, C]
+    change, surer = (each.tolist() for each in spread(p, multilabel=model.task.multilabel))
+    floor = change[-1]
+    tests = []
+    for j, c, h in zip(absent.tolist(), change, surer, strict=False):
+        name, cost = model.task.modality_names[j], model.task.modalities[j].cost
+        tests.append(NextTest(name, c, h, floor, cost, max(c - floor, 0) / cost))
+    return tuple(sorted(tests, key=lambda test: (-test.value, -test.expected_change / test.cost)))
+
+
+def spread(p: Tensor, *, multilabel: bool) -> tuple[Tensor, Tensor]:
+    """Posteriors p [..., S, C] of S draws -> the mean total variation distance to their mean, and
+    the entropy of the mean less the mean entropy, [...] each."""
+    mean = p.mean(-2, keepdim=True)
+    distance = (p - mean).abs().mean(-2)  # [..., C]
+    if multilabel:
+        change, surer = distance.mean(-1), (_entropy(mean[..., 0, :]) - _entropy(p).mean(-2)).sum(-1)
+    else:
+        change = distance.sum(-1) / 2
+        surer = _nats(mean[..., 0, :]).sum(-1) - _nats(p).sum(-1).mean(-1)
+    return change, surer.clamp(min=0)
+
+
+def _nats(p: Tensor) -> Tensor:
+    return -torch.special.xlogy(p, p)
+
+
+def _entropy(p: Tensor) -> Tensor:
+    """Of a yes or no with probability p."""
+    return _nats(p) + _nats(1 - p)

@@ -1,0 +1,240 @@
+"""Gathering everything that is to be said about one patient's diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from robustmdiff.data.collate import Collator
+from robustmdiff.data.patient import Patient
+from robustmdiff.data.task import Field
+from robustmdiff.diagnosis.model import RobustMDiff
+from robustmdiff.diagnosis.uncertainty import Abstention, ConformalSets
+from robustmdiff.encoders.encoded import Encoded
+from robustmdiff.explanation.acquisition import rank_next_tests
+from robustmdiff.explanation.attribution import Attribution, attribute
+from robustmdiff.explanation.record import (
+    CellRow,
+    ClassRow,
+    ConceptRow,
+    FindingRow,
+    ImageView,
+    ModalityRow,
+    PatientExplanation,
+    PredictionSet,
+    TextView,
+)
+from robustmdiff.explanation.shapley import modality_shapley
+
+INTERVAL = (0.05, 0.95)
+TOP = 8  # findings and concepts that are listed
+
+
+def explain_patient(
+    model: RobustMDiff,
+    patient: Patient,
+    collator: Collator,
+    *,
+    conformal: ConformalSets | None = None,
+    abstention: Abstention | None = None,
+    draws: int = 64,
+    seed: int = 0,
+    target: str | None = None,
+    steps: int = 64,
+    checkpoint: str = "",
+) -> PatientExplanation:
+    """Diagnose one patient and gather why.
+
+    target  the class to explain; the most probable one unless given.
+    steps   of the integrated gradients.
+
+    A patient with nothing at all gets the prevalences, and the tests worth ordering first. The
+    model is left in evaluation mode. Raises DataError for a patient that is not what the task
+    declares, ValueError for a target that is not one of its classes, TypeError for another model.
+    """
+    if not isinstance(model, RobustMDiff):
+        kind = type(model).__name__
+        raise TypeError(
+            f"explain_patient: model is a {kind}, expected RobustMDiff (others have Shapley values)"
+        )
+    task = model.task
+    if target is not None and target not in task.classes:
+        raise ValueError(f"explain_patient: target is {target!r}, expected one of {', '.join(task.classes)}")
+    model.eval()
+    batch = collator([patient]).to(next(model.parameters()).device)
+    with torch.no_grad():
+        encoded = model.encode(batch)
+        present = encoded.presence().cpu()
+        observed = bool(present.any())
+        diagnosis = model.diagnose(encoded, draws=draws, seed=seed)
+        probability = diagnosis.probability.cpu() if observed else torch.tensor([task.prevalence])
+        in_set = None if conformal is None else conformal.sets(probability, present)[0].tolist()
+        unlike = None if abstention is None else bool(abstention.flag(model.observe(encoded), present)[0])
+        next_tests = rank_next_tests(model, encoded, draws=draws, seed=seed)
+        consulted = _concepts(model, encoded) if observed else ()
+    c = int(probability[0].argmax()) if target is None else task.classes.index(target)
+    shapley = modality_shapley(model, encoded, draws=draws, seed=seed)
+    attribution = attribute(model, patient, collator, c, steps=steps)
+    return PatientExplanation(
+        id=patient.id,
+        source=patient.source,
+        site=patient.site,
+        age=patient.age,
+        target=task.classes[c],
+        multilabel=task.multilabel,
+        classes=_classes(model, patient, probability[0], diagnosis.draws if observed else None, in_set),
+        modalities=_modalities(model, shapley.contribution[:, c], attribution),
+        findings=_findings(model, encoded, diagnosis.findings) if observed else (),
+        concepts=consulted,
+        images=_images(model, patient, attribution),
+        texts=_texts(model, patient, attribution),
+        panels=_panels(model, patient, attribution),
+        next_tests=next_tests,
+        prediction_set=_prediction_set(conformal, present[0], c),
+        unlike_training=unlike,
+        direct=attribution.probability,
+        baseline=attribution.baseline,
+        completeness_error=attribution.completeness_error,
+        nothing=float(shapley.nothing[c]),
+        everything=float(shapley.everything[c]),
+        draws=draws,
+        seed=seed,
+        checkpoint=checkpoint,
+    )
+
+
+def _prediction_set(conformal: ConformalSets | None, present: Tensor, c: int) -> PredictionSet | None:
+    return None if conformal is None else PredictionSet(1 - conformal.alpha, *conformal.group(present, c))
+
+
+def _classes(
+    model: RobustMDiff, patient: Patient, probability: Tensor, draws: Tensor | None, in_set: list[bool] | None
+) -> tuple[ClassRow, ...]:
+    """probability [C], draws [S, 1, C]."""
+    task = model.task
+    low, high = ([None] * len(task.classes),) * 2
+    if draws is not None:
+        low, high = torch.quantile(draws[:, 0].float().cpu(), torch.tensor(INTERVAL), dim=0).tolist()
+    rows = [
+        ClassRow(
+            name=name,
+            probability=p,
+            low=low[c],
+            high=high[c],
+            prevalence=task.prevalence[c],
+            rare=name in task.rare,
+            in_set=None if in_set is None else in_set[c],
+            recorded=_recorded(patient, name, task.multilabel),
+        )
+        for c, (name, p) in enumerate(zip(task.classes, probability.tolist(), strict=True))
+    ]
+    return tuple(sorted(rows, key=lambda row: -row.probability))
+
+
+def _recorded(patient: Patient, name: str, multilabel: bool) -> bool | None:
+    if not multilabel and any(patient.labels.values()):
+        return bool(patient.labels.get(name, False))
+    return patient.labels.get(name)
+
+
+def _modalities(
+    model: RobustMDiff, contribution: Tensor, attribution: Attribution
+) -> tuple[ModalityRow, ...]:
+    """contribution [M]."""
+    whole = sum(attribution.gradient.values()) or 1.0
+    rows = []
+    for modality, phi in zip(model.task.modalities, contribution.tolist(), strict=True):
+        gradient = attribution.gradient.get(modality.name)
+        if gradient is None:
+            rows.append(ModalityRow(modality.name, modality.kind, present=False))
+        else:
+            attributed = attribution.total.get(modality.name)
+            rows.append(ModalityRow(modality.name, modality.kind, True, phi, gradient / whole, attributed))
+    return tuple(rows)
+
+
+def _findings(model: RobustMDiff, encoded: Encoded, probability: Tensor | None) -> tuple[FindingRow, ...]:
+    if probability is None or encoded.evidence is None:
+        return ()
+    present = encoded.presence()[0].tolist()
+    evidence = encoded.evidence[0].tolist()  # [M][F]
+    rows = [
+        FindingRow(
+            name,
+            p,
+            {m: evidence[i][f] for i, m in enumerate(model.task.modality_names) if present[i]},
+        )
+        for f, (name, p) in enumerate(zip(model.task.findings, probability[0].tolist(), strict=True))
+    ]
+    return tuple(sorted(rows, key=lambda row: -row.probability)[:TOP])
+
+
+def _concepts(model: RobustMDiff, encoded: Encoded) -> tuple[ConceptRow, ...]:
+    """Of the attention in the integration, A_med; per head only the heaviest TOP are looked up, so
+    a weight may be a little too small."""
+    seen: list[Tensor] = []
+    knowledge = model.integration.knowledge
+    handle = knowledge.register_forward_pre_hook(lambda _, args: seen.extend(args))
+    try:
+        model.observe(encoded)
+    finally:
+        handle.remove()
+    H, K = seen
+    asking = encoded.presence()[0].nonzero()[:, 0].tolist()
+    index, weight = knowledge.top(H[asking], K, min(TOP, len(K)))  # [modalities, heads, n]
+    found = torch.zeros(len(asking), len(K)).scatter_add(
+        1, index.cpu().flatten(1), weight.float().cpu().flatten(1)
+    )
+    found /= weight.shape[1]
+    table = model.concept_table
+    rows = []
+    for i in found.mean(0).topk(min(TOP, len(K))).indices.tolist():
+        modality = model.task.modality_names[asking[int(found[:, i].argmax())]]
+        rows.append(ConceptRow(table.name[i], table.kind[i], modality, float(found[:, i].mean())))
+    return tuple(rows)
+
+
+def _images(model: RobustMDiff, patient: Patient, attribution: Attribution) -> tuple[ImageView, ...]:
+    views = []
+    for modality in model.task.modalities:
+        pixels = patient.modalities.get(modality.name)
+        if isinstance(pixels, Tensor):
+            heat = attribution.pixels.get(modality.name)
+            views.append(ImageView(modality.name, pixels, modality.low_high, heat))
+    return tuple(views)
+
+
+def _texts(model: RobustMDiff, patient: Patient, attribution: Attribution) -> tuple[TextView, ...]:
+    views = []
+    for name in model.task.modality_names:
+        text = patient.modalities.get(name)
+        if isinstance(text, str):
+            views.append(TextView(name, text, attribution.words.get(name, ())))
+    return tuple(views)
+
+
+def _panels(model: RobustMDiff, patient: Patient, attribution: Attribution) -> dict[str, tuple[CellRow, ...]]:
+    """Out of range first, then by how much a cell mattered."""
+    panels = {}
+    for modality in model.task.modalities:
+        values = patient.modalities.get(modality.name)
+        if not isinstance(values, Mapping):
+            continue
+        cells = attribution.cells.get(modality.name, {})
+        rows = [
+            CellRow(field, values[field.name], _status(field, values[field.name]), cells.get(field.name))
+            for field in modality.fields
+            if field.name in values
+        ]
+        rows.sort(key=lambda row: (row.status not in ("high", "low"), -abs(row.attribution or 0)))
+        panels[modality.name] = tuple(rows)
+    return panels
+
+
+def _status(field: Field, value: float | str) -> str:
+    if field.reference is None or isinstance(value, str):
+        return ""
+    low, high = field.reference
+    return "low" if value < low else "high" if value > high else "within"

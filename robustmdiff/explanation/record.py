@@ -1,0 +1,149 @@
+"""Everything that is to be said about one patient's diagnosis, as plain data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from robustmdiff.data.task import Field
+from robustmdiff.explanation.acquisition import NextTest
+from robustmdiff.explanation.attribution import Word
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """low, high: 5 % and 95 % of the draws. in_set, recorded: None where not known."""
+
+    name: str
+    probability: float
+    low: float | None
+    high: float | None
+    prevalence: float
+    rare: bool
+    in_set: bool | None
+    recorded: bool | None
+
+
+@dataclass(frozen=True)
+class ModalityRow:
+    """What one modality did for the target class. contribution: its Shapley value; gradient_share:
+    |dp_c/dH_i| as a share of all modalities'; attributed: the sum of its integrated gradients (None
+    where they do not reach it). All None if absent."""
+
+    name: str
+    kind: str
+    present: bool
+    contribution: float | None = None
+    gradient_share: float | None = None
+    attributed: float | None = None
+
+
+@dataclass(frozen=True)
+class FindingRow:
+    """evidence: nats for (+) or against (-) the finding, by modality."""
+
+    name: str
+    probability: float
+    evidence: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ConceptRow:
+    """weight: the share of the knowledge attention that a concept got, mean over heads and
+    modalities; modality: the one that asked for it most."""
+
+    name: str
+    kind: str
+    modality: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class CellRow:
+    """status: "high", "low", "within" or "" where there is no reference range."""
+
+    field: Field
+    value: float | str
+    status: str
+    attribution: float | None
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """pixels and heat (None where not attributed) [C, H, W]; window as in Modality."""
+
+    name: str
+    pixels: Tensor
+    window: tuple[float, float]
+    heat: Tensor | None
+
+
+@dataclass(frozen=True)
+class TextView:
+    name: str
+    text: str
+    words: tuple[Word, ...]  # () where not attributed
+
+
+@dataclass(frozen=True)
+class PredictionSet:
+    """level: 1 - alpha; group and patients: which calibration patients it rests on, and how many."""
+
+    level: float
+    group: str
+    patients: int
+
+
+@dataclass(frozen=True)
+class PatientExplanation:
+    """target is the class that is explained. direct, baseline and completeness_error are those of
+    Attribution; nothing and everything are the ends between which the Shapley values lead."""
+
+    id: str
+    source: str
+    site: str | None
+    age: float | None
+    target: str
+    multilabel: bool
+    classes: tuple[ClassRow, ...]  # most probable first
+    modalities: tuple[ModalityRow, ...]
+    findings: tuple[FindingRow, ...]
+    concepts: tuple[ConceptRow, ...]
+    images: tuple[ImageView, ...]
+    texts: tuple[TextView, ...]
+    panels: dict[str, tuple[CellRow, ...]]
+    next_tests: tuple[NextTest, ...]
+    prediction_set: PredictionSet | None
+    unlike_training: bool | None
+    direct: float
+    baseline: float
+    completeness_error: float
+    nothing: float
+    everything: float
+    draws: int
+    seed: int
+    checkpoint: str
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        return tuple(m.name for m in self.modalities if m.present)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(m.name for m in self.modalities if not m.present)
+
+    def to_json(self) -> dict[str, Any]:
+        """In JSON's types, all of it but the images' own pixels; heat maps as nested lists [C][H][W]."""
+        found = asdict(self) | {"present": self.present, "missing": self.missing}
+        found["images"] = [
+            {"name": i.name, "heat": None if i.heat is None else _rounded(i.heat.tolist())}
+            for i in self.images
+        ]
+        return json.loads(json.dumps(found, allow_nan=False))
+
+
+def _rounded(x: object) -> object:
+    return [_rounded(y) for y in x] if isinstance(x, list) else float(f"{x:.3g}")

@@ -1,0 +1,374 @@
+"""The command line as it is used: what it prints where, what it writes, and how it ends."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import typer
+
+from robustmdiff.cli import main as cli
+from robustmdiff.data.files import file_name
+from robustmdiff.data.sources.folder import write_template
+
+DATA = ("train=40", "calibration=12", "test=12", "image_size=16")
+SIZES = ("patch=8", "d_h=8", "heads=2", "layers=1", "width=16", "depth=1", "steps=2", "draws=4")
+SETTINGS = ["--set", "epochs=1", *(word for size in SIZES for word in ("--set", f"model.{size}"))]
+TINY = [*(word for option in DATA for word in ("--option", option)), *SETTINGS]
+COMMANDS = ("cohort", "train", "evaluate", "predict", "explain", "info", "demo")
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> str:
+        """The one line of an error; warnings may stand before it."""
+        assert self.code == 2
+        assert self.out == ""
+        lines = [line for line in self.err.splitlines() if not line.startswith(("warning: ", "epoch "))]
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("error: ")
+        return lines[0].removeprefix("error: ")
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    return os.environ | {"RMD_CACHE": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def say(monkeypatch, capsys, environment):
+    """Runs `robustmdiff ARGUMENTS` in this process."""
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.setenv("RMD_CACHE", environment["RMD_CACHE"])
+        monkeypatch.setattr(sys, "argv", ["robustmdiff", *map(str, arguments)])
+        monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main changes it
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        out, err = capsys.readouterr()
+        return Said(code, out, err)
+
+    return run
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "robustmdiff.cli.main", *map(str, arguments)]
+
+
+def in_process_of_its_own(environment, *arguments: object) -> Said:
+    done = subprocess.run(command(*arguments), env=environment, capture_output=True, text=True, timeout=120)
+    return Said(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def trained(environment, tmp_path_factory) -> tuple[Path, Said]:
+    """A tiny run with its baselines, and what was said while it was made."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    said = in_process_of_its_own(environment, "train", "--out", folder, "--baselines", "--json", *TINY)
+    assert said.code == 0, said.err
+    return folder, said
+
+
+@pytest.fixture(scope="session")
+def run(trained) -> Path:
+    return trained[0]
+
+
+def no_bars(said: Said) -> None:
+    assert "\r" not in said.out
+    assert "warning" not in said.out.lower()
+
+
+def test_cohort(say):
+    said = say("cohort", "--patients", 12, "--missingness", "mcar", "--rate", 0.4, "--json")
+    assert said.code == 0
+    assert said.json["patients"] == 12
+    assert sum(row["patients"] for row in said.json["classes"]) == 12
+    assert all(row["present"] <= 12 for row in said.json["modalities"])
+    table = say("cohort", "--patients", 12)
+    assert "congestive heart failure" in table.out
+    no_bars(table)
+
+
+def test_train_prints_its_result_and_nothing_else(trained):
+    folder, said = trained
+    places = {row["model"]: row["folder"] for row in said.json["runs"]}
+    assert places == {
+        "robustmdiff": str(folder),
+        **{
+            name: str(folder / "baselines" / name)
+            for name in ("late_fusion", "dropout_transformer", "mask_only")
+        },
+    }
+    assert "epoch 1 of 1" in said.err  # bars and validations are told on stderr
+    assert all((Path(place) / "model" / "model.safetensors").exists() for place in places.values())
+
+
+def test_evaluate(say, run, tmp_path):
+    out = tmp_path / "evaluation"
+    said = say("evaluate", run, "--out", out, "--draws", 2, "--replicates", 10, "--json")
+    assert said.code == 0, said.err
+    methods = {row["method"] for row in said.json["headline"]}
+    assert methods >= {"RobustMDiff", "late_fusion", "dropout_transformer", "mask_only", "ceiling"}
+    assert said.json["folder"] == str(out)
+    assert {"report.md", "results.json", "retention.png"} <= {path.name for path in out.iterdir()}
+
+
+def test_predict_writes_a_row_for_each_patient_and_class(say, run, tmp_path):
+    out = tmp_path / "predictions.csv"
+    said = say("predict", run, "--out", out, "--draws", 2)
+    assert said.code == 0, said.err
+    assert str(out) in said.out
+    with out.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "patient", "class", "probability", "low", "high", "in_set", "unlike_training", "missing",
+    ]  # fmt: skip
+    by_patient: dict[str, float] = {}
+    for row in rows:
+        assert float(row["low"]) <= float(row["high"])
+        by_patient[row["patient"]] = by_patient.get(row["patient"], 0) + float(row["probability"])
+    assert len(by_patient) == 12
+    assert all(total == pytest.approx(1, abs=1e-4) for total in by_patient.values())
+
+
+def test_predict_some_patients_in_words_and_in_json(say, run):
+    every = say("predict", run, "--draws", 2, "--json").json["predictions"]
+    some = [every[0]["patient"], every[-1]["patient"]]
+    chosen = [flag for id in some for flag in ("--patient", id)]
+    said = say("predict", run, "--draws", 2, "--json", *chosen)
+    assert {row["patient"] for row in said.json["predictions"]} == set(some)
+    words = say("predict", run, "--draws", 2, *chosen)
+    assert all(id in words.out for id in some)
+    assert max(map(len, words.out.splitlines())) <= 85
+    no_bars(words)
+
+
+def test_explain_writes_one_page_that_stands_alone(say, run):
+    every = say("predict", run, "--draws", 2, "--json").json["predictions"]
+    id = every[0]["patient"]
+    said = say("explain", run, "--patient", id, "--hide", "ct", "--hide", "mri", "--draws", 2)
+    assert said.code == 0, said.err
+    page = run / "patients" / f"{file_name(id)}.html"
+    assert str(page) in said.out
+    html = page.read_text(encoding="utf-8")
+    for link in re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", html):
+        assert link.startswith(("data:", "#")), link
+    assert not re.search(r"@import|url\((?!['\"]?(data:|#))", html)
+    assert id in html
+    assert {row["class"] for row in every} - {
+        name for name in {r["class"] for r in every} if name in html
+    } == set()
+
+
+def test_explain_as_json(say, run, tmp_path):
+    page = tmp_path / "patient.html"
+    said = say("explain", run, "--draws", 2, "--out", page, "--json")
+    assert said.json["page"] == str(page)
+    assert sum(c["probability"] for c in said.json["classes"]) == pytest.approx(1, abs=1e-4)
+    assert page.exists()
+
+
+def test_info(say, run):
+    installed = say("info", "--json").json
+    assert {"robustmdiff", "torch", "native", "masked_attention"} <= set(installed)
+    about = say("info", run, "--json").json
+    assert about["model"] == "RobustMDiff"
+    assert about["findings"] == 42
+    assert "congestive heart failure" in say("info", run).out.replace("\n", " ")
+
+
+def a_folder_of_patients(root: Path, patients: int = 40) -> Path:
+    """The template of docs, with more patients in it."""
+    write_template(root)
+    table = root / "patients.csv"
+    header, *rows = table.read_text(encoding="utf-8").splitlines()
+    more = [
+        f"{i}-{row.replace(',train,', ',,').replace(',test,', ',,')}"
+        for i in range(patients // 3)
+        for row in rows
+    ]
+    table.write_text("\n".join([header, *more]) + "\n", encoding="utf-8")
+    return root
+
+
+def test_a_folder_of_one_s_own_from_training_to_explanation(say, tmp_path):
+    data, out = a_folder_of_patients(tmp_path / "patients"), tmp_path / "run"
+    said = say("train", "--data", "folder", "--root", data, "--out", out, *SETTINGS)
+    assert said.code == 0, said.err
+    write_template(tmp_path / "new")
+    rows = say("predict", out, "--data", tmp_path / "new", "--draws", 2, "--json").json["predictions"]
+    assert [(row["patient"], row["class"]) for row in rows] == [
+        (id, name) for id in ("p1", "p2", "p3") for name in ("pneumonia", "no pneumonia")
+    ]
+    assert rows[2]["missing"] == "xray"
+    page = tmp_path / "p2.html"
+    arguments = ("--data", tmp_path / "new", "--patient", "p2", "--draws", 2, "--out", page)
+    assert say("explain", out, *arguments).code == 0
+    assert "Routine" in page.read_text(encoding="utf-8")
+    other = tmp_path / "new" / "task.json"
+    task = other.read_text(encoding="utf-8")
+    other.write_text(task.replace('"mg/l"', '"mmol/l"'), encoding="utf-8")
+    for name in ("predict", "explain"):
+        assert say(name, out, "--data", tmp_path / "new").error == (
+            f"{tmp_path / 'new'}: modality 'structured', field 'crp': unit is 'mmol/l', expected 'mg/l' as "
+            "the run was trained with; they differ by a molar mass, which is not known"
+        )
+    other.write_text(task, encoding="utf-8")
+    renamed = tmp_path / "new" / "patients.csv"
+    renamed.write_text(
+        renamed.read_text(encoding="utf-8").replace("structured.crp", "structured.CRP", 1), encoding="utf-8"
+    )
+    error = say("predict", out, "--data", tmp_path / "new").error
+    assert "patients.csv:1: column 'structured.crp' is missing (is it 'structured.CRP'?)" in error
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_an_example(say, name):
+    said = say(name, "--help")
+    assert said.code == 0
+    assert re.search(rf"Examples?:\n +robustmdiff {name} ", said.out)
+    assert max(map(len, said.out.splitlines())) <= 80
+
+
+def test_help_lists_every_command(say):
+    out = say("--help").out
+    assert all(re.search(rf"^  {name} +\w", out, re.MULTILINE) for name in COMMANDS)
+    assert "..." not in out.partition("Commands:")[2]  # nothing is cut off
+
+
+BAD = {  # arguments (RUN: a run; NEW: a place where nothing is) to what the error says
+    "explain RUN --hide scan": "hide is 'scan', expected one of xray, ct",
+    "explain RUN --patient nobody": "no patient 'nobody' in this study",
+    "predict RUN --patient nobody": "no patient 'nobody' in this study",
+    "train --out NEW --set epoch=3": "unknown key 'epoch'.* nearest is 'epochs'",
+    "train --out NEW --set model.dh=3": "unknown key 'model.dh'",
+    "train --out NEW --set epochs=none": "epochs is 'none', expected",
+    "train --out NEW --set epochs": "--set is 'epochs', expected name=value",
+    "train --out NEW --config NEW.yaml": "there is no such file",
+    "train --out NEW --option trian=3": "option 'trian' is unknown for cohort",
+    "train --out NEW --option train=few": "train is 'few', expected a whole number",
+    "train --out NEW --encoder text": "--encoder is 'text', expected modality=model",
+    "train --out NEW --encoder tekst=a": "encoder is given for 'tekst', expected",
+    "train --out NEW --encoder genomic=a": "encoder is given for 'genomic'",
+    "train --out NEW --encoder text=/no": "encoder '/no' cannot be loaded",
+    "train --out NEW --data folder": "root is None, expected the folder of folder",
+    "train --out NEW --data covid --root NEW": "there is no such folder",
+    "train --out NEW --data folder --root RUN": "has no task.json",
+    "train --out RUN": "holds a run, expected a new folder, or --resume",
+    "train --out RUN --resume --set epochs=2": "is from another config: epochs is 1 in",
+    "train --out RUN --resume --option train=41": "is a run on other data: options is",
+    "evaluate NEW": "holds no run, expected .*`robustmdiff train` wrote",
+    "predict NEW": "holds no run",
+    "explain NEW": "holds no run",
+    "info NEW": "holds no run",
+    "cohort --missingness often": "missingness is 'often', expected one of",
+    "cohort --rate 1.5 --missingness mcar": "rate is 1.5, expected a number in",
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.items(), ids=BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2(say, run, tmp_path, arguments, message):
+    before = {path: path.read_bytes() for path in run.rglob("*.json")}
+    places = {"RUN": str(run), "NEW": str(tmp_path / "new"), "NEW.yaml": str(tmp_path / "new.yaml")}
+    name, *own = (places.get(word, word) for word in arguments.split())
+    tiny = TINY if name == "train" and "--data" not in own else []
+    given = [name, *tiny, *own]  # of two values for one name the last counts
+    error = say(*given).error
+    assert re.search(message, error), error
+    assert {path: path.read_bytes() for path in run.rglob("*.json")} == before
+    assert not (tmp_path / "new" / "model").exists()
+
+
+def test_a_place_that_cannot_be_written_to(say, run, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    assert str(file) in say("train", "--out", file / "run", *TINY).error
+    assert str(tmp_path) in say("predict", run, "--draws", 2, "--out", tmp_path).error
+
+
+def test_too_few_patients_to_calibrate(say, tmp_path):
+    write_template(tmp_path / "data")
+    given = ("--data", "folder", "--root", tmp_path / "data", "--out", tmp_path / "run")
+    assert "no patient is left for calibration" in say("train", *given).error
+
+
+def test_a_word_that_no_option_takes(say):
+    said = say("train", "--nonsense")
+    assert said.code == 2
+    assert "No such option" in said.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model/model.safetensors", None, r"model.safetensors: cannot be read .*expected whole weights"),
+        ("model/model.json", b"{", r"model.json: is not JSON"),
+        ("study.json", b"[]", r"study.json: cannot be read"),
+        ("conformal.json", b"{", r"conformal.json"),
+        ("abstention.json", b"{", r"abstention.json"),
+    ],
+)
+def test_a_damaged_run_names_the_file(say, run, tmp_path, name, content, message):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("baselines", "evaluation", "tensorboard"))
+    damaged = copy / name
+    damaged.write_bytes(damaged.read_bytes()[:2000] if content is None else content)
+    error = say("predict", copy).error
+    assert re.search(message, error), error
+
+
+def test_a_run_whose_training_has_not_finished(say, run, tmp_path):
+    unfinished = tmp_path / "run"
+    shutil.copytree(run, unfinished, ignore=shutil.ignore_patterns("baselines", "model", "conformal.json"))
+    assert "not finished, expected `robustmdiff train --resume`" in say("predict", unfinished).error
+
+
+def test_ctrl_c_saves_and_resume_finishes(environment, tmp_path):
+    out = tmp_path / "run"
+    settings = ("epochs=15", "valid_every=15", "save_every=1")
+    arguments = ["train", "--out", out, *TINY, *(word for s in settings for word in ("--set", s))]
+    process = subprocess.Popen(
+        command(*arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    while not (out / "last.safetensors").exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert said == ""
+    assert re.search(r"stopped after step \d+ of 15, saved in .*--resume", err)
+    done = in_process_of_its_own(environment, *arguments, "--resume", "--json")
+    assert done.code == 0, done.err
+    assert done.json["runs"] == [{"model": "robustmdiff", "folder": str(out)}]
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["step"] for row in steps if "loss" in row] == list(range(1, 16))
+
+
+def test_every_command_is_tested_here():
+    known = set(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+    assert known == set(COMMANDS)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.encoders.encoded import Encoded
+from robustmdiff.explanation.acquisition import rank_next_tests, spread
+
+NAMES = ("xray", "ct", "labs", "genes")
+COST = (1.0, 8.0, 0.5, 2.0)
+
+
+class Stub:
+    """Draws whose logit is the patient's own H plus noise as wide as `width` of what the view adds."""
+
+    def __init__(self, width, multilabel=False, floor=0.0):
+        modalities = tuple(
+            Modality(n, "values", fields=(Field("f"),), cost=c) for n, c in zip(NAMES, COST, strict=True)
+        )
+        self.task = Task(modalities, ("no", "yes"), (0.7, 0.3), multilabel=multilabel)
+        self.width, self.floor = torch.tensor(width), floor
+
+    def held_by(self, view):
+        return torch.ones(*view.shape[:-1], 1, dtype=torch.bool)
+
+    def imagine(self, encoded, *, view, draws, seed):
+        g = torch.Generator().manual_seed(seed)
+        noise = torch.randn(draws, generator=g)  # the same for every row
+        added = self.floor + ((view & ~encoded.presence()) * self.width).sum(1)  # [B]
+        own = encoded.H.masked_fill(~encoded.presence()[..., None], 0).sum((1, 2))
+        return (own[:, None] + added[:, None] * noise)[..., None]
+
+    def probability(self, x):
+        p = x[..., 0].sigmoid()
+        return torch.stack([1 - p, p], -1)
+
+
+def encoded(presence):
+    presence = torch.tensor(presence, dtype=torch.bool)
+    B, M = presence.shape
+    length = presence.int()
+    start = (length.flatten().cumsum(0) - length.flatten()).view(B, M)
+    H = torch.linspace(-1, 1, B * M).view(B, M, 1).masked_fill(~presence[..., None], torch.nan)
+    return Encoded(torch.zeros(int(length.sum()), 1), torch.stack([start, length], -1).int(), H)
+
+
+def test_the_most_informative_per_cost_comes_first():
+    tests = rank_next_tests(Stub([1.0, 3.0, 1.0, 0.0]), encoded([[1, 0, 0, 0]]), draws=500)
+    assert [t.modality for t in tests] == ["labs", "ct", "genes"]
+    labs, ct, genes = tests
+    assert ct.expected_change > labs.expected_change > genes.expected_change
+    assert ct.entropy_reduction > labs.entropy_reduction
+    assert (labs.cost, ct.cost) == (0.5, 8.0)
+    assert labs.value == labs.expected_change / 0.5
+    assert genes.expected_change == pytest.approx(0, abs=1e-12)
+    assert genes.entropy_reduction == pytest.approx(0, abs=1e-12)
+
+
+def test_what_the_draws_scatter_by_themselves_does_not_count():
+    """Against change / cost alone: cheap genes that add nothing would come before the CT."""
+    tests = rank_next_tests(Stub([1.0, 3.0, 0.0, 0.0], floor=1.0), encoded([[1, 0, 0, 0]]), draws=500)
+    assert [t.modality for t in tests] == ["ct", "labs", "genes"]
+    assert tests[1].floor == tests[1].expected_change == tests[0].floor > 0.1
+    assert tests[0].value == (tests[0].expected_change - tests[0].floor) / 8
+    assert tests[1].value == tests[2].value == 0
+
+
+def test_same_seed_same_answer_whoever_else_is_there():
+    model = Stub([1.0, 3.0, 1.0, 0.5])
+    pair = encoded([[1, 1, 1, 0], [0, 1, 0, 0]])
+    alone = pair._replace(
+        tokens=pair.tokens[3:], segments=torch.tensor([[[0, 0], [0, 1], [0, 0], [0, 0]]]).int(), H=pair.H[1:]
+    )
+    ours = rank_next_tests(model, pair, patient=1, draws=20, seed=4)
+    assert ours == rank_next_tests(model, alone, draws=20, seed=4)
+    assert ours != rank_next_tests(model, alone, draws=20, seed=5)
+    assert {t.modality for t in ours} == {"xray", "labs", "genes"}
+
+
+def test_nothing_left_to_order():
+    assert rank_next_tests(Stub([1.0] * 4), encoded([[1, 1, 1, 1]])) == ()
+
+
+def test_one_draw_has_no_spread():
+    with pytest.raises(ValueError, match="draws is 1, expected at least 2"):
+        rank_next_tests(Stub([1.0] * 4), encoded([[1, 0, 1, 1]]), draws=1)
+
+
+def test_spread_of_certain_opposites():
+    """Half the draws certain of one class, half of the other: one bit, half the distance."""
+    p = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]], dtype=torch.float64)
+    change, surer = spread(p, multilabel=False)
+    assert change.item() == pytest.approx(0.5)
+    assert surer.item() == pytest.approx(math.log(2))
+
+
+def test_spread_of_many_labels():
+    """Each label is a yes or no of its own; the third never moves."""
+    p = torch.tensor([[1.0, 1, 0.3], [0, 1, 0.3]], dtype=torch.float64)
+    change, surer = spread(p, multilabel=True)
+    assert change.item() == pytest.approx(0.5 / 3)
+    assert surer.item() == pytest.approx(math.log(2))
+
+
+def test_multilabel_is_passed_on():
+    model = Stub([0.0, 2.0, 0.0, 0.0], multilabel=True)
+    test = rank_next_tests(model, encoded([[1, 0, 1, 1]]), draws=50)[0]
+    x = model.imagine(
+        SimpleNamespace(presence=lambda: torch.tensor([[1, 0, 1, 1]]).bool(), H=torch.zeros(1, 4, 1)),
+        view=torch.ones(1, 4, dtype=torch.bool), draws=50, seed=0,
+    )  # fmt: skip
+    own = float(encoded([[1, 0, 1, 1]]).H.nan_to_num().sum())
+    change, _ = spread(model.probability(x + own).double(), multilabel=True)
+    assert test.expected_change == pytest.approx(change.item(), rel=1e-6)

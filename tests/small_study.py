@@ -1,0 +1,79 @@
+"""A small study and a small model, shared by the tests of the diagnosis model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from robustmdiff.data.cohort import CohortConfig, make_cohort
+from robustmdiff.data.collate import Collator
+from robustmdiff.data.patient import Patient
+from robustmdiff.data.tokenizer import tokenize, train_tokenizer
+from robustmdiff.diagnosis.model import RobustMDiff
+from robustmdiff.encoders.config import ModelConfig
+from robustmdiff.experiment.run import NAME_TOKENS
+
+
+@dataclass
+class SmallStudy:
+    cohort: Any
+    patients: list[Patient]
+    tokenizer: Any
+    collator: Collator
+    config: ModelConfig
+
+    def model(self, **options: Any) -> RobustMDiff:
+        torch.manual_seed(5)
+        model = RobustMDiff(
+            self.cohort.task,
+            self.config,
+            self.cohort.concepts(),
+            lambda name: tokenize(self.tokenizer, name, NAME_TOKENS)[0],
+            **options,
+        )
+        with torch.no_grad():  # heads that start at zero would hide what flows into them
+            for parameter in (model.head.weight, model.denoiser.leave.weight, model.evidence.b):
+                parameter.normal_(std=0.3)
+        return model.eval()
+
+
+def small_study(**options: Any) -> SmallStudy:
+    cohort = make_cohort(CohortConfig(patients=13, image_size=16, **options))
+    patients = list(cohort.patients)
+    tokenizer = train_tokenizer(
+        [p.modalities["text"] for p in patients if p.has("text")],
+        vocab_size=150,  # type: ignore[misc]
+    )
+    config = ModelConfig(
+        d_h=8,
+        layers=1,
+        heads=2,
+        patch=8,
+        width=20,
+        depth=1,
+        T=60,
+        steps=3,
+        draws=5,
+        dropout=0.0,
+        max_tokens=33,
+        vocabulary=tokenizer.get_vocab_size(),
+    )
+    return SmallStudy(cohort, patients, tokenizer, Collator(cohort.task, tokenizer, 33), config)
+
+
+@pytest.fixture(scope="session")
+def make_study():
+    return small_study
+
+
+@pytest.fixture(scope="session")
+def study() -> SmallStudy:
+    return small_study(missingness="mcar", rate=0.4, cell_rate=0.2)
+
+
+@pytest.fixture
+def model(study: SmallStudy) -> RobustMDiff:
+    return study.model()

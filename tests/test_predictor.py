@@ -1,0 +1,112 @@
+"""The front door: named answers about patients, from wherever they come."""
+
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robustmdiff import Answer, Predictor
+from robustmdiff.cli.predict import predict_run
+from robustmdiff.data.patient import DataError
+from robustmdiff.experiment.run import train_run
+from robustmdiff.experiment.studies import load_study
+from tests.experiment.test_other_folder import CONFIG, ONE, ONTOLOGY, PEOPLE, source_of, write_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The data; the run lies beside it."""
+    root = write_folder(tmp_path_factory.mktemp("hospital") / "one", ONE, other=False)
+    (root.parent / "ontology.obo").write_text(ONTOLOGY, encoding="utf-8")
+    train_run(load_study(source_of(root)), CONFIG, root.parent / "run")
+    return root
+
+
+@pytest.fixture(scope="module")
+def predictor(folder) -> Predictor:
+    return Predictor.from_pretrained(folder.parent / "run")
+
+
+def test_an_answer_names_what_it_says(predictor, folder):
+    patients = predictor.patients(folder)
+    answers = predictor.diagnose(patients, draws=4)
+    assert [answer.patient for answer in answers] == [f"p{i}" for i in range(PEOPLE)]
+    for answer in answers:
+        assert sum(answer.probability.values()) == pytest.approx(1, abs=1e-5)
+        assert answer.probability.keys() == answer.interval.keys() == {"sick", "well"}
+        assert answer.prediction[0] == max(answer.probability, key=answer.probability.get)
+        assert answer.findings.keys() == {"fever", "cough"}
+        assert answer.missing == ()
+    assert len({answer.probability["sick"] for answer in answers}) > PEOPLE / 2  # inputs matter
+    alone = predictor.diagnose(patients[3], draws=4)
+    assert alone.probability == pytest.approx(answers[3].probability, abs=1e-6)
+    assert (alone.patient, alone.prediction) == ("p3", answers[3].prediction)
+    assert predictor.diagnose(folder, draws=4) == answers
+    few = predictor.diagnose(replace(patients[0], modalities={}), draws=4)
+    assert few.missing == ("ct", "labs")
+
+
+def test_the_command_line_says_the_same(predictor, folder):
+    answers = predictor.diagnose(folder, draws=4)
+    rows = predict_run(folder.parent / "run", data=folder, draws=4)
+    told = {(row["patient"], row["class"]): row["probability"] for row in rows}
+    assert told == {(a.patient, name): round(p, 6) for a in answers for name, p in a.probability.items()}
+
+
+def test_a_data_frame_is_read_as_the_table_is(predictor, folder):
+    frame = pd.read_csv(folder / "patients.csv", dtype={"id": str})
+    expected = predictor.diagnose(folder, draws=4)
+    assert predictor.diagnose(predictor.patients(frame, root=folder), draws=4) == expected
+    # without images and labels, the ids in the index, a value missing
+    labs = frame.set_index("id")[["labs.crp", "labs.wbc", "labs.temperature", "labs.gene"]]
+    labs.loc["p1", "labs.crp"] = np.nan
+    answers = predictor.diagnose(labs, draws=4)
+    assert [answer.patient for answer in answers] == [f"p{i}" for i in range(PEOPLE)]
+    assert {answer.missing for answer in answers} == {("ct",)}
+    assert "crp" not in predictor.patients(labs)[1].modalities["labs"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"labs.crpp": [1.0]}, r"column 'labs.crpp' is unknown \(did you mean 'labs.crp'\?\)"),
+        ({"labs.crp": ["high"]}, r"DataFrame row 0, column 'labs.crp': is 'high', expected a number in mg/l"),
+        ({"id": [""], "labs.crp": [1.0]}, "DataFrame row 0, column 'id': is '', expected an id"),
+        ({"ct": ["no.npy"]}, "DataFrame row 0, column 'ct': is 'no.npy', expected a file under"),
+        ({"labs.crp": []}, "DataFrame: has no row"),
+    ],
+)
+def test_a_wrong_frame_is_one_sentence(predictor, columns, message):
+    with pytest.raises(DataError, match=message):
+        predictor.diagnose(pd.DataFrame(columns))
+
+
+def test_the_same_answers_in_threads_and_after_pickling(predictor, folder):
+    patients = predictor.patients(folder)[:8]
+    expected = [predictor.diagnose(patient, draws=4) for patient in patients]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda patient: predictor.diagnose(patient, draws=4), patients)) == expected
+    again = pickle.loads(pickle.dumps(predictor))
+    assert [again.diagnose(patient, draws=4) for patient in patients] == expected
+    assert isinstance(expected[0], Answer)
+
+
+def test_why_and_what_next(predictor, folder):
+    patient = predictor.patients(folder)[1]
+    labs = replace(patient, modalities={"labs": patient.modalities["labs"]})
+    explanation = predictor.explain(labs, draws=4)
+    assert explanation.target in predictor.task.classes
+    tests = predictor.next_test(labs, draws=4)
+    assert [test.modality for test in tests] == ["ct"]
+    assert predictor.next_test(patient, draws=4) == ()
+
+
+def test_without_data_its_own_test_patients_are_asked_about(predictor):
+    ids = {patient.id for patient in predictor.run.study().patients["test"]}
+    assert {answer.patient for answer in predictor.diagnose(predictor.patients(), draws=4)} == ids
