@@ -14,7 +14,7 @@ from robustmdiff.data.patient import Patient
 from robustmdiff.data.tokenizer import tokenize, train_tokenizer
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.experiment.run import NAME_TOKENS
+from robustmdiff.models import NAME_TOKENS
 
 
 @dataclass

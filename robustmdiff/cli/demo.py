@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from robustmdiff.cli.predict import explain_run
-from robustmdiff.data.files import write_whole
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.experiment.run import evaluate_run, train_with_baselines
 from robustmdiff.experiment.studies import Source, load_study
+from robustmdiff.refusal import Refusal
 from robustmdiff.training.config import TrainConfig
+from robustmdiff.whole import write_whole
 
 SOURCE = Source("cohort", options={"train": 1000, "calibration": 200, "test": 300, "seed": 2})
 MODEL = ModelConfig(d_h=64, layers=2, patch=16, width=96, depth=3, max_tokens=96)
@@ -31,9 +32,7 @@ def run_demo(folder: Path) -> dict[str, Any]:
     from robustmdiff.evaluation.report import headline, write_report
 
     if (folder / "summary.json").exists():
-        raise FileExistsError(
-            f"{folder} holds a finished demonstration: look at it, or remove it to run again"
-        )
+        raise Refusal(f"{folder} holds a finished demonstration: look at it, or remove it to run again")
     began = time.monotonic()
     study = load_study(SOURCE)
     train_with_baselines(study, CONFIG, folder, baselines=True, resume=True)

@@ -18,6 +18,7 @@ import typer
 
 from robustmdiff.cli.pairs import models, pairs
 from robustmdiff.cli.show import show, show_predictions, transposed
+from robustmdiff.refusal import Refusal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -159,7 +160,7 @@ def train(
     source = Source(data.value, str(root.resolve()) if root else None, ontology, options, encoders)
     if folds:
         if model is not Model.robustmdiff:
-            raise ValueError(f"--model is {model.value}, expected none with --folds: it trains every model")
+            raise Refusal(f"--model is {model.value}, expected none with --folds: it trains every model")
         made = cross_validate(source, settings, out, folds=folds, repeats=repeats, resume=resume)
         rows = [{"model": "all", "folder": str(place)} for place in made]
         show({"runs": rows}, as_json, tables={"Trained": rows})
@@ -310,30 +311,34 @@ def demo(
 
 
 def main() -> None:
-    """The `robustmdiff` command. Bad input (a ValueError of ours or a file that is not there or cannot
-    be written) is one sentence and exit code 2; RMD_TRACEBACK=1 shows where it was found."""
-    from robustmdiff.training.checkpoint import CheckpointError
-    from robustmdiff.training.log import TrainingError
-
+    """The `robustmdiff` command. A `Refusal`, or a file that is not there or cannot be written, is one
+    sentence and exit code 2 (RMD_TRACEBACK=1 shows where it was found); any other error is a bug of ours,
+    and shows itself."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows a patient's name as \uXXXX
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app(standalone_mode=True)
-    except (ValueError, OSError, CheckpointError, TrainingError) as error:
-        if os.environ.get("RMD_TRACEBACK"):
+    except (Refusal, OSError, UnicodeEncodeError) as error:
+        said = _sentences(error)
+        if os.environ.get("RMD_TRACEBACK") or not said:
             raise
-        said = str(error)
-        if isinstance(error, OSError) and error.filename is not None:
-            said = f"{error.filename}: {error.strerror}"
-        if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":  # of a file name
-            said = (
-                f"{error.object}: cannot be named here, where names are {error.encoding}, expected a machine "
-                "set to UTF-8 (PYTHONUTF8=1)"
-            )
-        print(f"error: {' '.join(said.split())}", file=sys.stderr)
+        for sentence in said:
+            print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def _sentences(error: Exception) -> list[str]:
+    """What is to be said of the error; nothing where it is none of the user's."""
+    if isinstance(error, Refusal):
+        return [str(sentence) for sentence in error.args]
+    if isinstance(error, OSError) and error.filename is not None:
+        return [f"{error.filename}: {error.strerror}"]
+    if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":  # of a file name
+        where = f"cannot be named here, where names are {error.encoding}"
+        return [f"{error.object}: {where}, expected a machine set to UTF-8 (PYTHONUTF8=1)"]
+    return []
 
 
 if __name__ == "__main__":

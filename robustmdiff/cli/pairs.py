@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from robustmdiff.refusal import Refusal
+
 
 def pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
     """--set a=1 --set model.draws=32 -> {"a": 1, "model": {"draws": 32}}; values are YAML."""
@@ -14,12 +16,17 @@ def pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
     for text in given or []:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise ValueError(f"{flag} is {text!r}, expected name=value")
+            raise Refusal(f"{flag} is {text!r}, expected name=value")
         *parents, last = name.split(".")
         place = pairs
         for parent in parents:
             place = place.setdefault(parent, {})
-        place[last] = yaml.safe_load(value)
+            if not isinstance(place, dict):
+                raise Refusal(f"{flag} is {text!r}, but {parent} was given the value {place!r} before")
+        try:
+            place[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise Refusal(f"{flag} is {text!r}, expected a value in YAML ({error})") from error
     return pairs
 
 
@@ -29,6 +36,6 @@ def models(given: list[str] | None) -> dict[str, str]:
     for text in given or []:
         name, _, model = text.partition("=")
         if not name or not model:
-            raise ValueError(f"--encoder is {text!r}, expected modality=model")
+            raise Refusal(f"--encoder is {text!r}, expected modality=model")
         found[name] = str(Path(model).resolve()) if Path(model).exists() else model
     return found

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from robustmdiff.data.files import file_name, write_whole
+from robustmdiff.data.files import file_name
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.spelling import canonical
 from robustmdiff.data.tables.read import write_table
 from robustmdiff.predictor import Answer, Predictor
+from robustmdiff.whole import write_whole
 
 
 def predict_run(

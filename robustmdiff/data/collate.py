@@ -15,6 +15,7 @@ from robustmdiff.data.batch import Batch, Images, Input, Panels, Texts
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.data.tokenizer import tokenize
+from robustmdiff.refusal import Refusal
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -36,7 +37,7 @@ class Collator:
 
     def __init__(self, task: Task, tokenizer: Tokenizer | None = None, max_tokens: int = 128) -> None:
         if max_tokens < 2:
-            raise ValueError(f"Collator: max_tokens is {max_tokens}, expected at least 2")
+            raise Refusal(f"Collator: max_tokens is {max_tokens}, expected at least 2")
         self.task = task
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from robustmdiff.data.spelling import canonical
+from robustmdiff.refusal import Refusal
 
 BREAKING = ("Cc", "Cs", "Zl", "Zp")  # control characters, half a surrogate pair, line separators
 SYNTAX = './\\:+=,;<>"|?*'  # of columns, options, tables and file names, where modalities are named
@@ -18,11 +19,11 @@ def check_name(name: str, what: str) -> None:
     """ValueError, which begins with `what`, unless it is text with something to read in it, in one line
     and without blanks around."""
     if not isinstance(name, str):
-        raise ValueError(f"{what} is {name!r}, expected text")
+        raise Refusal(f"{what} is {name!r}, expected text")
     if not canonical(name):
-        raise ValueError(f"{what} is {name!r}, expected a name that is not empty")
+        raise Refusal(f"{what} is {name!r}, expected a name that is not empty")
     if name != name.strip() or any(unicodedata.category(letter) in BREAKING for letter in name):
-        raise ValueError(f"{what} is {name!r}, expected a name without blanks around it, in one line")
+        raise Refusal(f"{what} is {name!r}, expected a name without blanks around it, in one line")
 
 
 def check_names(names: Sequence[str], what: str) -> None:
@@ -32,15 +33,13 @@ def check_names(names: Sequence[str], what: str) -> None:
         check_name(name, f"{what}[{i}]")
         first = seen.setdefault(canonical(name), i)
         if first != i:
-            raise ValueError(f"{what}[{i}] is {name!r}, the same name as [{first}], expected distinct names")
+            raise Refusal(f"{what}[{i}] is {name!r}, the same name as [{first}], expected distinct names")
 
 
 def check_modality_name(name: str) -> None:
     """ValueError for a name that would not do as a column, in an option, as a file and as a module."""
     check_name(name, "Modality: name")
     if set(name) & set(SYNTAX):
-        raise ValueError(f"Modality: name is {name!r}, expected a name without any of {SYNTAX}")
+        raise Refusal(f"Modality: name is {name!r}, expected a name without any of {SYNTAX}")
     if hasattr(TAKEN, name):
-        raise ValueError(
-            f"Modality: name is {name!r}, which torch.nn.ModuleDict uses itself, expected another"
-        )
+        raise Refusal(f"Modality: name is {name!r}, which torch.nn.ModuleDict uses itself, expected another")

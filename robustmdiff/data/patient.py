@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from robustmdiff.data.spelling import canonical
+from robustmdiff.refusal import Refusal
 
 Values = Mapping[str, float | str]
 Observation = Tensor | str | Values
 
 
-class DataError(ValueError):
+class DataError(Refusal):
     """Input data is not what its format promises; the message names file, row and column."""
 
 

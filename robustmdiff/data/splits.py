@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from robustmdiff.data.files import write_whole
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.spelling import canonical
+from robustmdiff.refusal import Refusal
+from robustmdiff.whole import write_whole
 
 Split = dict[str, tuple[str, ...]]
 
@@ -63,9 +64,7 @@ def grouped_folds(
     """
     groups = _groups(patients)
     if not 2 <= folds <= len(groups):
-        raise ValueError(
-            f"grouped_folds: folds is {folds}, expected 2 to {len(groups)}, the number of people"
-        )
+        raise Refusal(f"grouped_folds: folds is {folds}, expected 2 to {len(groups)}, the number of people")
     result = []
     for repeat in range(repeats):
         rng = np.random.default_rng([seed, repeat])

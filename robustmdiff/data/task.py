@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any, Literal
 
 from robustmdiff.data.names import check_modality_name, check_name, check_names
+from robustmdiff.refusal import Refusal
 
 Kind = Literal["image", "text", "values"]
 SMALL, LARGE = 1e-30, 1e30  # widths and ends that float32 can divide by
@@ -32,12 +33,12 @@ class Field:
         check_name(self.name, "Field: name")
         where = f"Field {self.name!r}"
         if not isinstance(self.unit, str) or self.unit != self.unit.strip():
-            raise ValueError(f"{where}: unit is {self.unit!r}, expected text without blanks around it")
+            raise Refusal(f"{where}: unit is {self.unit!r}, expected text without blanks around it")
         check_names(self.categories, f"{where}: categories")
         if self.reference is not None:
             check_range(self.reference, f"{where}: reference")
         if self.reference is not None and self.categories:
-            raise ValueError(
+            raise Refusal(
                 f"{where}: reference is {self.reference} and there are categories, expected one of the two"
             )
 
@@ -72,33 +73,33 @@ class Modality:
     def __post_init__(self) -> None:
         check_modality_name(self.name)
         if self.kind not in ("image", "text", "values"):
-            raise ValueError(
+            raise Refusal(
                 f"Modality {self.name!r}: kind is {self.kind!r}, expected 'image', 'text' or 'values'"
             )
         if self.kind == "image" and not _is_shape(self.shape):
-            raise ValueError(
+            raise Refusal(
                 f"Modality {self.name!r}: shape is {self.shape}, expected (channels, height, width)"
             )
         if self.kind != "image" and self.shape is not None:
-            raise ValueError(f"Modality {self.name!r}: shape is {self.shape}, expected none: it is no image")
+            raise Refusal(f"Modality {self.name!r}: shape is {self.shape}, expected none: it is no image")
         if self.kind == "image" and self.window != "file":
             check_range(self.window, f"Modality {self.name!r}: window")
         if self.bits is not None and not (type(self.bits) is int and 8 <= self.bits <= 32):
-            raise ValueError(f"Modality {self.name!r}: bits is {self.bits!r}, expected 8 to 32, or None")
+            raise Refusal(f"Modality {self.name!r}: bits is {self.bits!r}, expected 8 to 32, or None")
         if self.kind == "values" and not self.fields:
-            raise ValueError(f"Modality {self.name!r}: fields is empty, expected at least one Field")
+            raise Refusal(f"Modality {self.name!r}: fields is empty, expected at least one Field")
         if self.kind != "values" and self.fields:
-            raise ValueError(f"Modality {self.name!r}: has fields, expected none: its kind is {self.kind!r}")
+            raise Refusal(f"Modality {self.name!r}: has fields, expected none: its kind is {self.kind!r}")
         check_names([field.name for field in self.fields], f"Modality {self.name!r}: fields")
         if self.encoder is not None:
             check_name(self.encoder, f"Modality {self.name!r}: encoder")
         if self.kind == "values" and self.encoder is not None and ":" not in self.encoder:
-            raise ValueError(
+            raise Refusal(
                 f"Modality {self.name!r}: encoder is {self.encoder!r}, expected 'package.module:Class' or "
                 "none: there are no transformers models of values"
             )
         if not (is_number(self.cost) and 0 < self.cost < LARGE):
-            raise ValueError(f"Modality {self.name!r}: cost is {self.cost}, expected a positive number")
+            raise Refusal(f"Modality {self.name!r}: cost is {self.cost}, expected a positive number")
 
     @property
     def low_high(self) -> tuple[float, float]:
@@ -125,16 +126,16 @@ class Task:
 
     def __post_init__(self) -> None:
         if not self.classes:
-            raise ValueError("Task: classes are none, expected at least one")
+            raise Refusal("Task: classes are none, expected at least one")
         for what in ("classes", "rare", "findings"):
             check_names(getattr(self, what), f"Task: {what}")
         _check_prevalence(self)
         unknown = sorted(set(self.rare) - set(self.classes))
         if unknown:
-            raise ValueError(f"Task: rare names {unknown}, expected some of the classes {self.classes}")
+            raise Refusal(f"Task: rare names {unknown}, expected some of the classes {self.classes}")
         names = self.modality_names
         if not names:
-            raise ValueError("Task: modalities are none, expected at least one")
+            raise Refusal("Task: modalities are none, expected at least one")
         # Some name files, and there are file systems that do not tell case.
         check_names([name.casefold() for name in names], "Task: modalities")
 
@@ -170,7 +171,7 @@ def check_range(ends: Any, what: str) -> None:
     apart in float32."""
     low_high = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(is_number, ends))
     if not low_high or not all(abs(end) < LARGE for end in ends) or ends[1] - ends[0] <= SMALL:
-        raise ValueError(f"{what} is {ends}, expected two finite numbers, low < high")
+        raise Refusal(f"{what} is {ends}, expected two finite numbers, low < high")
 
 
 def _is_shape(shape: Any) -> bool:
@@ -184,9 +185,9 @@ def _is_shape(shape: Any) -> bool:
 def _check_prevalence(task: Task) -> None:
     prevalence = task.prevalence
     if len(prevalence) != len(task.classes) or not all(is_number(p) and 0 <= p <= 1 for p in prevalence):
-        raise ValueError(f"Task: prevalence is {prevalence}, expected {len(task.classes)} numbers in [0, 1]")
+        raise Refusal(f"Task: prevalence is {prevalence}, expected {len(task.classes)} numbers in [0, 1]")
     if not task.multilabel and abs(sum(prevalence) - 1) > ROUNDED:
-        raise ValueError(
+        raise Refusal(
             f"Task: prevalence is {prevalence}, which sums to {sum(prevalence):g}, expected 1: a patient has "
             "one of the classes (unless multilabel)"
         )

@@ -18,8 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustmdiff.data.files import write_whole
 from robustmdiff.data.patient import DataError
+from robustmdiff.whole import write_whole
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer

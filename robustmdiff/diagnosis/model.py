@@ -30,6 +30,7 @@ from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.nn.dropout import patient_numbers
 from robustmdiff.ops import philox_key
 from robustmdiff.ops.philox import philox_row_words
+from robustmdiff.refusal import Refusal
 
 EVIDENCE_LIMIT = 8.0  # nats; beyond it a finding is as good as seen, and the head's answer no longer moves
 EVIDENCE_UNIT = 4.0  # nats per unit of the latent, so that both of its parts have a similar scale
@@ -63,7 +64,7 @@ class RobustMDiff(nn.Module):
         }
         missing = [name for name in task.findings if ("finding", name) not in row]
         if missing:
-            raise ValueError(
+            raise Refusal(
                 f"RobustMDiff: concepts lack the findings {missing}, expected one for each of the task's"
             )
         self.register_buffer(
@@ -293,7 +294,7 @@ class RobustMDiff(nn.Module):
         """The mean over `draws` (S, the config's unless given; at least 2: one draw is no diagnosis)."""
         draws = self.config.draws if draws is None else draws
         if draws < 2:
-            raise ValueError(f"diagnose: draws is {draws}, expected at least 2")
+            raise Refusal(f"diagnose: draws is {draws}, expected at least 2")
         x = self.imagine(encoded, draws=draws, seed=seed)
         p = self.probability(x)  # [B, S, C]
         evidence = x[..., self.config.d_h :] * EVIDENCE_UNIT

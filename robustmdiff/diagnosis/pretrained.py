@@ -16,12 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustmdiff.data.files import write_whole
 from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import load_tokenizer, save_tokenizer
 from robustmdiff.encoders.backbone import save_architectures, with_architectures
 from robustmdiff.encoders.config import ModelConfig, without_retired
 from robustmdiff.knowledge.archive import read_concepts, save_concepts
+from robustmdiff.refusal import Refusal
+from robustmdiff.whole import write_whole
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-class PretrainedError(ValueError):
+class PretrainedError(Refusal):
     """A model folder that is damaged, or not what was asked for; the message names the file."""
 
 

@@ -15,8 +15,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from robustmdiff.data.files import write_whole
 from robustmdiff.encoders.encoded import ROUNDING, check_probability
+from robustmdiff.refusal import Refusal
+from robustmdiff.whole import write_whole
 
 ENOUGH = 100  # calibration patients for a pattern to stand on its own
 
@@ -49,7 +50,7 @@ def _check_labels(label: Tensor, known: Tensor, multilabel: bool) -> None:
                 "(or multilabel=True)"
             )
     if not holds.any():
-        raise ValueError(
+        raise Refusal(
             f"ConformalSets: no class is known to hold for any of {len(label)} calibration patients, "
             "expected at least one such patient"
         )
@@ -110,7 +111,7 @@ class _Saved(ABC):
         try:
             return cls.from_state(json.loads(Path(path).read_text(encoding="utf-8")))
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{path}: not a saved {cls.__name__} ({error!r})") from error
+            raise Refusal(f"{path}: not a saved {cls.__name__} ({error!r})") from error
 
 
 class ConformalSets(_Saved):

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from robustmdiff.data.files import write_whole
 from robustmdiff.data.task import Modality, Task
 from robustmdiff.nn.transformers import NAME, OwnAttentionError, register_with_transformers
+from robustmdiff.refusal import Refusal
+from robustmdiff.whole import write_whole
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -55,14 +56,14 @@ def load_backbone(modality: Modality) -> Any:
         raise _cannot_load(modality, "a transformers model (its name, or a folder)", error) from error
     reads = READS.get(modality.kind, "no transformers model")
     if model.main_input_name != reads:
-        raise ValueError(
+        raise Refusal(
             f"modality {modality.name!r}: encoder {name!r} reads {model.main_input_name}, "
             f"expected one that reads {reads}"
         )
     if modality.kind == "image":
         _check_size(modality, model.config)
     if not hasattr(model.config, "hidden_size"):
-        raise ValueError(
+        raise Refusal(
             f"modality {modality.name!r}: encoder {name!r} has no hidden_size, expected a transformer whose "
             "last_hidden_state is [n, tokens, hidden_size]"
         )
@@ -85,14 +86,14 @@ def _try_out(modality: Modality, model: Any) -> None:
         with torch.no_grad(), torch.random.fork_rng():
             states = model.eval()(**blank).last_hidden_state
     except Exception as error:  # of any kind: it is the model's own code
-        raise ValueError(
+        raise Refusal(
             f"modality {modality.name!r}: encoder {modality.encoder!r} cannot be run ({_first_line(error)}), "
             f"expected a model that reads {' and '.join(blank)} alone"
         ) from error
     finally:
         model.train(training)
     if states.ndim != 3:
-        raise ValueError(
+        raise Refusal(
             f"modality {modality.name!r}: encoder {modality.encoder!r} gives states {list(states.shape)}, "
             "expected [n, tokens, hidden_size]"
         )
@@ -104,7 +105,7 @@ def _check_size(modality: Modality, config: Any) -> None:
     reads, size = getattr(config, "num_channels", channels), getattr(config, "image_size", sides)
     size = [size, size] if isinstance(size, int) else list(size)
     if channels not in (1, reads) or sides != size:
-        raise ValueError(
+        raise Refusal(
             f"modality {modality.name!r}: image is {' x '.join(map(str, modality.shape))}, expected "
             f"{' x '.join(map(str, [reads, *size]))} (channels, height, width; one channel will do, too), "
             f"which encoder {modality.encoder!r} reads"
@@ -117,7 +118,7 @@ def text_backbone(task: Task) -> Modality | None:
     named = [m for m in task.modalities if m.kind == "text" and is_backbone(m)]
     for other in named[1:]:
         if other.encoder != named[0].encoder:
-            raise ValueError(
+            raise Refusal(
                 f"modalities {named[0].name!r} and {other.name!r} name the encoders {named[0].encoder!r} "
                 f"and {other.encoder!r}, expected the same: all texts share one tokenizer"
             )
@@ -140,13 +141,13 @@ def load_own_tokenizer(modality: Modality) -> tuple[Tokenizer, int, int]:
     tokenizer.no_truncation()
     ids = set(tokenizer.get_vocab().values())
     if len(ids) <= len(fast.all_special_ids):  # what transformers makes up where there is no file
-        raise ValueError(
+        raise Refusal(
             f"modality {modality.name!r}: encoder {name!r} has no tokenizer, expected tokenizer.json "
             "beside its weights"
         )
     entries = max(ids) + 1
     if entries > config.vocab_size:
-        raise ValueError(
+        raise Refusal(
             f"modality {modality.name!r}: the tokenizer of {name!r} has {entries} entries, expected at most "
             f"{config.vocab_size}, those of its model"
         )
@@ -178,8 +179,8 @@ def with_architectures(plain: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**plain, "modalities": modalities}
 
 
-def _cannot_load(modality: Modality, expected: str, error: Exception) -> ValueError:
-    return ValueError(
+def _cannot_load(modality: Modality, expected: str, error: Exception) -> Refusal:
+    return Refusal(
         f"modality {modality.name!r}: encoder {modality.encoder!r} cannot be loaded ({_first_line(error)}), "
         f"expected {expected}"
     )

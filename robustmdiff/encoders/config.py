@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from robustmdiff.refusal import Refusal
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -49,23 +51,21 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("d_h", "layers", "heads", "patch", "max_tokens", "rank", "width", "depth", "T", "steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"ModelConfig: {name} is {getattr(self, name)}, expected at least 1")
+                raise Refusal(f"ModelConfig: {name} is {getattr(self, name)}, expected at least 1")
         if self.d_h % self.heads:
-            raise ValueError(f"ModelConfig: d_h is {self.d_h}, expected a multiple of heads = {self.heads}")
+            raise Refusal(f"ModelConfig: d_h is {self.d_h}, expected a multiple of heads = {self.heads}")
         if self.draws < 2:
-            raise ValueError(
-                f"ModelConfig: draws is {self.draws}, expected at least 2 (16 or more to report)"
-            )
+            raise Refusal(f"ModelConfig: draws is {self.draws}, expected at least 2 (16 or more to report)")
         if self.steps > self.T:
-            raise ValueError(f"ModelConfig: steps is {self.steps}, expected at most T = {self.T}")
+            raise Refusal(f"ModelConfig: steps is {self.steps}, expected at most T = {self.T}")
         if self.beta_schedule not in ("cosine", "linear", "scaled_linear"):
-            raise ValueError(
+            raise Refusal(
                 f"ModelConfig: beta_schedule is {self.beta_schedule!r}, "
                 "expected 'cosine', 'linear' or 'scaled_linear'"
             )
         for name in ("dropout", "teacher_decay"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"ModelConfig: {name} is {getattr(self, name)}, expected a number in [0, 1)")
+                raise Refusal(f"ModelConfig: {name} is {getattr(self, name)}, expected a number in [0, 1)")
 
 
 RETIRED = {"start": "noise"}  # settings that configurations once had, and the one value that is left
@@ -75,5 +75,5 @@ def without_retired(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a `ModelConfig` as an earlier version may have saved them."""
     for name, left in RETIRED.items():
         if config.get(name, left) != left:
-            raise ValueError(f"ModelConfig: {name} is {config[name]!r}, which is no longer there; train anew")
+            raise Refusal(f"ModelConfig: {name} is {config[name]!r}, which is no longer there; train anew")
     return {name: value for name, value in config.items() if name not in RETIRED}

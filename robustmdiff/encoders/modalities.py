@@ -21,6 +21,7 @@ from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.nn.dropout import of_rows
 from robustmdiff.nn.transformers import register_with_transformers
+from robustmdiff.refusal import Refusal
 
 
 class ImageEncoder(nn.Module):
@@ -39,7 +40,7 @@ class ImageEncoder(nn.Module):
             self.vit = load_backbone(modality)
         else:
             if height % config.patch or width % config.patch:
-                raise ValueError(
+                raise Refusal(
                     f"modality {modality.name!r}: image is {height} x {width}, expected sides that are "
                     f"multiples of patch = {config.patch}"
                 )
@@ -83,7 +84,7 @@ class TextEncoder(nn.Module):
             self.bert = load_backbone(modality)
         else:
             if config.vocabulary < 1:
-                raise ValueError(
+                raise Refusal(
                     f"modality {modality.name!r}: vocabulary is {config.vocabulary}, expected the "
                     "number of entries of the tokenizer"
                 )

@@ -19,6 +19,7 @@ from robustmdiff.evaluation.masks import RATES, Masks, draw_masks
 from robustmdiff.evaluation.metrics import Array, Bools, Truth
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import resamples
+from robustmdiff.refusal import Refusal
 
 Reference = Callable[[Bools], Any]  # kept presence bool [n, M] -> probability [n, C]
 
@@ -58,7 +59,7 @@ def evaluate(
     batch_size. Raises ValueError where a model or a reference gives what is no probability.
     """
     if not patients:
-        raise ValueError("evaluate: patients is empty, expected at least one")
+        raise Refusal("evaluate: patients is empty, expected at least one")
     if not models and not references:
         raise ValueError("evaluate: models is empty, expected at least one model or reference")
     ids, persons, truth, presence = _describe(patients, collator, task)

@@ -13,13 +13,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustmdiff.data.files import write_whole
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import grouped_folds, load_split, split_patients
 from robustmdiff.data.task import Task
-from robustmdiff.experiment.run import BASELINES, evaluate_run, load_run, train_run
+from robustmdiff.experiment.run import evaluate_run, load_run, train_run
 from robustmdiff.experiment.studies import Source, in_terms_of, labels_of, load_patients, study_of
+from robustmdiff.models import BASELINES
 from robustmdiff.training.config import TrainConfig, make_config, plain_config
+from robustmdiff.whole import write_whole
 
 FOLDS = "folds.json"
 CALIBRATION = 0.15  # of the people who are not tested

@@ -18,17 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
-from robustmdiff.data.files import write_whole
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import save_split, split_patients
 from robustmdiff.data.task import Task
-from robustmdiff.data.tokenizer import SPECIAL, tokenize, train_tokenizer
-from robustmdiff.diagnosis.model import RobustMDiff
-from robustmdiff.diagnosis.pretrained import load_pretrained, save_pretrained
+from robustmdiff.data.tokenizer import SPECIAL, train_tokenizer
+from robustmdiff.diagnosis.pretrained import save_pretrained
 from robustmdiff.diagnosis.uncertainty import Abstention, ConformalSets
 from robustmdiff.encoders.backbone import load_own_tokenizer, text_backbone
 from robustmdiff.encoders.config import ModelConfig
@@ -42,42 +40,13 @@ from robustmdiff.experiment.studies import (
     study_in_terms_of,
     text_of,
 )
+from robustmdiff.models import BASELINES, MODELS, load_model
 from robustmdiff.training.checkpoint import LAST
 from robustmdiff.training.config import TrainConfig
+from robustmdiff.whole import write_whole
 
-BASELINES = ("late_fusion", "dropout_transformer", "mask_only")
 ALPHA = 0.1
 ENOUGH_FOR_MEANS = 256  # training patients whose latents tell what is usual
-NAME_TOKENS = 30  # of a concept's name
-
-
-def build_robustmdiff(
-    task: Task, config: ModelConfig, *, concepts: Any, tokenizer: Any, **options: Any
-) -> RobustMDiff:
-    def read(name: str) -> list[int]:
-        return tokenize(tokenizer, name, min(NAME_TOKENS, config.max_tokens))[0]
-
-    return RobustMDiff(task, config, concepts, read if tokenizer is not None else None, **options)
-
-
-def _baseline(module: str, name: str) -> Callable[..., nn.Module]:
-    def build(task: Task, config: ModelConfig, *, concepts: Any, tokenizer: Any, **options: Any) -> nn.Module:
-        import importlib
-
-        return getattr(importlib.import_module(f"robustmdiff.baselines.{module}"), name)(
-            task, config, **options
-        )
-
-    return build
-
-
-KINDS: dict[str, Callable[..., nn.Module]] = {
-    "robustmdiff": build_robustmdiff,
-    "late_fusion": _baseline("late_fusion", "LateFusion"),
-    "dropout_transformer": _baseline("dropout_transformer", "DropoutTransformer"),
-    "mask_only": _baseline("mask_only", "MaskOnly"),
-    "single_modality": _baseline("single_modality", "SingleModality"),
-}
 
 
 @dataclass(frozen=True)
@@ -113,8 +82,8 @@ def train_run(
     calibration patients, and save everything. Resumes exactly where it stopped."""
     from robustmdiff.training.trainer import train
 
-    if kind not in KINDS:
-        raise DataError(f"model is {kind!r}, expected one of {', '.join(KINDS)}")
+    if kind not in MODELS:
+        raise DataError(f"model is {kind!r}, expected one of {', '.join(MODELS)}")
     for name in ("train", "calibration"):
         if len(study.patients[name]) == 0:
             raise DataError(f"no patient is left for {name} of those in the split, expected more patients")
@@ -128,7 +97,7 @@ def train_run(
     config = config.model_copy(update={"model": sizes})
     collator = Collator(study.task, tokenizer, config.model.max_tokens)
     torch.manual_seed(config.seed)
-    model: Any = KINDS[kind](
+    model: Any = MODELS[kind].build(
         study.task, config.model, concepts=study.concepts, tokenizer=tokenizer, **(options or {})
     )
     # Validation picks the best weights by patients of the training split, calibration stays untouched.
@@ -259,7 +228,7 @@ def load_run(folder: str | Path) -> Run:
         raise DataError(
             f"{folder}: holds a run that is not finished, expected `robustmdiff train --resume` to end it"
         )
-    model, tokenizer = load_pretrained(folder / "model", KINDS)
+    model, tokenizer = load_model(folder / "model")
     abstention = folder / "abstention.json"
     return Run(
         folder=folder,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustmdiff.encoders.encoded import Encoded
+from robustmdiff.refusal import Refusal
 
 if TYPE_CHECKING:
     from robustmdiff.diagnosis.model import RobustMDiff
@@ -48,7 +49,7 @@ def rank_next_tests(
     under equal luck, and the answer depends on the seed and this patient alone.
     """
     if draws < 2:
-        raise ValueError(f"rank_next_tests: draws is {draws}, expected at least 2 (64 or more to report)")
+        raise Refusal(f"rank_next_tests: draws is {draws}, expected at least 2 (64 or more to report)")
     present = encoded.presence()[patient]  # [M]
     more = present | torch.eye(len(present), dtype=torch.bool, device=present.device)
     together = model.held_by(more).any(-1)

@@ -27,6 +27,7 @@ from robustmdiff.explanation.record import (
     TextView,
 )
 from robustmdiff.explanation.shapley import modality_shapley
+from robustmdiff.refusal import Refusal
 
 INTERVAL = (0.05, 0.95)
 TOP = 8  # findings and concepts that are listed
@@ -61,7 +62,7 @@ def explain_patient(
         )
     task = model.task
     if target is not None and target not in task.classes:
-        raise ValueError(f"explain_patient: target is {target!r}, expected one of {', '.join(task.classes)}")
+        raise Refusal(f"explain_patient: target is {target!r}, expected one of {', '.join(task.classes)}")
     model.eval()
     batch = collator([patient]).to(next(model.parameters()).device)
     with torch.no_grad():

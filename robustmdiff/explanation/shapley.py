@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustmdiff.encoders.encoded import DiagnosisModel, Encoded
+from robustmdiff.refusal import Refusal
 
 LARGEST = 12  # modalities present; 4,096 diagnoses of one patient
 
@@ -36,7 +37,7 @@ def modality_shapley(
     players = present.nonzero()[:, 0]
     n = len(players)
     if n > LARGEST:
-        raise ValueError(f"modality_shapley: the patient has {n} modalities, expected at most {LARGEST}")
+        raise Refusal(f"modality_shapley: the patient has {n} modalities, expected at most {LARGEST}")
     subset = torch.arange(2**n, device=present.device)
     mask = torch.zeros(2**n, len(present), dtype=torch.bool, device=present.device)
     mask[:, players] = (subset[:, None] >> torch.arange(n, device=present.device)) & 1 == 1

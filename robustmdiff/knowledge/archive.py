@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.knowledge.lines import OntologyError
 from robustmdiff.knowledge.sparse import SparseTable
+from robustmdiff.whole import write_whole
 
 FORMAT = 1
 STRINGS = ("id", "name", "definition", "kind", "relations", "synonyms", "xrefs")
@@ -33,17 +33,9 @@ def save_concepts(concepts: ConceptTable, path: str | Path) -> None:
         "frequency_value": concepts.frequency.value,
         "json": np.frombuffer(json.dumps(strings).encode(), np.uint8),
     }
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(handle, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+    write_whole(Path(path), file.getvalue(), sync=True)
 
 
 def read_concepts(path: str | Path) -> ConceptTable:

@@ -10,6 +10,7 @@ import numpy as np
 
 from robustmdiff.knowledge.csr import csr_from_edges, find_cycle
 from robustmdiff.knowledge.sparse import SparseTable
+from robustmdiff.refusal import Refusal
 
 KINDS = ("disease", "finding")
 INVERSES = {"is_a": "has_subclass", "has_phenotype": "phenotype_of", "part_of": "has_part"}
@@ -74,10 +75,10 @@ class ConceptTable:
             length = len(getattr(self, name))
             _require(length in (0, k), f"{name} has {length} entries, expected {k} or none")
         if len(set(self.id)) != k:
-            raise ValueError(f"concepts: id {Counter(self.id).most_common(1)[0][0]!r} appears twice")
+            raise Refusal(f"concepts: id {Counter(self.id).most_common(1)[0][0]!r} appears twice")
         for i, kind in enumerate(self.kind):
             if kind not in KINDS:
-                raise ValueError(f"concepts: kind[{i}] is {kind!r}, expected one of {KINDS}")
+                raise Refusal(f"concepts: kind[{i}] is {kind!r}, expected one of {KINDS}")
         _require_array("prevalence", self.prevalence, np.float32, (k,))
         _require_fractions("prevalence", self.prevalence)
         for name, limit in (("source", k), ("target", k), ("relation", len(self.relations))):
@@ -85,7 +86,7 @@ class ConceptTable:
             _require_array(name, values, np.int64, (E,))
             outside = np.flatnonzero((values < 0) | (values >= limit))
             if len(outside):
-                raise ValueError(
+                raise Refusal(
                     f"concepts: {name}[{outside[0]}] is {values[outside[0]]}, expected 0 to {limit - 1}"
                 )
         shape = (len(self.indices("disease")), len(self.indices("finding")))
@@ -98,7 +99,7 @@ class ConceptTable:
         is_a = self._edges("is_a")
         cycle = find_cycle(k, self.source[is_a].tolist(), self.target[is_a].tolist())
         if cycle:
-            raise ValueError(f"concepts: is_a closes a cycle: {' -> '.join(self.id[i] for i in cycle)}")
+            raise Refusal(f"concepts: is_a closes a cycle: {' -> '.join(self.id[i] for i in cycle)}")
         return self
 
     def subset(self, ids: Iterable[str], *, ancestors: bool = True, phenotypes: bool = False) -> ConceptTable:
@@ -152,9 +153,7 @@ class ConceptTable:
         for table, rows in ((self, mine), (other, theirs)):
             for i, r in enumerate(rows.tolist()):
                 if kind[r] not in ("", table.kind[i]):
-                    raise ValueError(
-                        f"concepts: {table.id[i]} is a {kind[r]} here and a {table.kind[i]} there"
-                    )
+                    raise Refusal(f"concepts: {table.id[i]} is a {kind[r]} here and a {table.kind[i]} there")
                 kind[r] = table.kind[i]
                 names = [n for n in (name[r], table.name[i]) if n not in ("", table.id[i])]
                 name[r] = names[0] if names else table.id[i]
@@ -254,16 +253,16 @@ def _position_in_kind(kind: Iterable[str]) -> np.ndarray:
 
 def _require(holds: bool, problem: str) -> None:
     if not holds:
-        raise ValueError(f"concepts: {problem}")
+        raise Refusal(f"concepts: {problem}")
 
 
 def _require_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> None:
     if array.dtype != dtype or array.shape != shape:
         expected = f"{np.dtype(dtype)} {list(shape)}"
-        raise ValueError(f"concepts: {name} is {array.dtype} {list(array.shape)}, expected {expected}")
+        raise Refusal(f"concepts: {name} is {array.dtype} {list(array.shape)}, expected {expected}")
 
 
 def _require_fractions(name: str, array: np.ndarray) -> None:
     low, high = (np.fmin.reduce(array, None), np.fmax.reduce(array, None)) if array.size else (0.0, 0.0)
     if low < 0 or high > 1:
-        raise ValueError(f"concepts: {name} runs from {low} to {high}, expected fractions in [0, 1] or NaN")
+        raise Refusal(f"concepts: {name} runs from {low} to {high}, expected fractions in [0, 1] or NaN")

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from robustmdiff.knowledge.lines import OntologyError, find_file, table_rows, warn_of_missing
+from robustmdiff.knowledge.lines import OntologyError, find_file, not_there, table_rows, warn_of_missing
 from robustmdiff.knowledge.ontology import Edge, Ontology, Term, check_hierarchy, kind_of
 
 ROOT = ("DOID:4", "disease")  # named as a parent in the hierarchy, without a row of its own
@@ -44,7 +44,7 @@ def read_disease_ontology(folder: str | Path) -> Ontology:
     """
     path = find_table(folder, HIERARCHY)
     if path is None:
-        raise FileNotFoundError(f"{folder}: neither DO_{HIERARCHY} nor {HIERARCHY} is there, plain or .gz")
+        raise not_there(folder, f"neither DO_{HIERARCHY} nor {HIERARCHY} is there, plain or .gz")
     terms = {ROOT[0]: Term(*ROOT, "disease")}
     id_of = {ROOT[1]: ROOT[0]}
     parents: list[tuple[int, str, str]] = []

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from robustmdiff.refusal import Refusal
+
 
 class Band(NamedTuple):
     """A frequency term: HPO id, name, and the lowest and highest fraction it covers."""
@@ -74,7 +76,7 @@ def band_fraction(text: str) -> float:
     name = _RANGE.sub("", text.strip())
     fraction = BY_ID.get(name, BAND_WORDS.get(name.lower()))
     if fraction is None:
-        raise ValueError(f"frequency {text!r}, expected one of {[b.name for b in BANDS]}")
+        raise Refusal(f"frequency {text!r}, expected one of {[b.name for b in BANDS]}")
     return fraction
 
 
@@ -100,7 +102,7 @@ def annotated_fraction(text: str, words: Mapping[str, float] = OLD_WORDS) -> flo
         fraction = (low + float(percent[2] or low)) / 200
         if fraction <= 1 and low <= 100:
             return fraction
-    raise ValueError(
+    raise Refusal(
         f"frequency {text!r}, expected n/m (n patients of m, n <= m, m > 0), a percentage, an HPO "
         f"frequency term or one of {', '.join(words)}"
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustmdiff.knowledge.frequency import BAND_WORDS, OLD_WORDS, Counted, annotated_fraction, pooled
-from robustmdiff.knowledge.lines import OntologyError, find_file, numbered_lines, warn_of_missing
+from robustmdiff.knowledge.lines import OntologyError, find_file, not_there, numbered_lines, warn_of_missing
 from robustmdiff.knowledge.obo import read_obo
 from robustmdiff.knowledge.ontology import Ontology, Term, current_ids
 
@@ -115,7 +115,7 @@ def read_hpo(folder: str | Path) -> Ontology:
     obo, annotations = find_file(folder, *ONTOLOGY), find_file(folder, *ANNOTATIONS)
     if obo is None:
         beside = f" beside {annotations.name}" if annotations else ""
-        raise FileNotFoundError(f"{folder}: {ONTOLOGY[0]} is not there{beside}; take both of one release")
+        raise not_there(folder, f"{ONTOLOGY[0]} is not there{beside}; take both of one release")
     if annotations is None:
         warn_of_missing(folder, {ANNOTATIONS[0]: "diseases"})
         return read_obo(obo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import warnings
 import zlib
@@ -11,15 +12,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
+from robustmdiff.refusal import Refusal
+
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
-class OntologyError(ValueError):
+class OntologyError(Refusal):
     """A knowledge source is not what its format promises; the message starts with file:line."""
 
     def __init__(self, path: str | Path, line: int | None, problem: str):
         self.path, self.line = Path(path), line
         super().__init__(f"{path}: {problem}" if line is None else f"{path}:{line}: {problem}")
+
+
+def not_there(path: str | Path, problem: str) -> FileNotFoundError:
+    """The error for a file or folder that is needed and is not there."""
+    return FileNotFoundError(errno.ENOENT, problem, str(path))
 
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:

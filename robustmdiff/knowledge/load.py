@@ -11,7 +11,7 @@ from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.knowledge.disease_ontology import read_disease_ontology
 from robustmdiff.knowledge.hpo_annotations import read_hpo
 from robustmdiff.knowledge.icd10cm import read_icd10cm
-from robustmdiff.knowledge.lines import OntologyError, find_file
+from robustmdiff.knowledge.lines import OntologyError, find_file, not_there
 from robustmdiff.knowledge.obo import read_obo
 from robustmdiff.knowledge.ontology import Ontology
 from robustmdiff.knowledge.orphanet import read_orphadata, read_orphanet
@@ -56,7 +56,7 @@ def load_concepts(source: str | Path = "icd10cm") -> ConceptTable:
         return read_icd10cm().concepts()
     path = Path(source)
     if not path.exists():
-        raise FileNotFoundError(f"{source}: no such file or folder, and not 'icd10cm'")
+        raise not_there(source, "no such file or folder, and not 'icd10cm'")
     if path.is_dir():
         return _reader_of(path)(path).concepts()
     name = path.name.removesuffix(".gz")

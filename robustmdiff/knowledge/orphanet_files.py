@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustmdiff.knowledge.elements import Element, elements
-from robustmdiff.knowledge.lines import OntologyError, find_file, table_rows
+from robustmdiff.knowledge.lines import OntologyError, find_file, not_there, table_rows
 
 
 class Row(NamedTuple):
@@ -49,7 +49,7 @@ def tsv_rows(folder: str | Path) -> tuple[Tables, dict[str, str]]:
     Raises FileNotFoundError without orpha_disorders.tsv.
     """
     if find_file(folder, DISORDERS) is None:
-        raise FileNotFoundError(f"{folder}: neither {DISORDERS} nor {DISORDERS}.gz is there")
+        raise not_there(folder, f"neither {DISORDERS} nor {DISORDERS}.gz is there")
     tables, missing = {}, {}
     for name, columns in TABLES.items():
         path = find_file(folder, f"orpha_{name}.tsv")
@@ -78,7 +78,7 @@ def xml_rows(folder: str | Path) -> tuple[Tables, dict[str, str]]:
     products = [path for name in PRODUCTS if (path := find_file(folder, name))]
     trees = [path for end in ("", ".gz") for path in sorted(Path(folder).glob(CLASSIFICATIONS + end))]
     if not products:
-        raise FileNotFoundError(f"{folder}: none of {', '.join(PRODUCTS)} is there, plain or .gz")
+        raise not_there(folder, f"none of {', '.join(PRODUCTS)} is there, plain or .gz")
     tables: dict[str, list[Row]] = defaultdict(list)
     for path in products:
         before = len(tables["disorders"])

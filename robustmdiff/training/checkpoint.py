@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from robustmdiff.data.task import Task
+from robustmdiff.refusal import Refusal
 from robustmdiff.training.config import TrainConfig, make_config, plain_config
 
 FORMAT = 1
@@ -23,7 +24,7 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 FREE = ("save_every", "log_every", "cache_gb")  # may differ on resume: they change no number
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(Refusal):
     """A checkpoint that cannot be written, read, or used here; the message names file and reason."""
 
 

@@ -12,9 +12,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from robustmdiff.encoders.config import ModelConfig, without_retired
+from robustmdiff.refusal import Refusal
 
 
-class ConfigError(ValueError):
+class ConfigError(Refusal):
     """A configuration that cannot be used; one sentence with the key, its value and what was expected."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from robustmdiff.refusal import Refusal
+from robustmdiff.whole import write_whole
 
-class TrainingError(RuntimeError):
+
+class TrainingError(Refusal):
     """Training cannot go on; the message says at which step and what to try."""
 
 
@@ -81,6 +83,4 @@ def _keep_until(path: Path, step: int) -> None:
         if not line.endswith("\n") or json.loads(line)["step"] > step:
             break  # the rest was cut off, or will be made again
         kept.append(line)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, "".join(kept).encode())

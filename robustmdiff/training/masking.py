@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustmdiff.data.task import Task
+from robustmdiff.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class MaskingCurriculum:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.scale) - set(self.task.modality_names))
         if unknown:
-            raise ValueError(
+            raise Refusal(
                 f"MaskingCurriculum: scale names {unknown[0]!r}, expected one of "
                 f"{', '.join(self.task.modality_names)}"
             )

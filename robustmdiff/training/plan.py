@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.task import Task
+from robustmdiff.refusal import Refusal
 from robustmdiff.training.batches import PackedPatients, epoch_batches, steps_per_epoch
 from robustmdiff.training.config import TrainConfig
 from robustmdiff.training.masking import MaskingCurriculum
@@ -55,7 +56,7 @@ class Plan:
         self.epoch_steps = steps_per_epoch(n, config.batch_size)
         self.steps = config.epochs * self.epoch_steps
         if n // self.epoch_steps < processes * config.accumulate:
-            raise ValueError(
+            raise Refusal(
                 f"train: a batch has {n // self.epoch_steps} patients, expected at least one for each of "
                 f"{processes} processes x accumulate = {config.accumulate}"
             )

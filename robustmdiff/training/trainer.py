@@ -30,6 +30,7 @@ from tqdm import tqdm
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.patient import Patient
 from robustmdiff.nn.dropout import give_to_patients, of_batch
+from robustmdiff.refusal import Refusal
 from robustmdiff.training.batches import PackedPatients, check_patients
 from robustmdiff.training.checkpoint import (
     BEST,
@@ -104,7 +105,7 @@ class Trainer:
         resume: bool,
     ) -> None:
         if len(patients_train) == 0:
-            raise ValueError("train: patients_train is empty, expected at least one patient")
+            raise Refusal("train: patients_train is empty, expected at least one patient")
         out_dir.mkdir(parents=True, exist_ok=True)
         if (out_dir / LAST).exists() and not resume:
             raise CheckpointError(f"{out_dir / LAST} exists: resume that run, or train into another folder")
@@ -124,12 +125,12 @@ class Trainer:
         self.valid_set = PackedPatients(patients_valid, collator, config.cache_gb, quiet=not self.main)
         self.patients = check_patients(self.train_set, self.valid_set)
         if config.monitor == "macro_auroc" and len(self.valid_set) and not self.valid_set.has_contrast():
-            raise ValueError(
+            raise Refusal(
                 "train: patients_valid has no class with both kinds of patients, so there is no macro_auroc; "
                 "expected more patients, or monitor: log_loss"
             )
         if config.monitor == "log_loss" and len(self.valid_set) and not self.valid_set.has_truth():
-            raise ValueError(
+            raise Refusal(
                 "train: no class is known to hold for any of patients_valid, so there is no log_loss; "
                 "expected patients whose labels are known"
             )

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustmdiff.data.files import file_name, write_whole
+from robustmdiff.data.files import file_name
+from robustmdiff.whole import write_whole
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):

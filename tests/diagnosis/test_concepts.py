@@ -10,7 +10,7 @@ from robustmdiff.data.batch import Texts
 from robustmdiff.data.tokenizer import tokenize
 from robustmdiff.diagnosis.concepts import BACKGROUND, TRUST, DiseaseTable, FindingEvidence
 from robustmdiff.diagnosis.model import RobustMDiff
-from robustmdiff.experiment.run import NAME_TOKENS
+from robustmdiff.models import NAME_TOKENS
 from robustmdiff.ops import Graph
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from robustmdiff.diagnosis.model import RobustMDiff
-from robustmdiff.diagnosis.pretrained import PretrainedError, load_pretrained, save_pretrained
-from robustmdiff.experiment.run import KINDS
+from robustmdiff.diagnosis.pretrained import PretrainedError, save_pretrained
+from robustmdiff.models import load_model
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def saved(study, tmp_path):
 
 
 def test_a_model_comes_back_as_it_was(study, saved):
-    model, tokenizer = load_pretrained(saved, KINDS)
+    model, tokenizer = load_model(saved)
     assert isinstance(model, RobustMDiff)
     assert model.task == study.cohort.task
     assert model.config == study.config
@@ -32,7 +32,7 @@ def test_a_folder_of_an_earlier_version_loads(study, saved):
     plain = json.loads((saved / "model.json").read_text(encoding="utf-8"))
     plain["config"]["start"] = "noise"
     (saved / "model.json").write_text(json.dumps(plain), encoding="utf-8")
-    assert load_pretrained(saved, KINDS)[0].config == study.config
+    assert load_model(saved)[0].config == study.config
 
 
 def test_nothing_unfinished_stays_behind(saved):
@@ -44,7 +44,7 @@ def test_a_truncated_file_of_weights_says_so(saved):
     weights = saved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(PretrainedError, match=r"model.safetensors: cannot be read .*expected whole weights"):
-        load_pretrained(saved, KINDS)
+        load_model(saved)
 
 
 def test_weights_of_another_configuration_name_the_first_difference(saved):
@@ -52,7 +52,7 @@ def test_weights_of_another_configuration_name_the_first_difference(saved):
     description["config"]["d_h"] = 12
     (saved / "model.json").write_text(json.dumps(description), encoding="utf-8")
     with pytest.raises(PretrainedError, match=r"is \(.*\), expected \(.*\); these weights belong to another"):
-        load_pretrained(saved, KINDS)
+        load_model(saved)
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_weights_of_another_configuration_name_the_first_difference(saved):
 def test_a_description_that_cannot_be_used(saved, content, message):
     (saved / "model.json").write_text(content, encoding="utf-8")
     with pytest.raises(PretrainedError, match=message):
-        load_pretrained(saved, KINDS)
+        load_model(saved)
 
 
 def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(PretrainedError, match="no model there"):
-        load_pretrained(tmp_path, KINDS)
+        load_model(tmp_path)

@@ -17,7 +17,7 @@ from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.tokenizer import train_tokenizer
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.experiment.run import KINDS
+from robustmdiff.models import MODELS
 from robustmdiff.training.checkpoint import load_checkpoint
 from robustmdiff.training.config import TrainConfig
 from robustmdiff.training.trainer import train
@@ -42,7 +42,7 @@ def train_on_cohort(kind: str, out_dir: Path, accumulate: int) -> None:
     sizes = {"d_h": 8, "layers": 1, "heads": 2, "patch": 8, "width": 16, "depth": 1, "T": 50, "steps": 2}
     config = ModelConfig(**sizes, draws=2, dropout=0.2, vocabulary=tokenizer.get_vocab_size())
     torch.manual_seed(5)
-    model = KINDS[kind](cohort.task, config, concepts=cohort.concepts(), tokenizer=tokenizer)
+    model = MODELS[kind].build(cohort.task, config, concepts=cohort.concepts(), tokenizer=tokenizer)
     budget = TrainConfig(
         epochs=2,
         batch_size=13,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from robustmdiff.refusal import Refusal
+
 KINDS = ("none", "mcar", "mar", "mnar")
 
 
@@ -39,19 +41,19 @@ class CohortConfig:
 
     def __post_init__(self) -> None:
         if self.missingness not in KINDS:
-            raise ValueError(f"missingness is {self.missingness!r}, expected one of {', '.join(KINDS)}")
+            raise Refusal(f"missingness is {self.missingness!r}, expected one of {', '.join(KINDS)}")
         for name in ("rate", "cell_rate", "degraded"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a number in [0, 1)")
+                raise Refusal(f"{name} is {getattr(self, name)}, expected a number in [0, 1)")
         if self.missingness == "none" and (self.rate or self.cell_rate):
-            raise ValueError(
+            raise Refusal(
                 f"missingness is 'none' but rate is {self.rate} and cell_rate is {self.cell_rate}; "
                 "expected both 0, or missingness 'mcar', 'mar' or 'mnar'"
             )
         for name, low in (("patients", 1), ("seed", 0), ("table_seed", 0), ("image_size", 16)):
             if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {low}")
+                raise Refusal(f"{name} is {getattr(self, name)}, expected at least {low}")
         if self.rare_per_class is not None and self.rare_per_class < 1:
-            raise ValueError(f"rare_per_class is {self.rare_per_class}, expected None or at least 1")
+            raise Refusal(f"rare_per_class is {self.rare_per_class}, expected None or at least 1")
         if self.rare_per_class is not None and self.multilabel:
-            raise ValueError("rare_per_class needs one label per patient, but multilabel is True")
+            raise Refusal("rare_per_class needs one label per patient, but multilabel is True")

@@ -17,6 +17,7 @@ from robustmdiff.data.cohort.cohort import Cohort
 from robustmdiff.data.cohort.missingness import Mechanism
 from robustmdiff.data.cohort.table import FINDINGS, MODALITIES, SPECIFICITY
 from robustmdiff.data.task import Modality
+from robustmdiff.refusal import Refusal
 
 LAMBDAS = np.logspace(-4, 1, 11)  # of the ridge, relative to the mean eigenvalue
 LIMIT = 8.0  # of the log likelihood ratio of one reading
@@ -46,7 +47,7 @@ class Reader:
         for m, modality in enumerate(cohort.task.modalities):
             rows = index[cohort.presence[index, m]]
             if len(rows) < 50:
-                raise ValueError(f"{len(rows)} patients have {modality.name!r}, expected at least 50")
+                raise Refusal(f"{len(rows)} patients have {modality.name!r}, expected at least 50")
             shown = np.flatnonzero(cohort.table.visible[m])
             target = cohort.drawn.readings[rows, m][:, shown] == 1
             features = _Features(modality, [cohort.patients.observe(i, modality.name) for i in rows])

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustmdiff.data.files import write_whole
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.pictures.arrays import read_array
 from robustmdiff.data.pictures.bitmaps import read_bitmap
@@ -26,6 +25,7 @@ from robustmdiff.data.pictures.nifti import read_nifti
 from robustmdiff.data.pictures.raster import Raster, Unreadable, fit
 from robustmdiff.data.pictures.tiff import TIFF, read_tiff
 from robustmdiff.data.task import Modality
+from robustmdiff.whole import write_whole
 
 DECODING = 2  # raised whenever a file is decoded otherwise than before; older entries of a cache are left
 

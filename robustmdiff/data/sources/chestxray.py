@@ -26,6 +26,7 @@ from robustmdiff.data.spelling import canonical
 from robustmdiff.data.tables.cells import Row
 from robustmdiff.data.tables.read import find_table, read_table
 from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.refusal import Refusal
 
 REQUIRED = (
     "patientid",
@@ -119,7 +120,7 @@ def load_chestxray(
     Raises DataError naming file, row and column.
     """
     if level < 1:
-        raise ValueError(f"load_chestxray: level is {level}, expected 1 or more")
+        raise Refusal(f"load_chestxray: level is {level}, expected 1 or more")
     return _load(_records(Path(root)), image_size, cache, lambda path: "/".join(path[:level]))
 
 

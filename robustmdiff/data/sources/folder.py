@@ -42,7 +42,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustmdiff.data.files import write_whole
 from robustmdiff.data.patient import DataError, Observation, Patient
 from robustmdiff.data.pictures.raster import Unreadable
 from robustmdiff.data.pictures.read import read_image
@@ -52,6 +51,7 @@ from robustmdiff.data.tables.cells import MISSING, Row
 from robustmdiff.data.tables.read import find_table, read_header, read_table
 from robustmdiff.data.task import Modality, Task
 from robustmdiff.data.task_file import names_from, read_task_file, task_from
+from robustmdiff.whole import write_whole
 
 OWN = ("id", "group", "split", "site", "age", "label")
 DARK = 4096 / 65535  # of a window

@@ -11,13 +11,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from robustmdiff.data.files import write_whole
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.spelling import canonical
 from robustmdiff.data.tables.cells import Row, escaped, unescaped
 from robustmdiff.data.tables.csv_rows import LONGEST, LongCellError, csv_rows
 from robustmdiff.data.tables.parquet_rows import parquet_rows
 from robustmdiff.data.tables.xlsx_rows import xlsx_rows
+from robustmdiff.whole import write_whole
 
 # Each yields the header and then every row, as (where it stands, its cells).
 FORMATS = {".csv": csv_rows, ".csv.gz": csv_rows, ".xlsx": xlsx_rows, ".parquet": parquet_rows}
