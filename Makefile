@@ -18,7 +18,7 @@ $(READY): pyproject.toml $(NATIVE) | $(BIN)/python
 	@touch $(READY)
 
 demo: $(READY)  ## train, evaluate and explain on built-in patients (about 6 minutes); see runs/demo/
-	$(BIN)/robustmdiff demo --out runs/demo
+	$(BIN)/robustmdiff demo --out runs/demo --resume
 
 test: $(READY)  ## every test that takes seconds (under 15 minutes on 2 cores)
 	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile

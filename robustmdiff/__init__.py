@@ -1,16 +1,30 @@
 """RobustMDiff: alignment, diffusion and diagnosis for patients whose records are incomplete."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from robustmdiff.ops.dispatch import Explanation, explain, use_backend
+if TYPE_CHECKING:
+    from robustmdiff.ops.dispatch import Explanation, explain, use_backend
+    from robustmdiff.predictor import Answer, Predictor
 
 __version__ = "0.1.0"
 __all__ = ["Answer", "Explanation", "Predictor", "explain", "use_backend"]
 
+# Each is imported when it is asked for: whoever needs the data or the layers alone waits for nothing else.
+LIES_IN = {
+    "Answer": "robustmdiff.predictor",
+    "Explanation": "robustmdiff.ops.dispatch",
+    "Predictor": "robustmdiff.predictor",
+    "explain": "robustmdiff.ops.dispatch",
+    "use_backend": "robustmdiff.ops.dispatch",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """The front door is imported when it is asked for: the layers alone need neither it nor what it needs."""
-    if name not in ("Answer", "Predictor"):
+    if name not in LIES_IN:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("robustmdiff.predictor"), name)
+    return getattr(import_module(LIES_IN[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

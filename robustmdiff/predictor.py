@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, overload
 
 import torch
+from torch import Tensor
 
-from robustmdiff.data.patient import Patient
+from robustmdiff.data.bad_rows import BadRows
+from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.spelling import canonical
 from robustmdiff.data.task import Task
-from robustmdiff.experiment.run import Run, load_run
+from robustmdiff.diagnosis.model import RobustMDiff
+from robustmdiff.encoders.encoded import Encoded
+from robustmdiff.experiment.run import Run, load_run, usable
 from robustmdiff.experiment.studies import in_terms_of
+from robustmdiff.refusal import Refusal
 
 if TYPE_CHECKING:
     from robustmdiff.explanation.acquisition import NextTest
@@ -34,6 +41,7 @@ class Answer:
     unlike_training  whether the patient is unlike those that the model was trained on; None where it was
                   not asked to know
     missing       the modalities that the patient lacks
+    nothing_known  whether that is all of them: the probability is the prevalence of the training patients
     """
 
     patient: str
@@ -43,6 +51,7 @@ class Answer:
     findings: Mapping[str, float]
     unlike_training: bool | None
     missing: tuple[str, ...]
+    nothing_known: bool = False
 
 
 class Predictor:
@@ -53,52 +62,87 @@ class Predictor:
         answer.probability["pneumonia"], answer.prediction
 
     An answer depends on the seed and the patient alone and, but for rounding, not on who is asked about
-    beside them. A Predictor may be shared by threads, and pickled.
+    beside them. A Predictor may be shared by threads, and pickled; what is the same for every patient (the
+    embedded concepts) is computed with the first.
+
+    `draws` is everywhere the number of posterior samples; unless given the run's own (`model.draws` of its
+    config), for which its prediction sets were calibrated.
     """
 
-    def __init__(self, run: Run, device: torch.device | str | None = None) -> None:
+    def __init__(self, run: Run, device: torch.device | str = "cpu") -> None:
         self.run = run
-        self.device = torch.device(device or "cpu")
+        self.device = usable(device)
         run.model.to(self.device).eval()
+        self._warm = Lock()
+        self._concepts: tuple[list[Any], Tensor] | None = None
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Self:
-        """A folder that `robustmdiff train` or `robustmdiff demo` wrote, on a device (the CPU, unless given).
-        Raises DataError or PretrainedError for a folder that holds no finished run."""
+    def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
+        """A folder that `robustmdiff train` or `robustmdiff demo` wrote, on a device.
+
+        Raises DataError or PretrainedError for a folder that holds no finished run, Refusal for a device that
+        cannot be used.
+        """
         return cls(load_run(folder), device)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.run, self.device)
 
     @property
     def task(self) -> Task:
         """What it was trained on: modalities with their fields, units and windows, and classes."""
         return self.run.task
 
-    def patients(self, data: Any = None, root: str | Path = ".") -> list[Patient]:
+    def patients(
+        self,
+        data: Any = None,
+        root: str | Path = ".",
+        *,
+        ids: Sequence[str] | None = None,
+        bad: BadRows | None = None,
+    ) -> list[Patient]:
         """Patients in the terms of this model.
 
         data  a folder with its own task.json, a pandas DataFrame with columns as in patients.csv (its files
               under `root`), or None: the run's own test patients.
+        ids   only these, in this order; of the run's own any that it has, whether tested or not.
+        bad   notes the rows that cannot be read, and may skip them (`BadRows(skip=True)`).
 
         Raises DataError for data that says other things than the model was trained on.
         """
         if data is None:
-            return list(self.run.study().patients["test"])
+            study = self.run.study()
+            return list(study.patients["test"]) if ids is None else [study.find(id) for id in ids]
+        found = self._read(data, root, bad)
+        if ids is None:
+            return found
+        of = {canonical(patient.id): patient for patient in found}
+        unknown = [id for id in ids if canonical(id) not in of]
+        if unknown:
+            where = "DataFrame" if hasattr(data, "columns") else data
+            some = ", ".join(patient.id for patient in found[:5])
+            raise DataError(f"{where}: has no patient {unknown[0]!r}, expected one of {some}, ...")
+        return [of[canonical(id)] for id in ids]
+
+    def _read(self, data: Any, root: str | Path, bad: BadRows | None) -> list[Patient]:
         if hasattr(data, "columns"):
             from robustmdiff.data.tables.frames import read_frame
 
-            return read_frame(data, self.task, root)
+            return read_frame(data, self.task, root, bad=bad)
         from robustmdiff.data.sources.folder import folder_task, load_folder
         from robustmdiff.data.terms import terms
 
         terms(self.task, folder_task(data), str(data))  # refuses before a picture is decoded
-        patients, task = load_folder(data)
+        patients, task = load_folder(data, bad=bad)
         return in_terms_of(self.task, patients, task, str(data))
 
     @overload
-    def diagnose(self, patients: Patient, *, draws: int = 16, seed: int = 0) -> Answer: ...
+    def diagnose(self, patients: Patient, *, draws: int | None = None, seed: int = 0) -> Answer: ...
     @overload
-    def diagnose(self, patients: Any, *, draws: int = 16, seed: int = 0) -> list[Answer]: ...
-    def diagnose(self, patients: Any, *, draws: int = 16, seed: int = 0) -> Answer | list[Answer]:
-        """One patient, or all of several: a sequence of Patients, or what `patients` takes."""
+    def diagnose(self, patients: Any, *, draws: int | None = None, seed: int = 0) -> list[Answer]: ...
+    def diagnose(self, patients: Any, *, draws: int | None = None, seed: int = 0) -> Answer | list[Answer]:
+        """One patient, or all of several: a sequence of Patients, or what `patients` takes. Raises DataError
+        for a patient who is not what the task declares."""
         if isinstance(patients, Patient):
             return self._diagnose([patients], draws, seed)[0]
         if not (isinstance(patients, Sequence) and all(isinstance(p, Patient) for p in patients)):
@@ -110,65 +154,92 @@ class Predictor:
         ]
 
     @torch.no_grad()
-    def _diagnose(self, patients: Sequence[Patient], draws: int, seed: int) -> list[Answer]:
+    def _diagnose(self, patients: Sequence[Patient], draws: int | None, seed: int) -> list[Answer]:
         run, task = self.run, self.task
-        batch = run.collator(patients)
-        encoded = run.model.encode(batch.to(self.device))
-        diagnosis = run.model.diagnose(encoded, draws=draws, seed=seed)
-        p = diagnosis.probability.cpu()
-        sets = run.conformal.sets(p, batch.presence)
+        encoded = self._encode(patients)
+        diagnosis = run.model.diagnose(encoded, draws=draws or run.model.config.draws, seed=seed)
+        presence = encoded.presence().cpu()
+        known = presence.any(1)
+        p = torch.where(known[:, None], diagnosis.probability.cpu(), torch.tensor(task.prevalence))
+        sets = run.conformal.sets(p, presence)
         unlike: list[bool | None] = [None] * len(patients)
         if run.abstention is not None:
-            unlike = run.abstention.flag(run.model.observe(encoded), batch.presence).tolist()
+            unlike = run.abstention.flag(run.model.observe(encoded).cpu(), presence).tolist()
         low = high = p
         if diagnosis.draws is not None:
-            low, high = torch.quantile(diagnosis.draws.cpu(), torch.tensor(INTERVAL), dim=0)
+            ends = torch.quantile(diagnosis.draws.cpu(), torch.tensor(INTERVAL), dim=0)
+            low, high = torch.where(known[:, None], ends, p)
         findings = diagnosis.findings
         answers = []
         for b, patient in enumerate(patients):
             by_class = dict(zip(task.classes, p[b].tolist(), strict=True))
             kept = [name for name, held in zip(task.classes, sets[b].tolist(), strict=True) if held]
-            ends = zip(low[b].tolist(), high[b].tolist(), strict=True)
-            known = [] if findings is None else findings[b].tolist()
+            interval = zip(low[b].tolist(), high[b].tolist(), strict=True)
+            found = [] if findings is None or not known[b] else findings[b].tolist()
             answers.append(
                 Answer(
                     patient=patient.id,
                     probability=by_class,
-                    interval=dict(zip(task.classes, ends, strict=True)),
+                    interval=dict(zip(task.classes, interval, strict=True)),
                     prediction=tuple(sorted(kept, key=lambda name: -by_class[name])),
-                    findings=dict(zip(task.findings, known, strict=False)),
+                    findings=dict(zip(task.findings, found, strict=False)),
                     unlike_training=unlike[b],
                     missing=tuple(name for name in task.modality_names if not patient.has(name)),
+                    nothing_known=not known[b],
                 )
             )
         return answers
 
+    @torch.no_grad()
+    def _encode(self, patients: Sequence[Patient]) -> Encoded:
+        model, batch = self.run.model, self.run.collator(patients).to(self.device)
+        if isinstance(model, RobustMDiff):
+            return model.encode(batch, self._embedded())
+        return model.encode(batch)
+
+    def _embedded(self) -> Tensor:
+        """The concepts as the model's weights embed them now: once, and again when a weight has changed or
+        moved."""
+        model = self.run.model
+        weights = [(w.data_ptr(), w._version) for w in model.parameters()]
+        with self._warm:
+            if self._concepts is None or self._concepts[0] != weights:
+                self._concepts = weights, model.embed_concepts()
+            return self._concepts[1]
+
     def explain(
-        self, patient: Patient, *, target: str | None = None, draws: int = 64, seed: int = 0
+        self, patient: Patient, *, target: str | None = None, draws: int | None = None, seed: int = 0
     ) -> PatientExplanation:
         """Why: what each modality, region, word and value did for the class `target` (the likeliest unless
-        given), concepts consulted, the tests worth ordering. `evaluation.patient_page` makes a page of it.
-        Raises TypeError for a model that is a baseline."""
+        given), concepts consulted, the tests worth ordering. `explanation.patient_page` makes a page of it.
+        Raises Refusal for a model that is a baseline."""
         from robustmdiff.explanation.explain import explain_patient
 
         run = self.run
         return explain_patient(
-            run.model,
+            self._ours("explain"),
             patient,
             run.collator,
             conformal=run.conformal,
             abstention=run.abstention,
             target=target,
-            draws=draws,
+            draws=draws or run.model.config.draws,
             seed=seed,
             checkpoint=run.folder.name,
         )
 
     @torch.no_grad()
-    def next_test(self, patient: Patient, *, draws: int = 64, seed: int = 0) -> tuple[NextTest, ...]:
+    def next_test(self, patient: Patient, *, draws: int | None = None, seed: int = 0) -> tuple[NextTest, ...]:
         """The modalities that the patient lacks, the one that would move the diagnosis most for its cost
-        first."""
+        first. Raises Refusal for a model that is a baseline."""
         from robustmdiff.explanation.acquisition import rank_next_tests
 
-        encoded = self.run.model.encode(self.run.collator([patient]).to(self.device))
-        return rank_next_tests(self.run.model, encoded, draws=draws, seed=seed)
+        model = self._ours("next_test")
+        return rank_next_tests(model, self._encode([patient]), draws=draws or model.config.draws, seed=seed)
+
+    def _ours(self, what: str) -> RobustMDiff:
+        model = self.run.model
+        if not isinstance(model, RobustMDiff):
+            kind = type(model).__name__
+            raise Refusal(f"{what}: the model of {self.run.folder} is a {kind}, expected RobustMDiff")
+        return model

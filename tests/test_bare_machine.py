@@ -80,8 +80,8 @@ def test_a_file_that_cannot_be_named_there_is_told():
 import sys
 from pathlib import Path
 from robustmdiff.cli import main as cli
-from robustmdiff.cli import describe
-describe.describe_run = lambda run: Path(chr(0x60A3)).stat()
+from robustmdiff.cli import info
+info.describe_run = lambda run: Path(chr(0x60A3)).stat()
 sys.argv = ["robustmdiff", "info", "run"]
 cli.main()
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from robustmdiff import Answer, Predictor
 from robustmdiff.cli.predict import predict_run
 from robustmdiff.data.patient import DataError
+from robustmdiff.data.splits import load_split
 from robustmdiff.experiment.run import train_run
 from robustmdiff.experiment.studies import load_study
+from robustmdiff.refusal import Refusal
 from tests.experiment.test_other_folder import CONFIG, ONE, ONTOLOGY, PEOPLE, source_of, write_folder
 
 
@@ -87,14 +92,96 @@ def test_a_wrong_frame_is_one_sentence(predictor, columns, message):
         predictor.diagnose(pd.DataFrame(columns))
 
 
-def test_the_same_answers_in_threads_and_after_pickling(predictor, folder):
+def test_the_same_answers_in_threads(predictor, folder):
     patients = predictor.patients(folder)[:8]
     expected = [predictor.diagnose(patient, draws=4) for patient in patients]
+    fresh = Predictor.from_pretrained(folder.parent / "run")  # all of them ask first
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda patient: predictor.diagnose(patient, draws=4), patients)) == expected
-    again = pickle.loads(pickle.dumps(predictor))
-    assert [again.diagnose(patient, draws=4) for patient in patients] == expected
+        assert list(pool.map(lambda patient: fresh.diagnose(patient, draws=4), patients)) == expected
     assert isinstance(expected[0], Answer)
+
+
+IN_ANOTHER_PROCESS = """
+import pickle, sys
+predictor, patients = pickle.load(sys.stdin.buffer)
+pickle.dump([predictor.diagnose(patient, draws=4) for patient in patients], sys.stdout.buffer)
+"""
+
+
+def test_the_same_answers_in_a_process_of_its_own(predictor, folder):
+    patients = predictor.patients(folder)[:3]
+    expected = [predictor.diagnose(patient, draws=4) for patient in patients]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_ANOTHER_PROCESS],
+        input=pickle.dumps((predictor, patients)),
+        capture_output=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert pickle.loads(done.stdout) == expected
+
+
+def test_concepts_are_embedded_once_and_again_when_the_weights_change(folder, monkeypatch):
+    predictor = Predictor.from_pretrained(folder.parent / "run")
+    model, patient = predictor.run.model, predictor.patients(folder)[1]
+    embed, asked = model.embed_concepts, []
+    monkeypatch.setattr(model, "embed_concepts", lambda: asked.append(1) or embed())
+    first = predictor.diagnose(patient, draws=4)
+    assert predictor.diagnose(patient, draws=4) == first
+    predictor.next_test(replace(patient, modalities={"labs": patient.modalities["labs"]}), draws=4)
+    assert len(asked) == 1
+    with torch.no_grad():
+        for weight in model.concepts.parameters():
+            weight.add_(0.5)
+    changed = predictor.diagnose(patient, draws=4)
+    assert len(asked) == 2
+    assert changed.probability != first.probability
+    assert Predictor(predictor.run).diagnose(patient, draws=4) == changed
+
+
+def test_of_whom_nothing_is_known_the_prevalence_is_told(predictor, folder):
+    patients = predictor.patients(folder)[:2]
+    unknown, known = predictor.diagnose([replace(patients[0], modalities={}), patients[1]], draws=4)
+    assert unknown.nothing_known
+    assert not known.nothing_known
+    prevalence = dict(zip(predictor.task.classes, predictor.task.prevalence, strict=True))
+    assert unknown.probability == pytest.approx(prevalence, abs=1e-7)
+    assert all(low == high for low, high in unknown.interval.values())
+    assert unknown.findings == {}
+    assert known == predictor.diagnose(patients[1:], draws=4)[0]
+
+
+def test_draws_are_as_many_as_the_run_was_calibrated_with(predictor, folder):
+    patient = predictor.patients(folder)[2]
+    assert predictor.run.model.config.draws != 4
+    own = predictor.diagnose(patient, draws=predictor.run.model.config.draws)
+    assert predictor.diagnose(patient) == own != predictor.diagnose(patient, draws=4)
+
+
+def test_some_by_id(predictor, folder):
+    assert [patient.id for patient in predictor.patients(folder, ids=["p5", "p2"])] == ["p5", "p2"]
+    trained = load_split(folder.parent / "run" / "split.json")["train"][0]
+    assert predictor.patients(ids=[trained])[0].id == trained
+    with pytest.raises(DataError, match="has no patient 'nobody', expected one of p0, p1"):
+        predictor.patients(folder, ids=["nobody"])
+
+
+def test_a_baseline_answers_too_and_says_what_it_cannot(folder):
+    at = folder.parent / "late_fusion"
+    train_run(load_study(source_of(folder)), CONFIG, at, kind="late_fusion")
+    predictor = Predictor.from_pretrained(at)
+    patient = predictor.patients(folder)[0]
+    answer = predictor.diagnose(patient)
+    assert sum(answer.probability.values()) == pytest.approx(1, abs=1e-5)
+    assert answer.unlike_training is None
+    for ask in (predictor.explain, predictor.next_test):
+        with pytest.raises(Refusal, match="is a LateFusion, expected RobustMDiff"):
+            ask(patient)
+
+
+def test_a_device_that_is_not_there(folder):
+    with pytest.raises(Refusal, match=r"device is 'abacus', which cannot be used \(.*\), expected cpu or"):
+        Predictor.from_pretrained(folder.parent / "run", device="abacus")
 
 
 def test_why_and_what_next(predictor, folder):

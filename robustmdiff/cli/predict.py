@@ -1,18 +1,56 @@
-"""What `robustmdiff predict` and `robustmdiff explain` ask, and what they write."""
+"""`robustmdiff predict`: probabilities and prediction sets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from robustmdiff.data.files import file_name
-from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.spelling import canonical
-from robustmdiff.data.tables.read import write_table
-from robustmdiff.predictor import Answer, Predictor
-from robustmdiff.whole import write_whole
+import typer
+
+from robustmdiff.cli.arguments import AsJson, Device, Draws, Patients, RunFolder, Seed, SkipBad
+from robustmdiff.cli.show import left_out, show, show_predictions
+
+if TYPE_CHECKING:
+    from robustmdiff.data.bad_rows import BadRows
+    from robustmdiff.predictor import Answer
+
+
+def predict(
+    run: RunFolder,
+    data: Patients = None,
+    patient: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Only this patient; may be repeated.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a CSV, one row a patient and class.")
+    ] = None,
+    draws: Draws = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Diagnose patients: the probability of each class, its interval, and the set of classes that
+    holds the right one in 9 of 10 patients.
+
+    \b
+    Example:
+      robustmdiff predict runs/mine --data my_patients --out predictions.csv
+    """
+    from robustmdiff.data.bad_rows import BadRows
+
+    bad = BadRows(skip_bad)
+    rows = predict_run(run, data=data, ids=patient, draws=draws, seed=seed, device=device, bad=bad)
+    if out is not None:
+        write_predictions(rows, out)
+    listed = left_out(bad)
+    if as_json:
+        show({"predictions": rows} | listed, as_json)
+    elif out is not None:
+        print(f"wrote {out}, {len(rows)} rows")
+    else:
+        show_predictions(rows)
 
 
 def predict_run(
@@ -20,13 +58,17 @@ def predict_run(
     *,
     data: str | Path | None = None,
     ids: Sequence[str] | None = None,
-    draws: int = 16,
+    draws: int | None = None,
     seed: int = 0,
+    device: str = "cpu",
+    bad: BadRows | None = None,
 ) -> list[dict[str, Any]]:
     """One row per patient and class: probability, interval of the draws, whether the prediction set
     holds it, and whether the patient is unlike the training data."""
-    predictor = Predictor.from_pretrained(folder)
-    answers = predictor.diagnose(patients_of(predictor, data, ids), draws=draws, seed=seed)
+    from robustmdiff.predictor import Predictor
+
+    predictor = Predictor.from_pretrained(folder, device)
+    answers = predictor.diagnose(predictor.patients(data, ids=ids, bad=bad), draws=draws, seed=seed)
     return [row for answer in answers for row in rows_of(answer)]
 
 
@@ -41,6 +83,7 @@ def rows_of(answer: Answer) -> list[dict[str, Any]]:
             "in_set": name in answer.prediction,
             "unlike_training": bool(answer.unlike_training),
             "missing": " ".join(answer.missing),
+            "nothing_known": answer.nothing_known,
         }
         for name, p in answer.probability.items()
     ]
@@ -48,47 +91,6 @@ def rows_of(answer: Answer) -> list[dict[str, Any]]:
 
 def write_predictions(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """A CSV, whole or not at all."""
+    from robustmdiff.data.tables.read import write_table
+
     write_table(path, list(rows[0]) if rows else ["patient", "class", "probability"], rows)
-
-
-def explain_run(
-    folder: str | Path,
-    *,
-    id: str | None = None,
-    data: str | Path | None = None,
-    hide: Sequence[str] = (),
-    out: Path | None = None,
-    draws: int = 64,
-    seed: int = 0,
-) -> tuple[Any, Path]:
-    """The explanation of one patient and the page that it was written to."""
-    from robustmdiff.explanation.patient_page import render_patient_page
-
-    predictor = Predictor.from_pretrained(folder)
-    patient = patients_of(predictor, data, [id] if id is not None else None)[0]
-    for name in hide:
-        if name not in predictor.task.modality_names:
-            raise DataError(f"hide is {name!r}, expected one of {', '.join(predictor.task.modality_names)}")
-    patient = replace(patient, modalities={n: v for n, v in patient.modalities.items() if n not in hide})
-    explanation = predictor.explain(patient, draws=draws, seed=seed)
-    page = out or Path(folder) / "patients" / f"{file_name(patient.id)}.html"
-    write_whole(page, render_patient_page(explanation).encode())
-    return explanation, page
-
-
-def patients_of(
-    predictor: Predictor, data: str | Path | None, ids: Sequence[str] | None
-) -> Sequence[Patient]:
-    """All of `Predictor.patients`, or those with these ids; of the run's own study any that it has."""
-    if ids is None:
-        return predictor.patients(data)
-    if data is None:
-        study = predictor.run.study()
-        return [study.find(i) for i in ids]
-    of = {canonical(patient.id): patient for patient in predictor.patients(data)}
-    unknown = [i for i in ids if canonical(i) not in of]
-    if unknown:
-        raise DataError(
-            f"{data}: has no patient {unknown[0]!r}, expected one of {', '.join(list(of)[:5])}, ..."
-        )
-    return [of[canonical(i)] for i in ids]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robustmdiff.data.bad_rows import BadRows
 
 WORD = 20  # letters; longer words (paths) may be broken
+NOTHING_KNOWN = "nothing is known of them: the answer is the prevalence of the training patients"
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -65,6 +70,7 @@ def prediction_lines(rows: Rows) -> Iterator[str]:
         classes = list(found)
         first = classes[0]
         notes = [f"without {', '.join(first['missing'].split())}"] if first["missing"] else []
+        notes = [NOTHING_KNOWN] if first["nothing_known"] else notes
         notes += ["unlike the training patients"] if first["unlike_training"] else []
         yield ""
         yield f"{patient}  ({'; '.join(notes)})" if notes else str(patient)
@@ -83,3 +89,10 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def left_out(bad: BadRows) -> dict[str, list[str]]:
+    """Tells on standard error what was left out; the same for the JSON, where skipping was asked for."""
+    for problem in bad.problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    return {"left_out": bad.problems} if bad.skip else {}

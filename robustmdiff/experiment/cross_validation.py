@@ -13,16 +13,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import grouped_folds, load_split, split_patients
 from robustmdiff.data.task import Task
-from robustmdiff.experiment.run import evaluate_run, load_run, train_run
+from robustmdiff.experiment.run import FOLDS, SPLIT, evaluate_run, load_run, train_run
 from robustmdiff.experiment.studies import Source, in_terms_of, labels_of, load_patients, study_of
 from robustmdiff.models import BASELINES
 from robustmdiff.training.config import TrainConfig, make_config, plain_config
 from robustmdiff.whole import write_whole
 
-FOLDS = "folds.json"
 CALIBRATION = 0.15  # of the people who are not tested
 
 
@@ -34,11 +34,13 @@ def cross_validate(
     folds: int = 5,
     repeats: int = 2,
     resume: bool = False,
+    bad: BadRows | None = None,
 ) -> list[Path]:
     """Train RobustMDiff and every baseline on each fold's other people; returns the folds' folders.
 
     With resume, finished models are left alone and an unfinished one goes on where it stopped. A
-    repeat has a division of the people and a training seed of its own. Raises DataError.
+    repeat has a division of the people and a training seed of its own. `bad` notes the rows that cannot be
+    read. Raises DataError.
     """
     folder = Path(folder)
     plan = {
@@ -54,7 +56,7 @@ def cross_validate(
         theirs = Source(**found["source"]), found["folds"], found["repeats"], make_config(found["config"])
         if theirs != (source, folds, repeats, config):
             raise DataError(f"{folder / FOLDS}: is another plan, expected the same data, folds and config")
-    patients, task = load_patients(source)
+    patients, task = load_patients(source, bad=bad)
     divisions = divide(patients, folds, repeats, int(source.options.get("seed", 0)))
     write_whole(folder / FOLDS, json.dumps(plan, indent=1).encode())
     written = []
@@ -96,7 +98,14 @@ def models_of(task: Task) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield f"baselines/{modality.name}_only", "single_modality", {"name": modality.name}
 
 
-def evaluate_folds(folder: str | Path, *, draws: int = 16, replicates: int = 200, seed: int = 0) -> Any:
+def evaluate_folds(
+    folder: str | Path,
+    *,
+    draws: int | None = None,
+    replicates: int = 200,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Any:
     """Every fold's answers about its own test patients, pooled over folds and averaged over repeats
     -> Results; intervals resample people."""
     import numpy as np
@@ -117,10 +126,10 @@ def evaluate_folds(folder: str | Path, *, draws: int = 16, replicates: int = 200
         results = []
         for fold in range(plan["folds"]):
             place = folder / f"repeat-{repeat}" / f"fold-{fold}"
-            study = study_of(source, patients, task, load_split(place / "split.json", patients))
+            study = study_of(source, patients, task, load_split(place / SPLIT, patients))
             own = masks.of([p.id for p in study.patients["test"]])
             options: dict[str, Any] = {"masks": own, "replicates": 0, "draws": draws, "seed": seed}
-            results.append(evaluate_run(place, study=study, **options))
+            results.append(evaluate_run(place, study=study, device=device, **options))
         repeats.append(pool(results, replicates=replicates, seed=seed))
     pooled = over_repeats(repeats)
     pooled.notes = (

@@ -2,7 +2,8 @@
 
 runs/name/
   study.json          where the patients come from
-  split.json          who trained, calibrated, was tested
+  split.json          which records trained, calibrated, were tested
+  people.json         the persons whose records trained and calibrated
   config.yaml         every hyper-parameter (the trainer's, with metrics.jsonl and checkpoints)
   model/              the trained model (`diagnosis.pretrained`)
   conformal.json, abstention.json
@@ -23,7 +24,8 @@ from torch import Tensor
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.splits import save_split, split_patients
+from robustmdiff.data.spelling import canonical
+from robustmdiff.data.splits import load_split, save_split, split_patients
 from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import SPECIAL, train_tokenizer
 from robustmdiff.diagnosis.pretrained import save_pretrained
@@ -41,10 +43,12 @@ from robustmdiff.experiment.studies import (
     text_of,
 )
 from robustmdiff.models import BASELINES, MODELS, load_model
+from robustmdiff.refusal import Refusal
 from robustmdiff.training.checkpoint import LAST
 from robustmdiff.training.config import TrainConfig
 from robustmdiff.whole import write_whole
 
+SPLIT, PEOPLE, FOLDS = "split.json", "people.json", "folds.json"
 ALPHA = 0.1
 ENOUGH_FOR_MEANS = 256  # training patients whose latents tell what is usual
 
@@ -66,7 +70,15 @@ class Run:
 
     def study(self) -> Study:
         """The patients again, split and read as they were when this run was trained."""
-        return study_in_terms_of(self.task, load_study(self.source, self.folder / "split.json"))
+        return study_in_terms_of(self.task, load_study(self.source, self.folder / SPLIT))
+
+    def people(self) -> set[str]:
+        """Who took part in training and calibration, as names are compared: the records, and the persons
+        whose they are (which runs of earlier versions have not noted)."""
+        split = load_split(self.folder / SPLIT)
+        if (self.folder / PEOPLE).exists():
+            split = {"people": load_split(self.folder / PEOPLE)["people"]} | split
+        return {canonical(id) for name, ids in split.items() if name != "test" for id in ids}
 
 
 def train_run(
@@ -122,7 +134,9 @@ def _claim(folder: Path, study: Study, resume: bool) -> None:
                 )
         return
     write_whole(folder / "study.json", json.dumps(source, indent=1).encode())
-    save_split(folder / "split.json", {name: [p.id for p in study.patients[name]] for name in SPLITS})
+    save_split(folder / SPLIT, {name: [p.id for p in study.patients[name]] for name in SPLITS})
+    people = {p.person for name in ("train", "calibration") for p in study.patients[name]}
+    save_split(folder / PEOPLE, {"people": sorted(people)})
 
 
 def _tokenizer(study: Study, config: ModelConfig) -> tuple[Any, ModelConfig]:
@@ -216,10 +230,11 @@ def _masked(
             before = torch.cat([before, presence[None]])
 
 
-def load_run(folder: str | Path) -> Run:
-    """Raises DataError or PretrainedError for a folder that holds no finished run."""
-    folder = Path(folder)
-    if (folder / "folds.json").exists():
+def load_run(folder: str | Path, device: torch.device | str = "cpu") -> Run:
+    """A trained run, its model on `device`. Raises DataError or PretrainedError for a folder that holds no
+    finished run, Refusal for a device that cannot be used."""
+    folder, place = Path(folder), usable(device)
+    if (folder / FOLDS).exists():
         raise DataError(
             f"{folder}: holds the folds of a cross-validation, expected one, such as repeat-0/fold-0"
         )
@@ -233,11 +248,24 @@ def load_run(folder: str | Path) -> Run:
     return Run(
         folder=folder,
         source=source,
-        model=model,
+        model=model.to(place),
         collator=Collator(model.task, tokenizer, model.config.max_tokens),
         conformal=ConformalSets.load(folder / "conformal.json"),
         abstention=Abstention.load(abstention) if abstention.exists() else None,
     )
+
+
+def usable(device: torch.device | str) -> torch.device:
+    """The device of that name; Refusal where it is none, or not there."""
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        problem = str(error).strip().split("\n")[0].rstrip(".")
+        raise Refusal(
+            f"device is {str(device)!r}, which cannot be used ({problem}), expected cpu or one that is here"
+        ) from error
+    return place
 
 
 def read_source(folder: Path) -> Source:
@@ -253,15 +281,26 @@ def read_source(folder: Path) -> Source:
         ) from error
 
 
-def evaluate_run(folder: str | Path, *, study: Study | None = None, draws: int = 16, **options: Any) -> Any:
-    """A run and the baselines beside it, under the missing-modality protocol -> Results."""
+def evaluate_run(
+    run: Run | str | Path,
+    *,
+    study: Study | None = None,
+    draws: int | None = None,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> Any:
+    """A run (or its folder) and the baselines beside it, under the missing-modality protocol -> Results.
+
+    study  whose test patients are asked about; the run's own, unless given.
+    draws  per diagnosis; the run's own number, unless given.
+    """
     from robustmdiff.evaluation.protocol import evaluate
 
-    run = load_run(folder)
+    run = run if isinstance(run, Run) else load_run(run, device)
     study = study_in_terms_of(run.task, study) if study else run.study()
     others = sorted((run.folder / "baselines").glob("*/model"))
-    models = {"RobustMDiff": run.model}
-    models |= {path.parent.name: load_run(path.parent).model for path in others}
+    models = {type(run.model).__name__: run.model}
+    models |= {path.parent.name: load_run(path.parent, device).model for path in others}
     test = study.patients["test"]
     return evaluate(
         models,
@@ -273,7 +312,7 @@ def evaluate_run(folder: str | Path, *, study: Study | None = None, draws: int =
         references=source_only(study),
         weight=study.weight,
         groups=[patient.person for patient in test],
-        draws=draws,
+        draws=draws or run.model.config.draws,
         **options,
     )
 

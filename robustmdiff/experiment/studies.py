@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.sources import SOURCES
 from robustmdiff.data.sources.folder import folder_split
 from robustmdiff.data.spelling import canonical
 from robustmdiff.data.splits import Split, load_split, split_patients
@@ -31,14 +32,14 @@ FRACTIONS = {"train": 0.6, "calibration": 0.2, "test": 0.2}
 class Source:
     """How to get the patients of a study, now and again later.
 
-    data     "cohort" (built in), "chestxray", "covid" (the fair question within chestxray),
-             "hannover", or "folder" (a folder of one's own).
+    data     "cohort" (built in), or the name of a format in `data.sources`: "folder" is one's own.
     root     the folder of the data; not for the cohort.
     ontology what the concepts come from (see `knowledge.load_concepts`); the cohort has its own.
     options  cohort: train, calibration, test (numbers of patients), seed, table_seed,
              rare_per_class (of the test cohort), missingness, rate; otherwise image_size, seed
              (of the split), and level for chestxray.
     encoders modality to the name or folder of a transformers model that shall read it.
+    skip_bad whether rows and files that cannot be read are left out, each time.
     """
 
     data: str
@@ -46,6 +47,7 @@ class Source:
     ontology: str = "icd10cm"
     options: Mapping[str, Any] = field(default_factory=dict)
     encoders: Mapping[str, str] = field(default_factory=dict)
+    skip_bad: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,14 +59,26 @@ class Study:
 
     weight     float64 [test patients], importance weights where the test enriches rare classes.
     posterior  the exact posterior of the test patients: kept bool [n, M] -> [n, C]; the ceiling.
+    table      concepts that a model shall know instead of the source's own, for an experiment.
     """
 
     source: Source
     task: Task
-    concepts: ConceptTable
     patients: Mapping[str, Sequence[Patient]]
     weight: np.ndarray | None = None
     posterior: Callable[[np.ndarray], Any] | None = None
+    table: ConceptTable | None = None
+
+    @cached_property
+    def concepts(self) -> ConceptTable:
+        """What a model may know beforehand: the cohort's own table, else the task's concepts in the ontology.
+        Read when it is asked for: whoever only diagnoses need not wait for it."""
+        if self.table is not None:
+            return self.table
+        if self.source.data == "cohort":
+            return _cohort_concepts(self.source)
+        ontology = _ontology(self.source.ontology)
+        return concepts_of_task(ontology, self.task.classes, self.task.findings)
 
     def find(self, id: str) -> Patient:
         for split in SPLITS:
@@ -75,17 +89,17 @@ class Study:
         raise DataError(f"no patient {id!r} in this study; test patients are {some}, ...")
 
 
-def load_study(source: Source, split: str | Path | None = None) -> Study:
+def load_study(source: Source, split: str | Path | None = None, *, bad: BadRows | None = None) -> Study:
     """The study of a source, split as in the file `split` (of `data.splits.save_split`), or else as a
     folder's column `split` says, or else by the seed among the source's options. The cohort's split
-    is part of the cohort, whatever is given.
+    is part of the cohort, whatever is given. `bad` notes the rows that cannot be read.
 
     Raises DataError for a source that is not there or not what its format promises.
     """
-    _check(source)
+    check_source(source)
     if source.data == "cohort":
         return _cohort(source)
-    patients, task = load_patients(source)
+    patients, task = load_patients(source, bad=bad)
     if split is not None:
         return study_of(source, patients, task, load_split(split, patients))
     return study_of(
@@ -99,7 +113,9 @@ def _drawn(source: Source, patients: Sequence[Patient], fractions: Mapping[str, 
 
 def _declared(source: Source, patients: Sequence[Patient]) -> Split | None:
     """The split that a folder's own column declares; calibration comes out of train where none is."""
-    split = folder_split(source.root) if source.data == "folder" and source.root else None
+    split = None
+    if source.data == "folder" and source.root:
+        split = folder_split(source.root, bad=BadRows(source.skip_bad))
     if split is None:
         return None
     if not {"train", "test"} <= set(split) <= set(SPLITS):
@@ -116,9 +132,10 @@ def _declared(source: Source, patients: Sequence[Patient]) -> Split | None:
     return split | _drawn(source, training, {"train": 1 - part, "calibration": part})
 
 
-def _check(source: Source) -> None:
-    if source.data not in ("cohort", *LOADERS):
-        raise DataError(f"data is {source.data!r}, expected one of cohort, {', '.join(LOADERS)}")
+def check_source(source: Source) -> None:
+    """DataError for a source that cannot be: an unknown format, no such folder, an option of another."""
+    if source.data not in ("cohort", *SOURCES):
+        raise DataError(f"data is {source.data!r}, expected one of cohort, {', '.join(SOURCES)}")
     if (source.root is None) != (source.data == "cohort"):
         expected = "none: the cohort is built in" if source.root else f"the folder of {source.data}"
         raise DataError(f"root is {source.root!r}, expected {expected}")
@@ -138,17 +155,13 @@ def _check(source: Source) -> None:
 def _options(source: Source) -> dict[str, Any]:
     """The options of a source, each with an example of its value (the default, but for two)."""
     if source.data != "cohort":
-        parameters = list(inspect.signature(_loader(source)).parameters.values())[1:]
-        return {"seed": 0} | {p.name: p.default if p.default is not None else "folder" for p in parameters}
+        _, *parameters = inspect.signature(SOURCES[source.data].loader()).parameters.values()
+        named = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        return {"seed": 0} | {p.name: p.default if p.default is not None else "folder" for p in named}
     from robustmdiff.data.cohort import CohortConfig
 
     own = {f.name: f.default for f in fields(CohortConfig) if f.name != "patients"}
     return SIZES | own | {"rare_per_class": 30}
-
-
-def _loader(source: Source) -> Callable[..., Any]:
-    module, function = LOADERS[source.data]
-    return getattr(importlib.import_module(f"robustmdiff.data.{module}"), function)
 
 
 def with_encoders(task: Task, encoders: Mapping[str, str]) -> Task:
@@ -184,26 +197,41 @@ def _cohort(source: Source) -> Study:
     return Study(
         source=source,
         task=with_encoders(test.task, source.encoders),
-        concepts=test.concepts(),
         patients={name: cohort.patients for name, cohort in cohorts.items()},
         weight=np.asarray(test.weights) if rare else None,
         posterior=test.posterior,
     )
 
 
-def load_patients(source: Source) -> tuple[list[Patient], Task]:
-    """The labelled patients of a source other than the cohort, not split, and their task."""
-    _check(source)
+def _cohort_concepts(source: Source) -> ConceptTable:
+    """They depend on the disease table alone, so one patient will do."""
+    from robustmdiff.data.cohort import CohortConfig, make_cohort
+
+    table = {name: value for name, value in source.options.items() if name == "table_seed"}
+    return make_cohort(CohortConfig(patients=1, **table)).concepts()
+
+
+def read_patients(source: Source, bad: BadRows | None = None) -> tuple[list[Patient], Task]:
+    """The patients of a source other than the cohort, not split, and their task. `bad` notes the rows that
+    cannot be read, and says whether they are left out; without it the source does."""
+    check_source(source)
     if source.data == "cohort":
         raise DataError("data is 'cohort', expected patients from files: the cohort makes its own split")
     options = {name: value for name, value in source.options.items() if name != "seed"}
-    patients, task = _loader(source)(source.root, **options)
+    bad = bad or BadRows(source.skip_bad)
+    patients, task = SOURCES[source.data].loader()(source.root, **options, bad=bad)
+    return patients, with_encoders(task, source.encoders)
+
+
+def load_patients(source: Source, *, bad: BadRows | None = None) -> tuple[list[Patient], Task]:
+    """The labelled ones of `read_patients`, at least as many as there are splits."""
+    patients, task = read_patients(source, bad)
     labelled = [patient for patient in patients if patient.labels]
     if len(labelled) < len(SPLITS):
         raise DataError(
             f"{source.root}: has {len(labelled)} labelled patients, expected at least {len(SPLITS)}"
         )
-    return labelled, with_encoders(task, source.encoders)
+    return labelled, task
 
 
 def study_of(
@@ -215,7 +243,6 @@ def study_of(
     return Study(
         source=source,
         task=task,
-        concepts=concepts_of_task(_concepts(source.ontology), task.classes, task.findings),
         patients={name: [of[id] for id in split[name]] for name in SPLITS},
     )
 
@@ -240,7 +267,6 @@ def study_in_terms_of(task: Task, study: Study) -> Study:
     return replace(
         study,
         task=task,
-        concepts=concepts_of_task(_concepts(study.source.ontology), task.classes, task.findings),
         patients={
             name: in_terms_of(task, patients, study.task, where) for name, patients in study.patients.items()
         },
@@ -248,7 +274,7 @@ def study_in_terms_of(task: Task, study: Study) -> Study:
 
 
 @lru_cache(maxsize=1)
-def _concepts(ontology: str) -> ConceptTable:
+def _ontology(ontology: str) -> ConceptTable:
     """Read once a process: ICD-10-CM takes seconds."""
     return load_concepts(ontology)
 
@@ -277,11 +303,3 @@ def text_of(patients: Sequence[Patient], task: Task) -> list[str]:
     names = [m.name for m in task.modalities if m.kind == "text"]
     texts = (patient.modalities.get(name) for patient in patients for name in names)
     return [text for text in texts if isinstance(text, str)]
-
-
-LOADERS = {  # name of the data: module and function that return (patients, task)
-    "chestxray": ("sources.chestxray", "load_chestxray"),
-    "covid": ("sources.chestxray", "covid_task"),
-    "hannover": ("sources.hannover", "load_hannover"),
-    "folder": ("sources.folder", "load_folder"),
-}

@@ -21,12 +21,13 @@ import typer
 from robustmdiff.cli import main as cli
 from robustmdiff.data.files import file_name
 from robustmdiff.data.sources.folder import write_template
+from robustmdiff.models import BASELINES
 
 DATA = ("train=40", "calibration=12", "test=12", "image_size=16")
 SIZES = ("patch=8", "d_h=8", "heads=2", "layers=1", "width=16", "depth=1", "steps=2", "draws=4")
 SETTINGS = ["--set", "epochs=1", *(word for size in SIZES for word in ("--set", f"model.{size}"))]
 TINY = [*(word for option in DATA for word in ("--option", option)), *SETTINGS]
-COMMANDS = ("cohort", "train", "evaluate", "predict", "explain", "info", "demo")
+COMMANDS = ("cohort", "train", "evaluate", "predict", "explain", "info", "demo", "data")
 
 
 class Said(NamedTuple):
@@ -75,7 +76,7 @@ def say(monkeypatch, capsys, environment):
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "robustmdiff.cli.main", *map(str, arguments)]
+    return [sys.executable, "-m", "robustmdiff", *map(str, arguments)]
 
 
 def in_process_of_its_own(environment, *arguments: object) -> Said:
@@ -118,10 +119,7 @@ def test_train_prints_its_result_and_nothing_else(trained):
     places = {row["model"]: row["folder"] for row in said.json["runs"]}
     assert places == {
         "robustmdiff": str(folder),
-        **{
-            name: str(folder / "baselines" / name)
-            for name in ("late_fusion", "dropout_transformer", "mask_only")
-        },
+        **{name: str(folder / "baselines" / name) for name in BASELINES},
     }
     assert "epoch 1 of 1" in said.err  # bars and validations are told on stderr
     assert all((Path(place) / "model" / "model.safetensors").exists() for place in places.values())
@@ -132,7 +130,7 @@ def test_evaluate(say, run, tmp_path):
     said = say("evaluate", run, "--out", out, "--draws", 2, "--replicates", 10, "--json")
     assert said.code == 0, said.err
     methods = {row["method"] for row in said.json["headline"]}
-    assert methods >= {"RobustMDiff", "late_fusion", "dropout_transformer", "mask_only", "ceiling"}
+    assert methods >= {"RobustMDiff", *BASELINES, "ceiling"}
     assert said.json["folder"] == str(out)
     assert {"report.md", "results.json", "retention.png"} <= {path.name for path in out.iterdir()}
 
@@ -146,6 +144,7 @@ def test_predict_writes_a_row_for_each_patient_and_class(say, run, tmp_path):
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
         "patient", "class", "probability", "low", "high", "in_set", "unlike_training", "missing",
+        "nothing_known",
     ]  # fmt: skip
     by_patient: dict[str, float] = {}
     for row in rows:
@@ -225,6 +224,11 @@ def test_a_folder_of_one_s_own_from_training_to_explanation(say, tmp_path):
         (id, name) for id in ("p1", "p2", "p3") for name in ("pneumonia", "no pneumonia")
     ]
     assert rows[2]["missing"] == "xray"
+    measured = ("evaluate", out, "--data", tmp_path / "new", "--draws", 2, "--replicates", 10, "--json")
+    said = say(*measured)
+    assert said.code == 0, said.err
+    assert said.json["folder"] == str(out / "evaluation-new")
+    assert "3 records of" in (out / "evaluation-new" / "report.md").read_text(encoding="utf-8")
     page = tmp_path / "p2.html"
     arguments = ("--data", tmp_path / "new", "--patient", "p2", "--draws", 2, "--out", page)
     assert say("explain", out, *arguments).code == 0
@@ -246,9 +250,65 @@ def test_a_folder_of_one_s_own_from_training_to_explanation(say, tmp_path):
     assert "patients.csv:1: column 'structured.crp' is missing (is it 'structured.CRP'?)" in error
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+def test_bad_rows_are_all_told_or_left_out_and_listed(say, tmp_path):
+    data, out = a_folder_of_patients(tmp_path / "patients"), tmp_path / "run"
+    table = data / "patients.csv"
+    table.write_text(
+        table.read_text(encoding="utf-8")
+        + "x1,,,,,pneumonia,,no.npy,,,\nx2,,,,,pneumonia,,,,high,\nx3,,,,,,,,,,\n",
+        encoding="utf-8",
+    )
+    bad = [
+        "column 'xray': is 'no.npy', expected a file under",
+        "column 'structured.crp': is 'high', expected a number in mg/l",
+    ]
+
+    def told(said: Said, how: str) -> bool:
+        lines = [line for line in said.err.splitlines() if line.startswith(how)]
+        return len(lines) == 2 and all(what in line for what, line in zip(bad, lines, strict=True))
+
+    train = ("train", "--data", "folder", "--root", data, "--out", out, *SETTINGS)
+    said = say(*train)
+    assert said.code == 2
+    assert told(said, "error: patients.csv:")
+    assert not out.exists()
+    said = say(*train, "--skip-bad", "--json")
+    assert said.code == 0, said.err
+    assert told(said, "left out: patients.csv:")
+    assert [what in row for what, row in zip(bad, said.json["left_out"], strict=True)] == [True, True]
+    assert say("predict", out, "--draws", 2).code == 0  # the run leaves the same rows out each time
+
+    asked = ("predict", out, "--data", data, "--patient", "x3", "--draws", 2)
+    assert say(*asked).code == 2
+    said = say(*asked, "--skip-bad", "--json")
+    assert len(said.json["left_out"]) == 2
+    rows = said.json["predictions"]
+    assert [row["nothing_known"] for row in rows] == [True, True]
+    prevalence = json.loads((out / "model" / "model.json").read_text(encoding="utf-8"))["task"]["prevalence"]
+    assert [row["probability"] for row in rows] == pytest.approx(prevalence, abs=1e-6)
+    assert "the answer is the prevalence of the training patients" in say(*asked, "--skip-bad").out
+    page = ("--out", tmp_path / "page.html")
+    hidden = [word for name in ("xray", "notes", "structured") for word in ("--hide", name)]
+    said = say("explain", out, *hidden, *page, "--draws", 2)
+    assert "the answer is the prevalence of the training patients" in said.err
+
+    said = say("data", "verify", data, "--json")
+    assert said.code == 2
+    found = said.json
+    assert len(found["left_out"]) == 2
+    assert (found["patients"], found["people"], found["labelled"]) == (40, 40, 39)
+    assert {row["modality"]: row["present"] for row in found["modalities"]} == {
+        "xray": 26, "notes": 26, "structured": 39
+    }  # fmt: skip
+    assert [row["patients"] for row in found["classes"]] == [26, 13]
+    said = say("data", "verify", data, "--skip-bad")
+    assert said.code == 0
+    assert "40 records of 40 people, 39 labelled" in said.out
+
+
+@pytest.mark.parametrize("name", [*COMMANDS[:-1], "data verify"])
 def test_help_shows_an_example(say, name):
-    said = say(name, "--help")
+    said = say(*name.split(), "--help")
     assert said.code == 0
     assert re.search(rf"Examples?:\n +robustmdiff {name} ", said.out)
     assert max(map(len, said.out.splitlines())) <= 80
@@ -285,6 +345,22 @@ BAD = {  # arguments (RUN: a run; NEW: a place where nothing is) to what the err
     "predict NEW": "holds no run",
     "explain NEW": "holds no run",
     "info NEW": "holds no run",
+    "train --out NEW --model oracle": "--model is 'oracle', expected one of robustmdiff, late_fusion",
+    "train --out NEW --model single_modality": "--model is 'single_modality', expected one of",
+    "train --out NEW --data hospital": "data is 'hospital', expected one of cohort, chestxray",
+    "train --out NEW --set model.patch=5": "image is 16 x 16, expected sides that are multiples of patch = 5",
+    "train --out NEW --set model.max_tokens=1": "max_tokens is 1, expected at least 2",
+    "train --out NEW --set p_scale.scan=2": "scale names 'scan', expected one of xray",
+    "train --out NEW --set batch_size=[": "--set is 'batch_size=\\[', expected a value in YAML",
+    "evaluate RUN --data NEW": "root .*new: there is no such folder",
+    "evaluate RUN --data chestxray": "--data is 'chestxray', expected with it --root",
+    "evaluate RUN --data hospital --root RUN": "--data is 'hospital', expected with --root the format there",
+    "evaluate RUN --root RUN": "--root is .*, expected none without --data",
+    "predict RUN --device abacus": "device is 'abacus', which cannot be used",
+    "explain RUN/baselines/late_fusion": "is a LateFusion, expected RobustMDiff",
+    "data verify NEW": "there is no such folder",
+    "data verify": "no data are named, expected a folder",
+    "data verify --data covid --root RUN": "has no metadata.csv",
     "cohort --missingness often": "missingness is 'often', expected one of",
     "cohort --rate 1.5 --missingness mcar": "rate is 1.5, expected a number in",
 }
@@ -294,7 +370,7 @@ BAD = {  # arguments (RUN: a run; NEW: a place where nothing is) to what the err
 def test_bad_input_is_one_sentence_and_exit_code_2(say, run, tmp_path, arguments, message):
     before = {path: path.read_bytes() for path in run.rglob("*.json")}
     places = {"RUN": str(run), "NEW": str(tmp_path / "new"), "NEW.yaml": str(tmp_path / "new.yaml")}
-    name, *own = (places.get(word, word) for word in arguments.split())
+    name, *own = (re.sub(r"^(RUN|NEW(\.yaml)?)(?=/|$)", lambda m: places[m[0]], w) for w in arguments.split())
     tiny = TINY if name == "train" and "--data" not in own else []
     given = [name, *tiny, *own]  # of two values for one name the last counts
     error = say(*given).error

@@ -39,7 +39,7 @@ def test_predictions_hold_no_formula_and_are_read_back_unchanged(tmp_path):
 def test_a_patient_is_found_by_any_spelling_of_the_id():
     patients = {"train": [Patient("Zoe\u0308", {})], "calibration": [], "test": [Patient("12.0", {})]}
     task = Task((Modality("notes", "text"),), ("a", "b"), (0.5, 0.5))
-    study = Study(Source("folder", "."), task, None, patients)
+    study = Study(Source("folder", "."), task, patients)
     assert study.find("Zo\u00eb").id == "Zoe\u0308"
     assert study.find("12").id == "12.0"
     with pytest.raises(DataError, match="no patient 'zo\u00eb' in this study"):

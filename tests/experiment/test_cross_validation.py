@@ -21,6 +21,7 @@ from robustmdiff.experiment import cross_validation
 from robustmdiff.experiment.cross_validation import cross_validate, divide, evaluate_folds
 from robustmdiff.experiment.run import load_run
 from robustmdiff.experiment.studies import Source
+from robustmdiff.models import BASELINES
 from robustmdiff.training.config import make_config
 
 REAL = Path(__file__).parents[2] / "../shared/data/chestxray"
@@ -97,7 +98,7 @@ def test_each_fold_is_a_run_with_every_baseline(made, source):
     assert splits[0] != splits[FOLDS]  # repeats divide anew
     for place in made:
         names = {path.parent.name for path in place.glob("baselines/*/model")}
-        assert names == {"late_fusion", "dropout_transformer", "mask_only", "notes_only"}
+        assert names == {*BASELINES, "notes_only"}
 
 
 def test_a_fold_predicts_the_people_it_was_not_trained_on(made):
@@ -132,9 +133,7 @@ def test_pooled_auroc_is_that_of_the_answers_out_of_fold(made, source):
 def test_every_method_and_condition_is_measured(made):
     results = evaluate_folds(made[0].parents[1], draws=2, replicates=10)
     assert results.methods[0] == "RobustMDiff"
-    assert set(results.methods[1:]) == {
-        *("late_fusion", "dropout_transformer", "mask_only", "notes_only", "source_only")
-    }
+    assert set(results.methods[1:]) == {*BASELINES, "notes_only", "source_only"}
     for condition in (COMPLETE, mcar(0.5), "subset/notes", "subset/panel"):
         assert results.difference("RobustMDiff", "notes_only", condition, "auroc/macro") is not None
     # A model that reads notes only does not care about the rest.

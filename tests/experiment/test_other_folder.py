@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustmdiff.cli.predict import explain_run, predict_run
+from robustmdiff.cli.explain import explain_run
+from robustmdiff.cli.predict import predict_run
 from robustmdiff.data.patient import DataError
+from robustmdiff.data.splits import load_split
 from robustmdiff.encoders.config import ModelConfig
+from robustmdiff.evaluation.masks import COMPLETE
+from robustmdiff.experiment import studies
+from robustmdiff.experiment.other_patients import named_source, unseen_study
 from robustmdiff.experiment.run import evaluate_run, load_run, train_run
 from robustmdiff.experiment.studies import Source, load_study
 from robustmdiff.training.config import TrainConfig
@@ -181,6 +186,70 @@ def test_the_own_folder_whose_task_has_changed_since_is_read_as_it_was(own, run)
         for metric, value in metrics.items():
             found = again.values["RobustMDiff"][name][metric]
             assert found == pytest.approx(value, abs=1e-5, nan_ok=True), (name, metric)
+
+
+def write_strangers(root: Path) -> Path:
+    """The people of TWO under other ids: nobody whom the run has seen."""
+    write_folder(root, TWO, other=True)
+    table = (root / "patients.csv").read_text(encoding="utf-8")
+    (root / "patients.csv").write_text(table.replace("\np", "\nq"), encoding="utf-8")
+    return root
+
+
+def test_a_run_is_measured_on_people_it_has_never_seen(run, one, tmp_path):
+    two, trained = write_strangers(tmp_path / "two"), load_run(run)
+    study = unseen_study(trained, named_source(str(two), None))
+    results = evaluate_run(trained, study=study, draws=2, replicates=10)
+    assert results.masks.ids == tuple(f"q{i}" for i in range(PEOPLE))
+    expected = {
+        (row["patient"], row["class"]): row["probability"] for row in predict_run(run, data=one, draws=2)
+    }
+    found = results.probability["RobustMDiff"][COMPLETE]
+    for i in range(PEOPLE):
+        both = [expected[f"p{i}", name][0] for name in trained.task.classes]
+        assert found[i].tolist() == pytest.approx(both, abs=1e-5)
+
+
+def test_who_took_part_in_training_is_left_out_and_told(run, one, tmp_path):
+    trained = load_run(run)
+    split = load_split(run / "split.json")
+    told = rf"one: {PEOPLE - len(split['test'])} of {PEOPLE} labelled patients took part in the training"
+    with pytest.warns(UserWarning, match=told):
+        study = unseen_study(trained, named_source(str(one), None))
+    assert sorted(patient.id for patient in study.patients["test"]) == sorted(split["test"])
+
+    two = write_strangers(tmp_path / "two")  # of whom one is another record of a person who trained
+    table = two / "patients.csv"
+    header, first, *rows = table.read_text(encoding="utf-8").splitlines()
+    rows = [f"{header},group", f"{first},{split['train'][0]}", *(f"{row}," for row in rows)]
+    table.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    with pytest.warns(UserWarning, match="1 of 40 labelled patients took part .*: q0"):
+        study = unseen_study(trained, named_source(str(two), None))
+    assert len(study.patients["test"]) == PEOPLE - 1
+
+    table.write_text("\n".join(rows[:2]) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="none of 1 labelled patients is new to the run"):
+        unseen_study(trained, named_source(str(two), None))
+
+
+def test_people_are_noted_with_the_run(run, tmp_path):
+    split = load_split(run / "split.json")
+    seen = {id for name in ("train", "calibration") for id in split[name]}
+    assert load_run(run).people() == seen  # here everybody is a person of their own
+    earlier = tmp_path / "run"
+    shutil.copytree(run, earlier)
+    (earlier / "people.json").unlink()  # as runs of earlier versions
+    assert load_run(earlier).people() == seen
+
+
+def test_who_only_asks_reads_no_ontology(run, one, monkeypatch):
+    def read(_):
+        raise AssertionError("the ontology was read")
+
+    monkeypatch.setattr(studies, "_ontology", read)
+    id = load_split(run / "split.json")["test"][0]
+    assert {row["patient"] for row in predict_run(run, ids=[id], draws=2)} == {id}
+    evaluate_run(run, draws=2, replicates=10)
 
 
 def test_the_own_folder_whose_task_says_another_thing_since_is_refused(own):

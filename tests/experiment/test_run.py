@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, ViTModel
 
-from robustmdiff.cli.predict import explain_run, predict_run
+from robustmdiff.cli.explain import explain_run
+from robustmdiff.cli.predict import predict_run
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import load_split
 from robustmdiff.encoders.config import ModelConfig

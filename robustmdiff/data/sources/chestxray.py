@@ -13,12 +13,13 @@ survival, intubated, went_icu and the like (what came later).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlparse
 
+from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.diagnosis_words import mask_diagnosis
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.pictures.read import read_picture
@@ -107,7 +108,12 @@ class _Record(NamedTuple):
 
 
 def load_chestxray(
-    root: str | Path, image_size: int = 64, level: int = 3, cache: str | Path | None = None
+    root: str | Path,
+    image_size: int = 64,
+    level: int = 3,
+    cache: str | Path | None = None,
+    *,
+    bad: BadRows | None = None,
 ) -> tuple[list[Patient], Task]:
     """All images of the collection, and the task of telling apart the first `level` nodes of the
     finding path (1: Pneumonia, ARDS, No Finding; 2: Viral, Bacterial, ...; 3: COVID-19, ...).
@@ -117,15 +123,21 @@ def load_chestxray(
     collection's and nobody's population; classes of fewer than 20 rows are rare. Root may be
     read-only; decoded images are kept in `cache`, if given.
 
-    Raises DataError naming file, row and column.
+    Raises DataError naming file, row and column of every row that cannot be read, unless `bad` is to skip
+    them.
     """
     if level < 1:
         raise Refusal(f"load_chestxray: level is {level}, expected 1 or more")
-    return _load(_records(Path(root)), image_size, cache, lambda path: "/".join(path[:level]))
+    bad = bad or BadRows()
+    return _load(_records(Path(root), bad), image_size, cache, lambda path: "/".join(path[:level]), bad)
 
 
 def covid_task(
-    root: str | Path, image_size: int = 64, cache: str | Path | None = None
+    root: str | Path,
+    image_size: int = 64,
+    cache: str | Path | None = None,
+    *,
+    bad: BadRows | None = None,
 ) -> tuple[list[Patient], Task]:
     """COVID-19 against other pneumonia, on X-rays of the two teaching-file sources.
 
@@ -133,15 +145,16 @@ def covid_task(
     so that recognising the source answers it. CT is left out for the same reason: there all of
     it is COVID-19. `Patient.site` is the source, for a source-only baseline.
     """
+    bad = bad or BadRows()
     records = [
         record
-        for record in _records(Path(root))
+        for record in _records(Path(root), bad)
         if record.site in TEACHING_FILES
         and record.path[:1] == ("Pneumonia",)
         and record.row.cells["modality"].lower() != "ct"
     ]
     patients, task = _load(
-        records, image_size, cache, lambda path: "COVID-19" if "COVID-19" in path else "other pneumonia"
+        records, image_size, cache, lambda path: "COVID-19" if "COVID-19" in path else "other pneumonia", bad
     )
     return patients, replace(task, modalities=tuple(m for m in task.modalities if m.name != "ct"))
 
@@ -149,10 +162,10 @@ def covid_task(
 def verify(root: str | Path, level: int = 3) -> dict[str, int | dict[str, int]]:
     """What is there, counted: compare it with what you expect before training."""
     root = Path(root)
-    records = list(_records(root))
+    records = list(_records(root, BadRows(skip=True)))
     labs = {field.name for field in FIELDS} - {"sex", "age", "view"}
     return {
-        "rows": sum(1 for _ in _rows(root)),
+        "rows": sum(1 for _ in _rows(root, BadRows(skip=True))),
         "images listed": len(records),
         "images present": sum(record.image.is_file() for record in records),
         "patients": len({record.row.cells["patientid"] for record in records}),
@@ -174,38 +187,14 @@ def _load(
     image_size: int,
     cache: str | Path | None,
     name_of: Callable[[tuple[str, ...]], str],
+    bad: BadRows,
 ) -> tuple[list[Patient], Task]:
     patients: list[Patient] = []
     seen: dict[str, str] = {}
     for record in records:
-        row = record.row
-        where = f"{row.source}, column 'filename'"
-        picture = None
-        if record.image.is_file():
-            picture = read_picture(record.image, image_size, where, Path(cache) if cache else None)
-        person = row.cells["patientid"]
-        id = f"{person}/{row.cells['offset']}/{row.cells['filename']}"
-        first = seen.setdefault(canonical(id), row.source)
-        if first != row.source:
-            raise DataError(
-                f"{where}: {id!r} is there already ({first}), expected each image once per patient"
-            )
-        age = record.values.get("age")
-        patients.append(
-            Patient(
-                id=id,
-                modalities={
-                    "ct" if row.cells["modality"].lower() == "ct" else "xray": picture,
-                    "notes": record.note,
-                    "structured": record.values or None,
-                },
-                labels={name_of(record.path): True} if record.path else {},
-                source=row.source,
-                site=record.site,
-                age=age if isinstance(age, float) else None,
-                group=person,
-            )
-        )
+        with bad.row():
+            patients.append(_patient(record, image_size, cache, name_of, seen))
+    bad.check()
     count = Counter(name for patient in patients for name in patient.labels)
     if not count:
         raise DataError("metadata.csv: no row of this task has a known finding, expected at least one")
@@ -225,30 +214,74 @@ def _load(
     return patients, task
 
 
-def _rows(root: Path) -> Iterable[Row]:
-    return read_table(find_table(root, "metadata"), REQUIRED, RENAMED, allowed=(*REQUIRED, *OPTIONAL))
+def _patient(
+    record: _Record,
+    image_size: int,
+    cache: str | Path | None,
+    name_of: Callable[[tuple[str, ...]], str],
+    seen: dict[str, str],
+) -> Patient:
+    """The patient of a record; `seen` holds the ids so far and where they stand."""
+    row = record.row
+    where = f"{row.source}, column 'filename'"
+    picture = None
+    if record.image.is_file():
+        picture = read_picture(record.image, image_size, where, Path(cache) if cache else None)
+    person = row.cells["patientid"]
+    id = f"{person}/{row.cells['offset']}/{row.cells['filename']}"
+    first = seen.setdefault(canonical(id), row.source)
+    if first != row.source:
+        raise DataError(f"{where}: {id!r} is there already ({first}), expected each image once per patient")
+    age = record.values.get("age")
+    return Patient(
+        id=id,
+        modalities={
+            "ct" if row.cells["modality"].lower() == "ct" else "xray": picture,
+            "notes": record.note,
+            "structured": record.values or None,
+        },
+        labels={name_of(record.path): True} if record.path else {},
+        source=row.source,
+        site=record.site,
+        age=age if isinstance(age, float) else None,
+        group=person,
+    )
 
 
-def _records(root: Path) -> Iterable[_Record]:
-    for row in _rows(root):
-        cells = row.cells
-        row.one_of("modality", {"x-ray": "xray", "ct": "ct"})
-        for column in ("patientid", "filename", "modality"):
-            if not row.name(column):
-                raise row.error(column, "expected something")
-        if cells.get("folder", "") == "volumes" or cells["filename"].endswith((".nii", ".nii.gz")):
-            continue
-        site = _site(row)
-        note, masked = mask_diagnosis(cells["clinical_notes"]) if cells["clinical_notes"] else (None, 0)
-        yield _Record(
-            row=row,
-            path=_path(cells["finding"]),
-            image=root / (cells.get("folder") or "images") / cells["filename"],
-            site=site,
-            note=note,
-            masked=masked,
-            values=_values(row, site),
-        )
+def _rows(root: Path, bad: BadRows) -> Iterable[Row]:
+    path = find_table(root, "metadata")
+    return read_table(path, REQUIRED, RENAMED, allowed=(*REQUIRED, *OPTIONAL), bad=bad)
+
+
+def _records(root: Path, bad: BadRows) -> Iterator[_Record]:
+    for row in _rows(root, bad):
+        record = None
+        with bad.row():
+            record = _record(root, row)
+        if record is not None:
+            yield record
+
+
+def _record(root: Path, row: Row) -> _Record | None:
+    """What a row says; None for a volume."""
+    cells = row.cells
+    row.one_of("modality", {"x-ray": "xray", "ct": "ct"})
+    for column in ("patientid", "filename", "modality"):
+        if not row.name(column):
+            raise row.error(column, "expected something")
+    if cells.get("folder", "") == "volumes" or cells["filename"].endswith((".nii", ".nii.gz")):
+        return None
+    site = _site(row)
+    note, masked = mask_diagnosis(cells["clinical_notes"]) if cells["clinical_notes"] else (None, 0)
+    return _Record(
+        row=row,
+        path=_path(cells["finding"]),
+        image=root / (cells.get("folder") or "images") / cells["filename"],
+        site=site,
+        note=note,
+        masked=masked,
+        values=_values(row, site),
+    )
 
 
 def _path(finding: str) -> tuple[str, ...]:

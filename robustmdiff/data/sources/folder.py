@@ -42,6 +42,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Observation, Patient
 from robustmdiff.data.pictures.raster import Unreadable
 from robustmdiff.data.pictures.read import read_image
@@ -66,21 +67,26 @@ class Columns(NamedTuple):
     uncertain: bool | None
 
 
-def load_folder(root: str | Path, cache: str | Path | None = None) -> tuple[list[Patient], Task]:
+def load_folder(
+    root: str | Path, cache: str | Path | None = None, *, bad: BadRows | None = None
+) -> tuple[list[Patient], Task]:
     """All records of the folder, in the table's order, and their task. Decoded images are kept in
-    `cache`, if given. Raises DataError naming file, row and column."""
-    root = Path(root)
+    `cache`, if given. Raises DataError naming file, row and column of every row that cannot be read,
+    unless `bad` is to skip them."""
+    root, bad = Path(root), bad or BadRows()
     task, columns, counted = _task(root)
     patients: list[Patient] = []
     seen: dict[str, str] = {}
-    for row in _rows(root, task, columns):
-        id = row.name("id")
-        if not id:
-            raise row.error("id", "expected an id")
-        first = seen.setdefault(canonical(id), row.source)
-        if first != row.source:
-            raise row.error("id", f"expected one not used before ({first})")
-        patients.append(patient_of(row, task, root, columns, cache))
+    for row in _rows(root, task, columns, bad):
+        with bad.row():
+            id = row.name("id")
+            if not id:
+                raise row.error("id", "expected an id")
+            first = seen.setdefault(canonical(id), row.source)
+            if first != row.source:
+                raise row.error("id", f"expected one not used before ({first})")
+            patients.append(patient_of(row, task, root, columns, cache))
+    bad.check()
     if not patients:
         raise DataError(f"{find_table(root, 'patients')} has no row, expected at least one patient")
     if counted:
@@ -122,22 +128,25 @@ def folder_task(root: str | Path) -> Task:
     return _task(Path(root))[0]
 
 
-def folder_split(root: str | Path) -> Split | None:
-    """The split that the column `split` declares; None where there is none."""
-    root = Path(root)
+def folder_split(root: str | Path, *, bad: BadRows | None = None) -> Split | None:
+    """The split that the column `split` declares; None where there is none. Raises DataError for rows that
+    put one person on two sides, unless `bad` is to skip them."""
+    root, bad = Path(root), bad or BadRows()
     task, columns, _ = _task(root)
     split: dict[str, list[str]] = {}
     side: dict[str, tuple[str, str]] = {}
-    for row in _rows(root, task, columns):
-        name = row.name("split")
-        if not name:
-            continue
-        name = match(name, SPLITS) or canonical(name)
-        person = canonical(row.name("group") or row.name("id"))
-        other, first = side.setdefault(person, (name, row.source))
-        if other != name:
-            raise row.error("split", f"expected {other!r} as in {first}, the same person {person!r}")
-        split.setdefault(name, []).append(row.name("id"))
+    for row in _rows(root, task, columns, bad):
+        with bad.row():
+            name = row.name("split")
+            if not name:
+                continue
+            name = match(name, SPLITS) or canonical(name)
+            person = canonical(row.name("group") or row.name("id"))
+            other, first = side.setdefault(person, (name, row.source))
+            if other != name:
+                raise row.error("split", f"expected {other!r} as in {first}, the same person {person!r}")
+            split.setdefault(name, []).append(row.name("id"))
+    bad.check()
     return {name: tuple(ids) for name, ids in split.items()} or None
 
 
@@ -207,7 +216,7 @@ def _prevalence(labels: list[Mapping[str, bool]], task: Task) -> tuple[float, ..
     return tuple(n / sum(count) if sum(count) else 1 / len(count) for n in count)
 
 
-def _rows(root: Path, task: Task, columns: Columns) -> Iterator[Row]:
+def _rows(root: Path, task: Task, columns: Columns, bad: BadRows) -> Iterator[Row]:
     path = find_table(root, "patients")
     header = {canonical(name) for name in read_header(path)}
     required = ["id"]
@@ -226,7 +235,7 @@ def _rows(root: Path, task: Task, columns: Columns) -> Iterator[Row]:
     allowed = [*required, *OWN, *columns.ignore]
     allowed += [f"label:{name}" for name in task.classes] + [f"finding:{name}" for name in task.findings]
     texts = [m.name for m in task.modalities if m.kind == "text" and m.name in required]
-    return read_table(path, required, allowed=allowed, texts=texts)
+    return read_table(path, required, allowed=allowed, texts=texts, bad=bad)
 
 
 def _labels(row: Row, task: Task, columns: Columns) -> dict[str, bool]:

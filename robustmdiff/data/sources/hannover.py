@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.pictures.read import read_picture
 from robustmdiff.data.spelling import canonical
@@ -61,7 +62,11 @@ CENTURY = 36_525.0  # days; an offset beyond it is an error
 
 
 def load_hannover(
-    root: str | Path, image_size: int = 64, cache: str | Path | None = None
+    root: str | Path,
+    image_size: int = 64,
+    cache: str | Path | None = None,
+    *,
+    bad: BadRows | None = None,
 ) -> tuple[list[Patient], Task]:
     """One `Patient` per radiograph (`group` is the person), and the task of foreseeing two
     outcomes, each its own yes or no:
@@ -71,36 +76,16 @@ def load_hannover(
     death   recorded on that day or later.
 
     A patient without an entry is taken as a no, as the repository does ("days until death or
-    null"); those lost to follow-up are not told apart. Raises DataError naming file, row, column.
+    null"); those lost to follow-up are not told apart. Raises DataError naming file, row and column of
+    every row that cannot be read, unless `bad` is to skip them.
     """
-    root = Path(root)
-    patients = []
+    root, bad = Path(root), bad or BadRows()
+    patients: list[Patient] = []
     seen: dict[str, str] = {}
-    for row in _rows(root):
-        image = root / "png" / f"{row.cells['image_id']}.png"
-        where = f"{row.source}, column 'image_id'"
-        id = f"{row.cells['patient_id']}/{row.cells['image_id']}"
-        if not row.name("patient_id") or not row.name("image_id"):
-            raise DataError(f"{row.source}: patient_id/image_id is {id!r}, expected both")
-        if canonical(id) in seen:
-            first = seen[canonical(id)]
-            raise row.error("image_id", f"which is there already ({first}), expected each image once")
-        seen[canonical(id)] = row.source
-        picture = None
-        if image.is_file():
-            picture = read_picture(image, image_size, where, Path(cache) if cache else None)
-        age = row.number("age", 0, 120)
-        patients.append(
-            Patient(
-                id=id,
-                modalities={"xray": picture, "structured": _values(row) or None},
-                labels=_outcomes(row),
-                source=row.source,
-                site="hannover",
-                age=age,
-                group=row.cells["patient_id"],
-            )
-        )
+    for row in _rows(root, bad):
+        with bad.row():
+            patients.append(_patient(root, row, seen, image_size, cache))
+    bad.check()
     known = {name: [p.labels[name] for p in patients if name in p.labels] for name in ("icu", "death")}
     task = Task(
         modalities=(
@@ -117,7 +102,7 @@ def load_hannover(
 def verify(root: str | Path) -> dict[str, int | dict[str, int]]:
     """What is there, counted."""
     root = Path(root)
-    rows = list(_rows(root))
+    rows = list(_rows(root, BadRows(skip=True)))
     outcomes = [_outcomes(row) for row in rows]
     return {
         "rows": len(rows),
@@ -136,8 +121,36 @@ def verify(root: str | Path) -> dict[str, int | dict[str, int]]:
     }
 
 
-def _rows(root: Path) -> Iterable[Row]:
-    return read_table(find_table(root, "data"), COLUMNS)
+def _patient(
+    root: Path, row: Row, seen: dict[str, str], image_size: int, cache: str | Path | None
+) -> Patient:
+    """The patient of a row; `seen` holds the ids so far and where they stand."""
+    image = root / "png" / f"{row.cells['image_id']}.png"
+    where = f"{row.source}, column 'image_id'"
+    id = f"{row.cells['patient_id']}/{row.cells['image_id']}"
+    if not row.name("patient_id") or not row.name("image_id"):
+        raise DataError(f"{row.source}: patient_id/image_id is {id!r}, expected both")
+    if canonical(id) in seen:
+        first = seen[canonical(id)]
+        raise row.error("image_id", f"which is there already ({first}), expected each image once")
+    seen[canonical(id)] = row.source
+    picture = None
+    if image.is_file():
+        picture = read_picture(image, image_size, where, Path(cache) if cache else None)
+    age = row.number("age", 0, 120)
+    return Patient(
+        id=id,
+        modalities={"xray": picture, "structured": _values(row) or None},
+        labels=_outcomes(row),
+        source=row.source,
+        site="hannover",
+        age=age,
+        group=row.cells["patient_id"],
+    )
+
+
+def _rows(root: Path, bad: BadRows) -> Iterable[Row]:
+    return read_table(find_table(root, "data"), COLUMNS, bad=bad)
 
 
 def _values(row: Row) -> dict[str, float | str]:

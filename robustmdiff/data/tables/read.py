@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.spelling import canonical
 from robustmdiff.data.tables.cells import Row, escaped, unescaped
@@ -50,6 +51,7 @@ def read_table(
     renamed: Mapping[str, str] | None = None,
     allowed: Sequence[str] = (),
     texts: Sequence[str] = (),
+    bad: BadRows | None = None,
 ) -> Iterator[Row]:
     """Rows of a table, streamed, cells stripped of blanks around them.
 
@@ -58,6 +60,7 @@ def read_table(
     must be blank. At the end warns of cells that were read as less than they say (`Row.tally`).
 
     texts   columns of texts, which may be kept in files of their own instead (NAME_file).
+    bad     notes the rows that do not fit the header, which are left out; without it the first is an error.
 
     Raises DataError, naming the file and the row, for a column of `required` that is not there, one
     not in `allowed` (if given), a name used twice, a row of another length, or a cell of more than
@@ -76,13 +79,12 @@ def read_table(
             row = Row(where, {n: unescaped(c.strip()) for n, c in zip(header, cells, strict=False)}, tally)
             if not any(map(str.strip, cells)):
                 continue  # a blank line
-            if len(cells) != len(header):
-                quotes = " (a cell with a comma stands in quotes)" if len(cells) > len(header) else ""
-                raise DataError(
-                    f"{where}: has {len(cells)} cells, expected {len(header)} as in the header{quotes}"
-                )
-            if row.cells.get(""):
-                raise DataError(f"{where}: has {row.cells['']!r} in a column without a name")
+            problem = _misfit(cells, row, header)
+            if problem and bad:
+                bad.problems.append(problem)
+                continue
+            if problem:
+                raise DataError(problem)
             if len(max(cells, key=len)) > LONGEST:
                 raise LongCellError(f"{where}: has a cell of more than {LONGEST:,} characters")
             yield row
@@ -109,6 +111,14 @@ def _format(path: Path) -> Iterator[tuple[str, list[str]]]:
     if suffix is None:
         raise DataError(f"{path.name}: is no table, expected one of {', '.join(FORMATS)}")
     return FORMATS[suffix](path)
+
+
+def _misfit(cells: list[str], row: Row, header: list[str]) -> str:
+    """How a row does not fit the header; empty where it does."""
+    if len(cells) != len(header):
+        quotes = " (a cell with a comma stands in quotes)" if len(cells) > len(header) else ""
+        return f"{row.source}: has {len(cells)} cells, expected {len(header)} as in the header{quotes}"
+    return f"{row.source}: has {row.cells['']!r} in a column without a name" if row.cells.get("") else ""
 
 
 def _column(written: str, known: Mapping[str, str], renamed: Mapping[str, str]) -> str:

@@ -1,22 +1,41 @@
-"""What is installed here, and what a run holds."""
+"""`robustmdiff info`: what is installed here, and what a run holds."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
+import typer
 
-from robustmdiff import _native
-from robustmdiff.experiment.run import load_run
-from robustmdiff.ops.dispatch import Op
+from robustmdiff.cli.arguments import AsJson
+from robustmdiff.cli.show import show
+
+
+def info(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A run to describe; else the installation.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is installed and which backends can run here, or what a run holds.
+
+    \b
+    Example:
+      robustmdiff info runs/mine
+    """
+    show(describe_run(run) if run else describe_installation(), as_json)
 
 
 def describe_installation() -> dict[str, Any]:
     """Versions, the native module or the reason why it is not there, and the backends of each op."""
+    import importlib.metadata
+
+    import torch
+
     import robustmdiff.ops  # registers every op
+    from robustmdiff import _native
+    from robustmdiff.ops.dispatch import Op
 
     def version(package: str) -> str:
         try:
@@ -36,6 +55,8 @@ def describe_installation() -> dict[str, Any]:
 
 
 def describe_run(folder: str | Path) -> dict[str, Any]:
+    from robustmdiff.experiment.run import load_run
+
     run = load_run(folder)
     parameters = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     return {

@@ -1,0 +1,101 @@
+"""`robustmdiff train`: a run, and the baselines beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustmdiff.cli.arguments import AsJson, SkipBad
+from robustmdiff.cli.pairs import models, pairs
+from robustmdiff.cli.show import left_out, show
+from robustmdiff.data.sources import SOURCES
+from robustmdiff.models import BY_NAME
+from robustmdiff.refusal import Refusal
+
+OURS = BY_NAME[0]
+
+
+def train(
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the run goes: a new folder, unless --resume.")
+    ],
+    data: Annotated[
+        str, typer.Option(metavar="|".join(["cohort", *SOURCES]), help="Where the patients come from.")
+    ] = "cohort",
+    root: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the data lie; none for the cohort.")
+    ] = None,
+    model: Annotated[str, typer.Option(metavar="|".join(BY_NAME), help="What to train.")] = OURS,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Train every baseline too, with the same budget.")
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML of hyper-parameters, as a run's config.yaml.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="One hyper-parameter: epochs=10, model.d_h=128."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of the weights, the order of patients and the noise; as --set seed=N."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An option of the data: seed=1, image_size=128, train=2000."),
+    ] = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODALITY=MODEL", help="Read a modality with a transformers model: text=FOLDER or a name."
+        ),
+    ] = None,
+    ontology: Annotated[
+        str, typer.Option(help="Of the concepts: icd10cm, an OBO file, or a folder of tables.")
+    ] = "icd10cm",
+    folds: Annotated[
+        int, typer.Option(min=0, help="Cross-validate by person, every baseline too; 0: one split.")
+    ] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Times that --folds divides the people anew.")] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on exactly where a run stopped; else the same command.")
+    ] = False,
+    skip_bad: SkipBad = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model, calibrate it on patients it has not seen, and save everything.
+
+    Ctrl-C saves first. What may be --set stands in the config.yaml of every run.
+
+    \b
+    Examples:
+      robustmdiff train --out runs/cohort --option train=2000 --baselines
+      robustmdiff train --data covid --root data/chestxray --out runs/covid
+      robustmdiff train --data folder --root my_patients --out runs/mine
+    """
+    from robustmdiff.data.bad_rows import BadRows
+    from robustmdiff.experiment.cross_validation import cross_validate
+    from robustmdiff.experiment.run import train_with_baselines
+    from robustmdiff.experiment.studies import Source, load_study
+    from robustmdiff.training.config import load_config, make_config
+
+    if model not in BY_NAME:
+        raise Refusal(f"--model is {model!r}, expected one of {', '.join(BY_NAME)}")
+    overrides = pairs(set_, "--set") | ({} if seed is None else {"seed": seed})
+    settings = load_config(config, **overrides) if config else make_config(overrides, "--set")
+    options, encoders = pairs(option, "--option"), models(encoder)
+    place = str(root.resolve()) if root else None
+    source = Source(data, place, ontology, options, encoders, skip_bad)
+    bad = BadRows(skip_bad)
+    if folds:
+        if model != OURS:
+            raise Refusal(f"--model is {model}, expected none with --folds: it trains every model")
+        made = cross_validate(source, settings, out, folds=folds, repeats=repeats, resume=resume, bad=bad)
+        rows = [{"model": "all", "folder": str(place)} for place in made]
+    else:
+        study = load_study(source, bad=bad)
+        runs = train_with_baselines(study, settings, out, kind=model, baselines=baselines, resume=resume)
+        rows = [{"model": name, "folder": str(run.folder)} for name, run in runs.items()]
+    show({"runs": rows} | left_out(bad), as_json, tables={"Trained": rows})
