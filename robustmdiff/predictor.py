@@ -14,9 +14,11 @@ from torch import Tensor
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.spelling import canonical
+from robustmdiff.data.study import readable
 from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.encoders.encoded import Encoded
+from robustmdiff.encoders.tensors import tensors
 from robustmdiff.experiment.run import Run, load_run, usable
 from robustmdiff.experiment.studies import in_terms_of
 from robustmdiff.refusal import Refusal
@@ -106,7 +108,8 @@ class Predictor:
         data  a folder with its own task.json, a pandas DataFrame with columns as in patients.csv (its files
               under `root`), or None: the run's own test patients.
         ids   only these, in this order; of the run's own any that it has, whether tested or not.
-        bad   notes the rows that cannot be read, and may skip them (`BadRows(skip=True)`).
+        bad   notes the rows and the pictures of these patients that cannot be read, and may skip them
+              (`BadRows(skip=True)`); without it pictures are read when a patient is diagnosed.
 
         Raises DataError for data that says other things than the model was trained on.
         """
@@ -115,14 +118,15 @@ class Predictor:
             return list(study.patients["test"]) if ids is None else [study.find(id) for id in ids]
         found = self._read(data, root, bad)
         if ids is None:
-            return found
+            return found if bad is None else readable(found, bad)
         of = {canonical(patient.id): patient for patient in found}
         unknown = [id for id in ids if canonical(id) not in of]
         if unknown:
             where = "DataFrame" if hasattr(data, "columns") else data
             some = ", ".join(patient.id for patient in found[:5])
             raise DataError(f"{where}: has no patient {unknown[0]!r}, expected one of {some}, ...")
-        return [of[canonical(id)] for id in ids]
+        asked = [of[canonical(id)] for id in ids]
+        return asked if bad is None else readable(asked, bad)
 
     def _read(self, data: Any, root: str | Path, bad: BadRows | None) -> list[Patient]:
         if hasattr(data, "columns"):
@@ -192,7 +196,7 @@ class Predictor:
 
     @torch.no_grad()
     def _encode(self, patients: Sequence[Patient]) -> Encoded:
-        model, batch = self.run.model, self.run.collator(patients).to(self.device)
+        model, batch = self.run.model, tensors(self.run.collator(patients), self.device)
         if isinstance(model, RobustMDiff):
             return model.encode(batch, self._embedded())
         return model.encode(batch)

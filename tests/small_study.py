@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
+from robustmdiff.data.batch import Batch
 from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.tokenizer import tokenize, train_tokenizer
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.encoders.config import ModelConfig
+from robustmdiff.encoders.tensors import tensors
 from robustmdiff.models import NAME_TOKENS
 
 
@@ -22,7 +25,7 @@ class SmallStudy:
     cohort: Any
     patients: list[Patient]
     tokenizer: Any
-    collator: Collator
+    collator: Callable[[Sequence[Patient]], Batch]  # of tensors
     config: ModelConfig
 
     def model(self, **options: Any) -> RobustMDiff:
@@ -61,7 +64,8 @@ def small_study(**options: Any) -> SmallStudy:
         max_tokens=33,
         vocabulary=tokenizer.get_vocab_size(),
     )
-    return SmallStudy(cohort, patients, tokenizer, Collator(cohort.task, tokenizer, 33), config)
+    collator = Collator(cohort.task, tokenizer, 33)
+    return SmallStudy(cohort, patients, tokenizer, lambda few: tensors(collator(few)), config)
 
 
 @pytest.fixture(scope="session")

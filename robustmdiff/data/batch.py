@@ -1,44 +1,47 @@
-"""Patients side by side, packed: only what is present takes memory."""
+"""Patients side by side, packed: only what is present takes memory.
+
+Arrays are numpy's where the collator has made them, and tensors of one device where a model reads
+them (`encoders.tensors`); `A` is either.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
-import torch
-from torch import Tensor
+A = TypeVar("A")
 
 
-class Images(NamedTuple):
+class Images(NamedTuple, Generic[A]):
     """The images of the n patients who have one; `rows` says which patients they are."""
 
-    rows: Tensor  # [n] int64, ascending
-    pixels: Tensor  # [n, C, H, W] float32, in the modality's own unit
+    rows: A  # [n] int64, ascending
+    pixels: A  # [n, C, H, W] float32, in the modality's own unit
 
 
-class Texts(NamedTuple):
+class Texts(NamedTuple, Generic[A]):
     """The texts of the n patients who have one, token ids end to end (an empty text keeps its
     special tokens, so present texts never have length 0)."""
 
-    rows: Tensor  # [n] int64, ascending
-    input_ids: Tensor  # [sum of lengths] int64
-    lengths: Tensor  # [n] int64
+    rows: A  # [n] int64, ascending
+    input_ids: A  # [sum of lengths] int64
+    lengths: A  # [n] int64
 
 
-class Panels(NamedTuple):
+class Panels(NamedTuple, Generic[A]):
     """The values of the n patients who have any panel. A cell that was not measured has
     present False and value 0; categorical fields hold the category's index."""
 
-    rows: Tensor  # [n] int64, ascending
-    value: Tensor  # [n, F] float32
-    present: Tensor  # [n, F] bool
+    rows: A  # [n] int64, ascending
+    value: A  # [n, F] float32
+    present: A  # [n, F] bool
 
 
-Input = Images | Texts | Panels
+Input = Images[A] | Texts[A] | Panels[A]
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Generic[A]):
     """B patients of one task. Absent modalities take no memory and are never read.
 
     presence [B, M] bool, in the task's order of modalities; inputs by modality name, with
@@ -47,23 +50,12 @@ class Batch:
     """
 
     ids: tuple[str, ...]
-    presence: Tensor
-    inputs: dict[str, Input]
-    label: Tensor
-    label_known: Tensor
-    findings: Tensor
-    findings_known: Tensor
+    presence: A
+    inputs: dict[str, Input[A]]
+    label: A
+    label_known: A
+    findings: A
+    findings_known: A
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def to(self, device: torch.device | str) -> Batch:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, value in moved.items():
-            if isinstance(value, Tensor):
-                moved[name] = value.to(device, non_blocking=True)
-        moved["inputs"] = {
-            name: type(packed)(*(t.to(device, non_blocking=True) for t in packed))
-            for name, packed in self.inputs.items()
-        }
-        return Batch(**moved)

@@ -5,14 +5,31 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from torch import nn
-
 from robustmdiff.data.spelling import canonical
 from robustmdiff.refusal import Refusal
 
 BREAKING = ("Cc", "Cs", "Zl", "Zp")  # control characters, half a surrogate pair, line separators
 SYNTAX = './\\:+=,;<>"|?*'  # of columns, options, tables and file names, where modalities are named
-TAKEN = nn.ModuleDict()  # the encoders lie in one, each under its modality's name
+TAKEN = frozenset(  # by torch.nn.ModuleDict: encoders lie in one, each under its modality's name
+    """
+    T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double
+    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu
+    items keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters
+    parameters pop register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
+    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
+    register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
+    register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to
+    to_empty train training type update values xpu zero_grad
+
+    _apply _backward_hooks _backward_pre_hooks _buffers _call_impl _compiled_call_impl _forward_hooks
+    _forward_hooks_always_called _forward_hooks_with_kwargs _forward_pre_hooks _forward_pre_hooks_with_kwargs
+    _get_backward_hooks _get_backward_pre_hooks _get_name _is_full_backward_hook _load_from_state_dict
+    _load_state_dict_post_hooks _load_state_dict_pre_hooks _maybe_warn_non_full_backward_hook _modules
+    _named_members _non_persistent_buffers_set _parameters _register_load_state_dict_pre_hook
+    _register_state_dict_hook _replicate_for_data_parallel _save_to_state_dict _slow_forward _state_dict_hooks
+    _state_dict_pre_hooks _version _wrapped_call_impl
+    """.split()  # noqa: SIM905
+)
 
 
 def check_name(name: str, what: str) -> None:
@@ -41,5 +58,5 @@ def check_modality_name(name: str) -> None:
     check_name(name, "Modality: name")
     if set(name) & set(SYNTAX):
         raise Refusal(f"Modality: name is {name!r}, expected a name without any of {SYNTAX}")
-    if hasattr(TAKEN, name):
+    if name in TAKEN or (name.startswith("__") and name.endswith("__")):
         raise Refusal(f"Modality: name is {name!r}, which torch.nn.ModuleDict uses itself, expected another")

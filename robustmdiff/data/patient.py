@@ -4,26 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+import numpy as np
 
 from robustmdiff.data.spelling import canonical
 from robustmdiff.refusal import Refusal
-
-Values = Mapping[str, float | str]
-Observation = Tensor | str | Values
 
 
 class DataError(Refusal):
     """Input data is not what its format promises; the message names file, row and column."""
 
 
-@dataclass(frozen=True)
+@runtime_checkable
+class StoredImage(Protocol):
+    """An image that lies elsewhere and is read each time it is asked for (`pictures.read.ImageFile`)."""
+
+    def pixels(self) -> np.ndarray:
+        """float32 [channels, height, width]. Raises DataError that says where it lies and what is wrong."""
+        ...
+
+
+Values = Mapping[str, float | str]
+Observation = np.ndarray | StoredImage | str | Values
+
+
+@dataclass(frozen=True, slots=True)
 class Patient:
     """What was observed of one patient.
 
-    modalities  name to observation: float32 [channels, height, width] for an image, str for a
-                text, a mapping from field name to value for values (a field that was not
+    modalities  name to observation: for an image float32 [channels, height, width] (an array, or what
+                numpy reads as one, such as a torch tensor on the CPU) or a `StoredImage`; str for a
+                text; a mapping from field name to value for values (a field that was not
                 measured is simply not in it). Absent modalities are None or left out; absent
                 and empty differ: "" is a text that says nothing, {} a panel without a result.
     labels      classes that are known for this patient, to whether they hold. A single-label
@@ -43,6 +55,9 @@ class Patient:
     site: str | None = None
     age: float | None = None
     group: str = ""
+
+    def __str__(self) -> str:
+        return f"patient {self.id!r}" + (f" ({self.source})" if self.source else "")
 
     @property
     def person(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection
+from difflib import get_close_matches
 
 WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 APOSTROPHES = dict.fromkeys(map(ord, "‘’ʼ′"), "'")
@@ -33,3 +34,15 @@ def match(name: str, choices: Collection[str]) -> str | None:
         if alike:
             return alike[0] if len(alike) == 1 else None
     return None
+
+
+def did_you_mean(name: object, choices: Collection[str]) -> str:
+    """\" (did you mean 'age'?)", where one of `choices` is close to the name that is none of them; or ""."""
+    close = get_close_matches(str(name), choices, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def unknown(what: str, name: object, choices: Collection[str]) -> str:
+    """What to say of a name that is none of `choices`."""
+    expected = f"expected one of {', '.join(choices)}" if choices else f"the task declares no {what}"
+    return f"unknown {what} {name!r}{did_you_mean(name, choices)}, {expected}"

@@ -83,6 +83,18 @@ def grouped_folds(
     return result
 
 
+def hold_out(patients: Sequence[Patient], seed: int) -> tuple[list[Patient], list[Patient]]:
+    """A tenth of the people to validate on, stratified by label; the rest trains."""
+    split = split_patients(patients, {"fit": 0.9, "watch": 0.1}, seed, stratify=labels_of(patients))
+    of = {patient.id: patient for patient in patients}
+    return [of[id] for id in split["fit"]], [of[id] for id in split["watch"]]
+
+
+def labels_of(patients: Sequence[Patient]) -> list[str]:
+    """The first class that holds for each patient, to stratify by; "" where none does."""
+    return [next((name for name, holds in p.labels.items() if holds), "") for p in patients]
+
+
 def save_split(path: str | Path, split: Mapping[str, Sequence[str]]) -> None:
     """Writes {"train": [ids], ...} as JSON, in one step."""
     content = json.dumps({name: list(ids) for name, ids in split.items()}, indent=1, ensure_ascii=False)

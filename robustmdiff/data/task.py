@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from numbers import Real
 from typing import Any, Literal
@@ -72,34 +73,21 @@ class Modality:
 
     def __post_init__(self) -> None:
         check_modality_name(self.name)
-        if self.kind not in ("image", "text", "values"):
-            raise Refusal(
-                f"Modality {self.name!r}: kind is {self.kind!r}, expected 'image', 'text' or 'values'"
-            )
-        if self.kind == "image" and not _is_shape(self.shape):
-            raise Refusal(
-                f"Modality {self.name!r}: shape is {self.shape}, expected (channels, height, width)"
-            )
+        where = f"Modality {self.name!r}"
+        if self.kind not in CHECKS:
+            *others, last = map(repr, CHECKS)
+            raise Refusal(f"{where}: kind is {self.kind!r}, expected {', '.join(others)} or {last}")
         if self.kind != "image" and self.shape is not None:
-            raise Refusal(f"Modality {self.name!r}: shape is {self.shape}, expected none: it is no image")
-        if self.kind == "image" and self.window != "file":
-            check_range(self.window, f"Modality {self.name!r}: window")
+            raise Refusal(f"{where}: shape is {self.shape}, expected none: it is no image")
         if self.bits is not None and not (type(self.bits) is int and 8 <= self.bits <= 32):
-            raise Refusal(f"Modality {self.name!r}: bits is {self.bits!r}, expected 8 to 32, or None")
-        if self.kind == "values" and not self.fields:
-            raise Refusal(f"Modality {self.name!r}: fields is empty, expected at least one Field")
+            raise Refusal(f"{where}: bits is {self.bits!r}, expected 8 to 32, or None")
         if self.kind != "values" and self.fields:
-            raise Refusal(f"Modality {self.name!r}: has fields, expected none: its kind is {self.kind!r}")
-        check_names([field.name for field in self.fields], f"Modality {self.name!r}: fields")
+            raise Refusal(f"{where}: has fields, expected none: its kind is {self.kind!r}")
         if self.encoder is not None:
-            check_name(self.encoder, f"Modality {self.name!r}: encoder")
-        if self.kind == "values" and self.encoder is not None and ":" not in self.encoder:
-            raise Refusal(
-                f"Modality {self.name!r}: encoder is {self.encoder!r}, expected 'package.module:Class' or "
-                "none: there are no transformers models of values"
-            )
+            check_name(self.encoder, f"{where}: encoder")
+        CHECKS[self.kind](self, where)
         if not (is_number(self.cost) and 0 < self.cost < LARGE):
-            raise Refusal(f"Modality {self.name!r}: cost is {self.cost}, expected a positive number")
+            raise Refusal(f"{where}: cost is {self.cost}, expected a positive number")
 
     @property
     def low_high(self) -> tuple[float, float]:
@@ -144,16 +132,8 @@ class Task:
         return tuple(modality.name for modality in self.modalities)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as `from_json` takes them."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Task:
-        modalities = [
-            Modality(**{**_tuples(m), "fields": tuple(Field(**_tuples(f)) for f in m["fields"])})
-            for m in plain["modalities"]
-        ]
-        return cls(**{**_tuples(plain), "modalities": tuple(modalities)})
+        """In JSON's types; `task_file.task_from` reads it."""
+        return json.loads(json.dumps(asdict(self)))
 
     def modality(self, name: str) -> Modality:
         for modality in self.modalities:
@@ -182,6 +162,36 @@ def _is_shape(shape: Any) -> bool:
     )
 
 
+def _check_image(modality: Modality, where: str) -> None:
+    if not _is_shape(modality.shape):
+        raise Refusal(f"{where}: shape is {modality.shape}, expected (channels, height, width)")
+    if modality.window != "file":
+        check_range(modality.window, f"{where}: window")
+
+
+def _check_text(modality: Modality, where: str) -> None:
+    """A text has nothing of its own to declare."""
+
+
+def _check_values(modality: Modality, where: str) -> None:
+    if not modality.fields:
+        raise Refusal(f"{where}: fields is empty, expected at least one Field")
+    check_names([field.name for field in modality.fields], f"{where}: fields")
+    if modality.encoder is not None and ":" not in modality.encoder:
+        raise Refusal(
+            f"{where}: encoder is {modality.encoder!r}, expected 'package.module:Class' or none: there are "
+            "no transformers models of values"
+        )
+
+
+# What a modality of each kind declares of its own.
+CHECKS: Mapping[Kind, Callable[[Modality, str], None]] = {
+    "image": _check_image,
+    "text": _check_text,
+    "values": _check_values,
+}
+
+
 def _check_prevalence(task: Task) -> None:
     prevalence = task.prevalence
     if len(prevalence) != len(task.classes) or not all(is_number(p) and 0 <= p <= 1 for p in prevalence):
@@ -191,7 +201,3 @@ def _check_prevalence(task: Task) -> None:
             f"Task: prevalence is {prevalence}, which sums to {sum(prevalence):g}, expected 1: a patient has "
             "one of the classes (unless multilabel)"
         )
-
-
-def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}

@@ -13,13 +13,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from reprlib import repr as brief
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from robustmdiff.data.patient import DataError
+from robustmdiff.data.spelling import did_you_mean
 from robustmdiff.data.task import Task
 
 NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
@@ -66,8 +66,7 @@ def _build(kind: type, read: Any, where: str, separator: str = ".") -> Any:
     known = [field.name for field in fields(kind)]
     for key in read:
         if key not in known:
-            close = get_close_matches(str(key), known, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            hint = did_you_mean(key, known)
             raise DataError(f"{where}: key {key!r} is unknown{hint}; known are {', '.join(known)}")
     for key in _needed(kind):
         if key not in read:

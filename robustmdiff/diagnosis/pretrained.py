@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustmdiff.data.task import Task
+from robustmdiff.data.task_file import task_from
 from robustmdiff.data.tokenizer import load_tokenizer, save_tokenizer
 from robustmdiff.encoders.backbone import save_architectures, with_architectures
 from robustmdiff.encoders.config import ModelConfig, without_retired
@@ -89,7 +89,7 @@ def load_pretrained(
     has_text, has_concepts = (folder / "tokenizer.json").exists(), (folder / "concepts.npz").exists()
     tokenizer = load_tokenizer(folder / "tokenizer.json") if has_text else None
     concepts = read_concepts(folder / "concepts.npz") if has_concepts else None
-    task = Task.from_json(with_architectures(description["task"], folder / "encoders"))
+    task = task_from(with_architectures(description["task"], folder / "encoders"), f"{folder}/model.json")
     config = ModelConfig(**without_retired(description["config"]))
     model = kinds[kind](task, config, concepts=concepts, tokenizer=tokenizer, **description["options"])
     weights = folder / "model.safetensors"

@@ -19,6 +19,7 @@ from robustmdiff.data.task import Modality, Task
 from robustmdiff.encoders.backbone import load_backbone
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
+from robustmdiff.encoders.tensors import tensors
 from robustmdiff.nn.dropout import of_rows
 from robustmdiff.nn.transformers import register_with_transformers
 from robustmdiff.refusal import Refusal
@@ -205,6 +206,7 @@ class ModalityEncoders(nn.Module):
 
     def forward(self, batch: Batch) -> Encoded:
         device = next(self.parameters()).device
+        batch = tensors(batch, device)
         B, M = batch.presence.shape
         segments = torch.zeros(B, M, 2, dtype=torch.int32, device=device)
         H = torch.zeros(B, M, self.d_h, device=device)

@@ -15,6 +15,7 @@ from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.uncertainty import ConformalSets
 from robustmdiff.encoders.encoded import DiagnosisModel, check_probability
+from robustmdiff.encoders.tensors import tensors
 from robustmdiff.evaluation.masks import RATES, Masks, draw_masks
 from robustmdiff.evaluation.metrics import Array, Bools, Truth
 from robustmdiff.evaluation.results import Results
@@ -122,7 +123,7 @@ def _describe(
         groups.append(patient.person)
         presence.append([patient.has(name) for name in task.modality_names])
     batch = collator(bare)
-    truth = Truth((batch.label > 0.5).numpy(), batch.label_known.bool().numpy())
+    truth = Truth(np.asarray(batch.label) > 0.5, np.asarray(batch.label_known, dtype=bool))
     return _Described(list(batch.ids), groups, truth, np.array(presence, dtype=bool))
 
 
@@ -188,7 +189,7 @@ def _diagnose(
     training = model.training
     model.eval()
     try:
-        encoded = model.encode(batch.to(device))
+        encoded = model.encode(tensors(batch, device))
         said: list[Tensor] = []
         for pattern in patterns:
             mask = torch.from_numpy(pattern).to(device)

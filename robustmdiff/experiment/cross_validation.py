@@ -15,10 +15,10 @@ from typing import Any
 
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.splits import grouped_folds, load_split, split_patients
+from robustmdiff.data.splits import grouped_folds, labels_of, load_split, split_patients
 from robustmdiff.data.task import Task
 from robustmdiff.experiment.run import FOLDS, SPLIT, evaluate_run, load_run, train_run
-from robustmdiff.experiment.studies import Source, in_terms_of, labels_of, load_patients, study_of
+from robustmdiff.experiment.studies import Source, in_terms_of, load_patients, study_of
 from robustmdiff.models import BASELINES
 from robustmdiff.training.config import TrainConfig, make_config, plain_config
 from robustmdiff.whole import write_whole

@@ -25,7 +25,8 @@ from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.spelling import canonical
-from robustmdiff.data.splits import load_split, save_split, split_patients
+from robustmdiff.data.splits import hold_out, load_split, save_split
+from robustmdiff.data.study import texts_of
 from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import SPECIAL, train_tokenizer
 from robustmdiff.diagnosis.pretrained import save_pretrained
@@ -33,14 +34,13 @@ from robustmdiff.diagnosis.uncertainty import Abstention, ConformalSets
 from robustmdiff.encoders.backbone import load_own_tokenizer, text_backbone
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
+from robustmdiff.encoders.tensors import tensors
 from robustmdiff.experiment.studies import (
     SPLITS,
     Source,
     Study,
-    labels_of,
     load_study,
     study_in_terms_of,
-    text_of,
 )
 from robustmdiff.models import BASELINES, MODELS, load_model
 from robustmdiff.refusal import Refusal
@@ -158,16 +158,9 @@ def _tokenizer(study: Study, config: ModelConfig) -> tuple[Any, ModelConfig]:
             f"model.vocabulary is {config.vocabulary}, expected more than {len(SPECIAL)}, or 0: as many as "
             "the texts need"
         )
-    texts = text_of(study.patients["train"], study.task) or [""]
+    texts = texts_of(study.patients["train"], study.task) or [""]
     tokenizer = train_tokenizer(texts, config.vocabulary or None)
     return tokenizer, replace(config, vocabulary=tokenizer.get_vocab_size())
-
-
-def hold_out(patients: Sequence[Patient], seed: int) -> tuple[list[Patient], list[Patient]]:
-    """A tenth of the people to validate on, stratified by label; the rest trains."""
-    split = split_patients(patients, {"fit": 0.9, "watch": 0.1}, seed, stratify=labels_of(patients))
-    of = {patient.id: patient for patient in patients}
-    return [of[id] for id in split["fit"]], [of[id] for id in split["watch"]]
 
 
 @torch.no_grad()
@@ -220,7 +213,7 @@ def _masked(
     """Every batch under every mask of `patterns`, and bool [B]: whose pattern is new (hiding what a
     patient lacks anyway makes no second patient)."""
     for i in range(0, len(patients), 64):
-        batch = collator(patients[i : i + 64])
+        batch = tensors(collator(patients[i : i + 64]), next(model.parameters()).device)
         encoded = model.encode(batch)
         before = torch.empty(0, *batch.presence.shape, dtype=torch.bool)
         for pattern in patterns(batch.presence.shape[1]):

@@ -17,7 +17,8 @@ from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.sources import SOURCES
 from robustmdiff.data.sources.folder import folder_split
 from robustmdiff.data.spelling import canonical
-from robustmdiff.data.splits import Split, load_split, split_patients
+from robustmdiff.data.splits import Split, labels_of, load_split, split_patients
+from robustmdiff.data.study import prevalence, readable
 from robustmdiff.data.task import Task
 from robustmdiff.data.terms import terms
 from robustmdiff.knowledge import ConceptTable, concepts_of_task, load_concepts
@@ -212,14 +213,17 @@ def _cohort_concepts(source: Source) -> ConceptTable:
 
 
 def read_patients(source: Source, bad: BadRows | None = None) -> tuple[list[Patient], Task]:
-    """The patients of a source other than the cohort, not split, and their task. `bad` notes the rows that
-    cannot be read, and says whether they are left out; without it the source does."""
+    """The patients of a source other than the cohort, not split, and their task. `bad` notes the rows and the
+    pictures, each decoded once, that cannot be read, and says whether they are left out; without it pictures
+    are read when they are needed, and the source says what becomes of rows."""
     check_source(source)
     if source.data == "cohort":
         raise DataError("data is 'cohort', expected patients from files: the cohort makes its own split")
     options = {name: value for name, value in source.options.items() if name != "seed"}
-    bad = bad or BadRows(source.skip_bad)
-    patients, task = SOURCES[source.data].loader()(source.root, **options, bad=bad)
+    rows = bad or BadRows(source.skip_bad)
+    patients, task = SOURCES[source.data].loader()(source.root, **options, bad=rows)
+    if bad is not None:
+        patients = readable(patients, bad, quiet=False)
     return patients, with_encoders(task, source.encoders)
 
 
@@ -239,7 +243,8 @@ def study_of(
 ) -> Study:
     """These patients, split by id; prevalence is that of the training patients."""
     of = {patient.id: patient for patient in patients}
-    task = replace(task, prevalence=prevalence([of[id] for id in split["train"]], task))
+    training = [of[id] for id in split["train"]]
+    task = replace(task, prevalence=prevalence(training, task.classes, task.multilabel))
     return Study(
         source=source,
         task=task,
@@ -277,29 +282,3 @@ def study_in_terms_of(task: Task, study: Study) -> Study:
 def _ontology(ontology: str) -> ConceptTable:
     """Read once a process: ICD-10-CM takes seconds."""
     return load_concepts(ontology)
-
-
-def labels_of(patients: Sequence[Patient]) -> list[str]:
-    """The first class that holds for each patient, to stratify by; "" where none does."""
-    return [next((name for name, holds in p.labels.items() if holds), "") for p in patients]
-
-
-def prevalence(patients: Sequence[Patient], task: Task) -> tuple[float, ...]:
-    """Of each class among the patients of whom it is known, one added to each count so that a class
-    that nobody has keeps a chance."""
-    known = [sum(name in p.labels for p in patients) for name in task.classes]
-    if not task.multilabel:
-        labelled = sum(any(p.labels.values()) for p in patients)  # not by what they do not have alone
-        known = [labelled + len(task.classes) - 1] * len(task.classes)
-    holds = [sum(bool(p.labels.get(name)) for p in patients) for name in task.classes]
-    return tuple(
-        (h + 1) / (k + 1) if not task.multilabel else (h + 1) / (k + 2)
-        for h, k in zip(holds, known, strict=True)
-    )
-
-
-def text_of(patients: Sequence[Patient], task: Task) -> list[str]:
-    """All texts of these patients, to train a tokenizer on."""
-    names = [m.name for m in task.modalities if m.kind == "text"]
-    texts = (patient.modalities.get(name) for patient in patients for name in names)
-    return [text for text in texts if isinstance(text, str)]

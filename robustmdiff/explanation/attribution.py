@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -23,6 +23,7 @@ from robustmdiff.data.tokenizer import tokenize
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.modalities import PanelEncoder, TextEncoder
+from robustmdiff.encoders.tensors import tensors
 
 BLUR = 1 / 8  # of the shorter side: what is left of an image after it shows anatomy but no lesion
 AT_ONCE = 16  # points of the path per forward pass
@@ -84,7 +85,7 @@ def attribute(
     if steps < 1:
         raise ValueError(f"attribute: steps is {steps}, expected at least 1")
     device = next(model.parameters()).device
-    batch = collator([patient]).to(device)
+    batch = tensors(collator([patient]), device)
     training = model.training
     model.eval()
     try:
@@ -307,5 +308,5 @@ def _cells(model: RobustMDiff, patient: Patient, name: str, columns: Tensor) -> 
     owner = [*numeric, *range(len(fields)), *categories]
     sums = torch.zeros(len(fields)).index_add(0, torch.tensor(owner), columns).tolist()
     measured = patient.modalities[name]
-    assert measured is not None
+    assert isinstance(measured, Mapping)
     return {field.name: value for field, value in zip(fields, sums, strict=True) if field.name in measured}

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from robustmdiff.data.batch import Batch, Images
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.diagnosis.uncertainty import Abstention, ConformalSets
 from robustmdiff.encoders.encoded import Encoded
+from robustmdiff.encoders.tensors import tensors
 from robustmdiff.explanation.acquisition import rank_next_tests
 from robustmdiff.explanation.attribution import Attribution, attribute
 from robustmdiff.explanation.record import (
@@ -64,7 +66,7 @@ def explain_patient(
     if target is not None and target not in task.classes:
         raise Refusal(f"explain_patient: target is {target!r}, expected one of {', '.join(task.classes)}")
     model.eval()
-    batch = collator([patient]).to(next(model.parameters()).device)
+    batch = tensors(collator([patient]), next(model.parameters()).device)
     with torch.no_grad():
         encoded = model.encode(batch)
         present = encoded.presence().cpu()
@@ -89,7 +91,7 @@ def explain_patient(
         modalities=_modalities(model, shapley.contribution[:, c], attribution),
         findings=_findings(model, encoded, diagnosis.findings) if observed else (),
         concepts=consulted,
-        images=_images(model, patient, attribution),
+        images=_images(model, batch, attribution),
         texts=_texts(model, patient, attribution),
         panels=_panels(model, patient, attribution),
         next_tests=next_tests,
@@ -197,13 +199,13 @@ def _concepts(model: RobustMDiff, encoded: Encoded) -> tuple[ConceptRow, ...]:
     return tuple(rows)
 
 
-def _images(model: RobustMDiff, patient: Patient, attribution: Attribution) -> tuple[ImageView, ...]:
+def _images(model: RobustMDiff, batch: Batch, attribution: Attribution) -> tuple[ImageView, ...]:
     views = []
     for modality in model.task.modalities:
-        pixels = patient.modalities.get(modality.name)
-        if isinstance(pixels, Tensor):
+        packed = batch.inputs[modality.name]
+        if isinstance(packed, Images) and len(packed.rows):
             heat = attribution.pixels.get(modality.name)
-            views.append(ImageView(modality.name, pixels, modality.low_high, heat))
+            views.append(ImageView(modality.name, packed.pixels[0].cpu(), modality.low_high, heat))
     return tuple(views)
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from robustmdiff.data.batch import Batch, Images, Input, Panels, Texts
 from robustmdiff.data.patient import Patient
+from robustmdiff.encoders.tensors import tensors
 
 CHUNK = 64  # patients collated at once
 
@@ -36,7 +37,7 @@ class PackedPatients:
         kept, size = True, 0
         starts = range(0, max(len(patients), 1), CHUNK)
         for start in tqdm(starts, desc="packing patients", disable=True if quiet else None, leave=False):
-            chunk = collator([patients[i] for i in range(start, min(start + CHUNK, len(patients)))])
+            chunk = tensors(collator([patients[i] for i in range(start, min(start + CHUNK, len(patients)))]))
             size += sum(t.nbytes for packed in chunk.inputs.values() for t in packed)
             if size > cache_gb * 2**30:
                 kept = False
@@ -73,7 +74,7 @@ class PackedPatients:
     def sample(self, n: int = 1024) -> Batch:
         """Everybody where they are packed, else the first n: to learn the scales of values from."""
         if not self.inputs:
-            return self.collator([self.patients[i] for i in range(min(n, len(self)))])
+            return tensors(self.collator([self.patients[i] for i in range(min(n, len(self)))]))
         return Batch(
             self.ids,
             self.presence,
@@ -87,7 +88,7 @@ class PackedPatients:
     def take(self, index: np.ndarray) -> Batch:
         """The patients at these places, int64 [B], in this order; a place may repeat."""
         if not self.inputs:
-            return self.collator([self.patients[i] for i in index.tolist()])
+            return tensors(self.collator([self.patients[i] for i in index.tolist()]))
         at = torch.from_numpy(index)
         return Batch(
             ids=tuple(self.ids[i] for i in index.tolist()),

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from robustmdiff.data.task import Task
+from robustmdiff.data.task_file import task_from
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.config import TrainConfig, make_config, plain_config
 
@@ -93,7 +93,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         path=path,
         step=state["step"],
         config=make_config(state["config"], str(path)),
-        task=TypeAdapter(Task).validate_python(state["task"]),
+        task=task_from(state["task"], str(path)),
         metrics=state["metrics"],
         weights=weights,
         state=state,
@@ -101,14 +101,9 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     )
 
 
-def plain_task(task: Task) -> dict[str, Any]:
-    """The task in JSON's types."""
-    return TypeAdapter(Task).dump_python(task, mode="json")
-
-
 def check_same_run(checkpoint: Checkpoint, config: TrainConfig, task: Task, patients: str) -> None:
     """CheckpointError that names what differs between a checkpoint and the run that would resume it."""
-    theirs, ours = plain_task(checkpoint.task), plain_task(task)
+    theirs, ours = checkpoint.task.to_json(), task.to_json()
     for key in ours:
         if theirs[key] != ours[key]:
             raise CheckpointError(

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.patient import Patient
+from robustmdiff.encoders.tensors import tensors
 from robustmdiff.nn.dropout import give_to_patients, of_batch
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.batches import PackedPatients, check_patients
@@ -40,7 +41,6 @@ from robustmdiff.training.checkpoint import (
     check_same_run,
     load_checkpoint,
     load_weights,
-    plain_task,
     save_checkpoint,
 )
 from robustmdiff.training.config import TrainConfig, dump_config, plain_config
@@ -201,7 +201,7 @@ class Trainer:
             with nullcontext() if last else self.accelerator.no_sync(self.objective):
                 with of_batch(drawn, part.batch.ids):
                     loss, terms = self.objective(
-                        part.batch.to(device), part.kept.to(device), part.weight.to(device)
+                        tensors(part.batch, device), part.kept.to(device), part.weight.to(device)
                     )
                 # Each loss is a mean over the patients of a part; DDP divides by the processes.
                 self.accelerator.backward(loss * part.share * self.world)
@@ -284,7 +284,7 @@ class Trainer:
             "best_step": self.best_step,
             "metrics": self.metrics,
             "config": plain_config(self.config),
-            "task": plain_task(self.model.task),
+            "task": self.model.task.to_json(),
             "patients": self.patients,
             "scaler": scaler.state_dict() if scaler else None,
         }

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from robustmdiff.encoders.encoded import check_probability
+from robustmdiff.encoders.tensors import tensors
 from robustmdiff.training.batches import PackedPatients
 from robustmdiff.training.log import TrainingError
 
@@ -41,7 +42,7 @@ def validate(
     model.eval()
     with torch.no_grad(), accelerator.autocast():
         for index in np.array_split(mine, max(1, round(len(mine) / batch_size))) if len(mine) else ():
-            encoded = model.encode(patients.take(index).to(accelerator.device))
+            encoded = model.encode(tensors(patients.take(index), accelerator.device))
             kept = [(u[index] >= p).to(accelerator.device) for p in missing]
             p = [model.diagnose(encoded.keep(k), draws=draws, seed=seed).probability for k in kept]
             found.append((index, torch.stack(p).float().cpu()))

@@ -13,6 +13,7 @@ from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.encoders.config import ModelConfig
+from robustmdiff.encoders.tensors import tensors
 
 NAMES = ("picture", "labs", "genes")
 CONFIG = ModelConfig(d_h=24, layers=1, heads=3, patch=8, dropout=0.0)
@@ -77,7 +78,7 @@ def make(request):
 
 
 def collate(patients, multilabel=False):
-    return Collator(make_task(multilabel))(patients)
+    return tensors(Collator(make_task(multilabel))(patients))
 
 
 def diagnose(model, patients, kept=None):

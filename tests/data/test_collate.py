@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,7 +24,7 @@ TASK = Task(
     findings=("fever", "cough"),
 )
 TOKENIZER = train_tokenizer(["fever and a cough", "no cough"], min_count=1)
-IMAGE = torch.arange(6, dtype=torch.float32).reshape(1, 2, 3)
+IMAGE = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
 
 
 def patient(**observed: object) -> Patient:
@@ -52,7 +53,7 @@ def test_a_batch_holds_what_is_present_and_nothing_else():
     xray, report, labs = (batch.inputs[name] for name in TASK.modality_names)
     assert isinstance(xray, Images)
     assert xray.rows.tolist() == [0, 3]
-    assert torch.equal(xray.pixels, torch.stack([IMAGE, -IMAGE]))
+    assert np.array_equal(xray.pixels, np.stack([IMAGE, -IMAGE]))
     assert isinstance(report, Texts)
     assert report.rows.tolist() == [2, 3]
     assert report.lengths.tolist() == [2, 4]
@@ -71,7 +72,7 @@ def test_a_batch_holds_what_is_present_and_nothing_else():
     ]
     assert batch.findings.tolist()[4] == [1, 0]
     assert batch.findings_known.tolist()[2] == [False, True]
-    assert (batch.label.dtype, batch.findings.dtype) == (torch.float32, torch.float32)
+    assert (batch.label.dtype, batch.findings.dtype) == (np.float32, np.float32)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_a_batch_holds_what_is_present_and_nothing_else():
     [[], [Patient("a", {}), Patient("b", {})]],
     ids=["no patients", "patients with nothing at all"],
 )
-def test_nothing_gives_empty_tensors_of_the_right_shape(patients):
+def test_nothing_gives_empty_arrays_of_the_right_shape(patients):
     batch = Collator(TASK)(patients)
     assert batch.presence.shape == (len(patients), 3)
     assert not batch.presence.any()
@@ -88,13 +89,40 @@ def test_nothing_gives_empty_tensors_of_the_right_shape(patients):
     assert (report.input_ids.shape, report.lengths.shape) == ((0,), (0,))
     assert labs.value.shape == labs.present.shape == (0, 2)
     assert all(
-        packed.rows.shape == (0,) and packed.rows.dtype == torch.int64 for packed in batch.inputs.values()
+        packed.rows.shape == (0,) and packed.rows.dtype == np.int64 for packed in batch.inputs.values()
     )
 
 
 def test_finite_values_whose_sum_overflows_are_fine():
-    batch = Collator(TASK)([patient(xray=torch.full((1, 2, 3), 3e38))])
-    assert batch.inputs["xray"].pixels.isfinite().all()
+    batch = Collator(TASK)([patient(xray=np.full((1, 2, 3), 3e38, np.float32))])
+    assert np.isfinite(batch.inputs["xray"].pixels).all()
+
+
+def test_a_tensor_is_read_as_the_array_that_it_is():
+    batch = Collator(TASK)([patient(xray=torch.from_numpy(IMAGE))])
+    assert isinstance(batch.inputs["xray"].pixels, np.ndarray)
+    assert np.array_equal(batch.inputs["xray"].pixels, IMAGE[None])
+
+
+class Stored:
+    """An image that lies elsewhere."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.image, self.asked = image, 0
+
+    def pixels(self) -> np.ndarray:
+        self.asked += 1
+        return self.image
+
+
+def test_a_stored_image_is_read_when_it_is_packed_and_checked_like_another():
+    stored, collate = Stored(IMAGE), Collator(TASK)
+    sick = patient(xray=stored)
+    assert (sick.has("xray"), stored.asked) == (True, 0)
+    assert np.array_equal(collate([sick]).inputs["xray"].pixels, IMAGE[None])
+    assert stored.asked == 1
+    with pytest.raises(DataError, match=r"^patient 'p3' .*'xray': is float32 \[2, 3\], expected float32"):
+        collate([patient(xray=Stored(IMAGE[0]))])
 
 
 def test_the_same_text_gives_the_same_tokens_again():
@@ -128,20 +156,27 @@ def test_multilabel_classes_are_each_their_own_yes_or_no():
     assert batch.label_known.tolist() == [[True, True, True, False]]
 
 
-NAN = IMAGE.clone()
+NAN = IMAGE.copy()
 NAN[0, 1, 2] = math.nan
 BAD = {
     "unknown modality": (patient(xrays=IMAGE), r"unknown modality 'xrays' \(did you mean 'xray'\?\)"),
     "uint8 image": (
-        patient(xray=IMAGE.byte()),
+        patient(xray=IMAGE.astype(np.uint8)),
         r"'xray': is uint8 \[1, 2, 3\], expected float32 \[1, 2, 3\]",
     ),
-    "float64 image": (patient(xray=IMAGE.double()), r"is float64 \[1, 2, 3\], expected float32"),
-    "transposed image": (patient(xray=IMAGE.mT), r"is float32 \[1, 3, 2\], expected float32 \[1, 2, 3\]"),
+    "float64 image": (patient(xray=IMAGE.astype(np.float64)), r"is float64 \[1, 2, 3\], expected float32"),
+    "transposed image": (
+        patient(xray=IMAGE.swapaxes(1, 2)),
+        r"is float32 \[1, 3, 2\], expected float32 \[1, 2, 3\]",
+    ),
     "image without channels": (patient(xray=IMAGE[0]), r"is float32 \[2, 3\], expected float32 \[1, 2, 3\]"),
     "image as a list": (patient(xray=IMAGE.tolist()), r"'xray': is list, expected float32"),
     "NaN in an image": (patient(xray=NAN), r"1 values are NaN or infinite, the first nan at \[0, 1, 2\]"),
-    "infinite image": (patient(xray=IMAGE / 0), r"6 values are NaN or infinite"),
+    "infinite image": (patient(xray=np.full((1, 2, 3), np.inf, np.float32)), r"6 values are NaN or infinite"),
+    "a tensor with a gradient": (
+        patient(xray=torch.from_numpy(IMAGE).requires_grad_()),
+        r"'xray': numpy cannot read it \(.*grad.*\), expected float32 \[1, 2, 3\]",
+    ),
     "text that is bytes": (patient(report=b"fever"), r"'report': is bytes, expected str"),
     "text that is a number": (patient(report=3.5), r"'report': is float 3.5, expected str"),
     "panel as a list": (patient(labs=[1, 2]), r"'labs': is list, expected a mapping"),

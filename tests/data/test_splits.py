@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.splits import grouped_folds, load_split, save_split, split_patients
+from robustmdiff.data.splits import grouped_folds, hold_out, load_split, save_split, split_patients
 
 FRACTIONS = {"train": 0.7, "calibration": 0.1, "test": 0.2}
 
@@ -156,3 +156,16 @@ def test_bad_requests_are_refused():
         grouped_folds(records([5, 5]), folds=3)
     with pytest.raises(DataError, match="id 'a' occurs 2 times"):
         split_patients(["a", "a"], {"train": 1.0}, 0)
+
+
+def test_hold_out_keeps_people_together_and_takes_a_tenth():
+    patients = [
+        Patient(f"{i}", {}, labels={"ill": i % 3 == 0, "well": i % 3 != 0}, group=f"person {i // 2}")
+        for i in range(120)
+    ]
+    fitting, watching = hold_out(patients, seed=4)
+    assert sorted(p.id for p in fitting + watching) == sorted(p.id for p in patients)
+    assert not {p.group for p in fitting} & {p.group for p in watching}
+    assert 8 <= len(watching) <= 16
+    assert any(p.labels["ill"] for p in watching)
+    assert [p.id for p in hold_out(patients[::-1], seed=4)[1]] == [p.id for p in watching]

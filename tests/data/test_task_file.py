@@ -21,6 +21,7 @@ from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.data.task_file import read_task_file, task_from
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.modalities import PanelEncoder
+from robustmdiff.encoders.tensors import tensors
 
 
 def task_of(modality: dict[str, Any] | None = None, field: dict[str, Any] | None = None, **keys) -> dict:
@@ -355,11 +356,11 @@ def test_a_table_of_yes_and_no_and_of_numbers_that_are_names_reaches_the_model(t
     )
     patients, task = load_folder(tmp_path)
     assert [patient.labels for patient in patients] == [{"yes": True}, {"no": True}, {"no": True}]
-    panels = Collator(task)(patients).inputs["s"]
-    assert panels.value.tolist() == [[2, 5], [0, 2.5], [1, 0]]
+    batch = Collator(task)(patients)
+    assert batch.inputs["s"].value.tolist() == [[2, 5], [0, 2.5], [1, 0]]
     encoder = PanelEncoder(task.modalities[0], ModelConfig(d_h=8, heads=2))
     assert torch.equal(encoder.centre, torch.tensor([2.5]))
-    assert encoder(panels)[0].isfinite().all()
+    assert encoder(tensors(batch).inputs["s"])[0].isfinite().all()
 
 
 def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path):

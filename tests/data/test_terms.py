@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
-import torch
 
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.task import Field, Modality, Task
@@ -34,7 +34,9 @@ def test_a_patient_of_the_same_task_stays_as_they_are():
     same = terms(RUN, RUN, "two")
     assert same.same
     assert same.absent == ()
-    patient = Patient("a", {"labs": {"crp": 3.5, "sex": "M"}, "ct": torch.ones(1, 2, 3), "notes": None})
+    patient = Patient(
+        "a", {"labs": {"crp": 3.5, "sex": "M"}, "ct": np.ones((1, 2, 3), np.float32), "notes": None}
+    )
     assert same.patient(patient) == patient
 
 
@@ -65,7 +67,7 @@ def test_a_patient_is_read_by_names_whatever_their_order_and_converted():
     read = terms(RUN, other, "two")
     assert not read.same
     assert read.absent == ("notes",)
-    image = torch.ones(1, 2, 3)
+    image = np.ones((1, 2, 3), np.float32)
     patient = Patient(
         "a",
         {"labs": {"crp": 8.4, "sex": "F", "temperature": 98.6}, "ct": image},

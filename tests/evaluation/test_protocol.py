@@ -13,6 +13,7 @@ from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.encoders.encoded import Diagnosis, Encoded
+from robustmdiff.encoders.tensors import tensors
 from robustmdiff.evaluation.masks import COMPLETE, RATES, Masks, draw_masks, mcar
 from robustmdiff.evaluation.protocol import evaluate
 from robustmdiff.evaluation.report import headline, to_json, write_report
@@ -139,7 +140,7 @@ def test_answers_do_not_depend_on_the_batch_size_and_batches_are_encoded_once(re
 def test_answers_are_those_of_each_mask_alone(results):
     patients, _, _ = ward(180)
     stub = Stub().eval()
-    encoded = stub.encode(collate(patients))
+    encoded = stub.encode(tensors(collate(patients)))
     for condition, keep in results.masks.keep.items():
         direct = stub.diagnose(encoded.keep(torch.from_numpy(keep))).probability.detach().numpy()
         np.testing.assert_array_equal(results.probability["stub"][condition], direct)

@@ -12,9 +12,10 @@ from robustmdiff.cli.explain import explain_run
 from robustmdiff.cli.predict import predict_run
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import load_split
+from robustmdiff.data.study import texts_of
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.experiment.run import hold_out, load_run, patterns, train_run
-from robustmdiff.experiment.studies import Source, load_study, text_of
+from robustmdiff.experiment.run import load_run, patterns, train_run
+from robustmdiff.experiment.studies import Source, load_study
 from robustmdiff.training.config import TrainConfig
 
 OPTIONS = {"train": 30, "calibration": 7, "test": 5, "image_size": 16}
@@ -29,19 +30,6 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RMD_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-def test_hold_out_keeps_people_together_and_takes_a_tenth():
-    patients = [
-        Patient(f"{i}", {}, labels={"ill": i % 3 == 0, "well": i % 3 != 0}, group=f"person {i // 2}")
-        for i in range(120)
-    ]
-    fitting, watching = hold_out(patients, seed=4)
-    assert sorted(p.id for p in fitting + watching) == sorted(p.id for p in patients)
-    assert not {p.group for p in fitting} & {p.group for p in watching}
-    assert 8 <= len(watching) <= 16
-    assert any(p.labels["ill"] for p in watching)
-    assert [p.id for p in hold_out(patients[::-1], seed=4)[1]] == [p.id for p in watching]
 
 
 def test_patterns_are_every_subset_of_few_modalities():
@@ -79,7 +67,7 @@ def test_a_run_with_encoders_of_others_needs_their_folders_only_once(encoders, t
     run = train_run(study, CONFIG, tmp_path / "run")
 
     assert run.collator.max_tokens == run.model.config.max_tokens == 30  # of 40: what the model can read
-    text = text_of(study.patients["train"], study.task)[0]
+    text = texts_of(study.patients["train"], study.task)[0]
     assert run.collator.tokenizer.encode(text).tokens[1] == text[0].lower()  # it knows letters only
     start = BertModel.from_pretrained(named["text"]).state_dict()["embeddings.word_embeddings.weight"]
     now = run.model.encoders.encoders["text"].bert.embeddings.word_embeddings.weight
@@ -128,7 +116,7 @@ def chinese(tmp_path_factory):
 @pytest.mark.filterwarnings("error::UserWarning:robustmdiff")
 def test_notes_in_chinese_train_with_all_their_characters(chinese, tmp_path):
     run = train_run(chinese, CONFIG, tmp_path / "run")
-    texts = text_of(chinese.patients["train"], chinese.task)
+    texts = texts_of(chinese.patients["train"], chinese.task)
     assert run.model.config.vocabulary == 5 + len(set("".join(texts))) > 2000
     assert all(1 not in run.collator.tokenizer.encode(text).ids for text in texts)
     assert len({row["probability"] for row in predict_run(run.folder, draws=2)}) > 20  # notes are told apart

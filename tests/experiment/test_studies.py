@@ -2,49 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.patient import DataError
 from robustmdiff.data.sources.folder import write_template
 from robustmdiff.data.task import Field, Modality, Task
-from robustmdiff.experiment.studies import Source, load_study, prevalence, text_of, with_encoders
+from robustmdiff.experiment.studies import Source, load_study, with_encoders
 
 LABS = Modality("labs", "values", fields=(Field("crp"),))
 TASK = Task(
     (Modality("notes", "text"), Modality("letter", "text"), LABS), ("ill", "well", "rare"), (0.5, 0.25, 0.25)
 )
-
-
-def labelled(*names: str) -> list[Patient]:
-    return [Patient(f"{i}", {}, labels={name: True}) for i, name in enumerate(names)]
-
-
-def test_prevalence_of_one_diagnosis_each_sums_to_one():
-    found = prevalence(labelled("ill", "ill", "ill", "well", "well"), TASK)
-    assert sum(found) == pytest.approx(1)
-    assert found == pytest.approx((4 / 8, 3 / 8, 1 / 8))  # nobody has the third: it keeps a chance
-
-
-def test_whoever_is_known_by_what_they_do_not_have_alone_counts_for_no_diagnosis():
-    patients = [*labelled("ill", "well"), Patient("c", {}, labels={"ill": False})]
-    assert prevalence(patients, TASK) == pytest.approx((2 / 5, 2 / 5, 1 / 5))
-
-
-def test_prevalence_of_independent_diagnoses_counts_those_who_know():
-    task = Task(TASK.modalities, ("flu", "gout"), (0.5, 0.5), multilabel=True)
-    patients = [
-        Patient("a", {}, labels={"flu": True, "gout": False}),
-        Patient("b", {}, labels={"flu": True}),
-        Patient("c", {}, labels={"flu": False}),
-    ]
-    assert prevalence(patients, task) == pytest.approx((3 / 5, 1 / 3))
-
-
-def test_texts_are_those_of_every_text_modality():
-    patients = [
-        Patient("a", {"notes": "cough", "labs": {"crp": 4.0}}),
-        Patient("b", {"notes": "", "letter": "better"}),
-        Patient("c", {"notes": None}),
-    ]
-    assert text_of(patients, TASK) == ["cough", "", "better"]
 
 
 def test_encoders_replace_those_of_the_task():

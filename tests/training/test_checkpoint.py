@@ -68,14 +68,13 @@ def test_round_trip_with_tied_weights(tmp_path):
 
 
 def state(step=4):
-    from robustmdiff.training.checkpoint import plain_task
     from robustmdiff.training.config import plain_config
 
     return {
         "step": step,
         "metrics": {"macro_auroc": 0.5},
         "config": plain_config(toy.CONFIG),
-        "task": plain_task(toy.TASK),
+        "task": toy.TASK.to_json(),
         "patients": "",
     }
 

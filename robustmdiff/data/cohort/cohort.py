@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import overload
 
 import numpy as np
-import torch
+from numpy.typing import ArrayLike
 
 from robustmdiff.data.cohort import missingness, panel
 from robustmdiff.data.cohort.concepts import concept_table, frequency_bands
@@ -90,7 +90,7 @@ class Cohort:
 
     def posterior(
         self,
-        presence: np.ndarray | torch.Tensor | None = None,
+        presence: ArrayLike | None = None,
         index: Sequence[int] | np.ndarray | None = None,
         *,
         mechanism: Mechanism | None = None,
@@ -108,7 +108,7 @@ class Cohort:
     def posterior_from(
         self,
         evidence: np.ndarray,
-        presence: np.ndarray | torch.Tensor | None = None,
+        presence: ArrayLike | None = None,
         index: Sequence[int] | np.ndarray | None = None,
         *,
         mechanism: Mechanism | None = None,
@@ -203,7 +203,7 @@ class Patients(Sequence[Patient]):
         """What was rendered of patient i in one modality, whether or not the patient has it."""
         cohort, record = self._cohort, self._cohort.rendering.records[i]
         if name in IMAGES:
-            return torch.from_numpy(cohort.rendering.images[name][i].astype(np.float32))
+            return np.array(cohort.rendering.images[name][i], dtype=np.float32)
         if name == "text":
             return str(record["text"])
         cells = cohort.cells[i, MODALITIES.index(name)]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from numpy.typing import ArrayLike
 
 from robustmdiff.data.cohort.cohort import Cohort
 from robustmdiff.data.cohort.missingness import Mechanism
@@ -91,7 +91,7 @@ class Reader:
     def ceiling(
         self,
         cohort: Cohort,
-        presence: np.ndarray | torch.Tensor | None = None,
+        presence: ArrayLike | None = None,
         index: Sequence[int] | np.ndarray | None = None,
         *,
         mechanism: Mechanism | None = None,
@@ -134,7 +134,7 @@ class _Features:
 
     def _raw(self, observations: list) -> np.ndarray:
         if self.modality.kind == "image":
-            return np.stack([image.numpy().ravel() for image in observations])
+            return np.stack([image.ravel() for image in observations])
         if self.modality.kind == "text":
             out = np.zeros((len(observations), len(self.grams)), dtype=np.float32)
             for row, text in enumerate(observations):

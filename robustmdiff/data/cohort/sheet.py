@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from robustmdiff.data.cohort.imaging import CONTRASTS, CT_LEVELS
 
@@ -41,8 +40,8 @@ def contact_sheet(cohort: Cohort, index: Sequence[int] | np.ndarray, path: str |
             image = patient.modalities[name]
             for channel, (low, high) in enumerate(windows):
                 cell = next(cells)
-                if isinstance(image, Tensor):
-                    cell.imshow(image[channel].numpy(), cmap="gray", vmin=low, vmax=high)
+                if isinstance(image, np.ndarray):
+                    cell.imshow(image[channel], cmap="gray", vmin=low, vmax=high)
         diagnosis = ", ".join(name for name, holds in patient.labels.items() if holds)
         text = f"{diagnosis.upper()}\n{textwrap.fill(str(patient.modalities['text'] or ''), 50)}"
         next(cells).text(0, 1, text, fontsize=7, va="top")

@@ -11,11 +11,10 @@ import hashlib
 import io
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.pictures.arrays import read_array
@@ -29,7 +28,6 @@ from robustmdiff.whole import write_whole
 
 DECODING = 2  # raised whenever a file is decoded otherwise than before; older entries of a cache are left
 
-
 READERS: dict[str, Callable[[Path, Modality], Raster]] = {
     ".npy": read_array,
     ".dcm": read_dicom,
@@ -38,17 +36,26 @@ READERS: dict[str, Callable[[Path, Modality], Raster]] = {
 }
 
 
-def read_picture(path: Path, size: int, where: str, cache: Path | None = None) -> Tensor:
-    """The image as float32 [1, size, size] in [0, 1], grey, as `read_image` has it.
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image where it lies, decoded each time it is asked for: a `StoredImage` of a patient.
 
-    where  what to call it in messages ("metadata.csv:118, column 'filename'").
-
-    Raises DataError for a file that cannot be decoded.
+    modality  whose shape and window it is brought to, as `read_image` does.
+    where     how messages begin ("metadata.csv:118, column 'filename': x.png").
+    cache     a folder for decoded images, refreshed when the file changes; never under the data.
     """
-    try:
-        return torch.from_numpy(read_image(path, Modality("picture", "image", (1, size, size)), cache))
-    except Unreadable as error:
-        raise DataError(f"{where}: {path.name} {error}") from error
+
+    path: str
+    modality: Modality
+    where: str
+    cache: Path | None = None
+
+    def pixels(self) -> np.ndarray:
+        """float32 of the modality's shape. Raises DataError for a file that cannot be decoded."""
+        try:
+            return read_image(Path(self.path), self.modality, self.cache)
+        except Unreadable as error:
+            raise DataError(f"{self.where} {error}") from error
 
 
 def read_image(path: Path, modality: Modality, cache: Path | None = None) -> np.ndarray:

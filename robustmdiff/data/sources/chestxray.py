@@ -13,7 +13,7 @@ survival, intubated, went_icu and the like (what came later).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +22,9 @@ from urllib.parse import urlparse
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.diagnosis_words import mask_diagnosis
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.pictures.read import read_picture
+from robustmdiff.data.pictures.read import ImageFile
 from robustmdiff.data.spelling import canonical
+from robustmdiff.data.study import prevalence
 from robustmdiff.data.tables.cells import Row
 from robustmdiff.data.tables.read import find_table, read_table
 from robustmdiff.data.task import Field, Modality, Task
@@ -189,26 +190,29 @@ def _load(
     name_of: Callable[[tuple[str, ...]], str],
     bad: BadRows,
 ) -> tuple[list[Patient], Task]:
+    shape = (1, image_size, image_size)
+    images = {
+        "xray": Modality("xray", "image", shape=shape, cost=1.0),
+        "ct": Modality("ct", "image", shape=shape, cost=5.0),
+    }
     patients: list[Patient] = []
     seen: dict[str, str] = {}
     for record in records:
         with bad.row():
-            patients.append(_patient(record, image_size, cache, name_of, seen))
+            patients.append(_patient(record, images, Path(cache) if cache else None, name_of, seen))
     bad.check()
     count = Counter(name for patient in patients for name in patient.labels)
     if not count:
         raise DataError("metadata.csv: no row of this task has a known finding, expected at least one")
     classes = tuple(sorted(count, key=lambda name: (-count[name], name)))
-    shape = (1, image_size, image_size)
     task = Task(
         modalities=(
-            Modality("xray", "image", shape=shape, cost=1.0),
-            Modality("ct", "image", shape=shape, cost=5.0),
+            *images.values(),
             Modality("notes", "text", cost=0.5),
             Modality("structured", "values", fields=FIELDS, cost=0.5),
         ),
         classes=classes,
-        prevalence=tuple(count[name] / count.total() for name in classes),
+        prevalence=prevalence(patients, classes, multilabel=False),
         rare=tuple(name for name in classes if count[name] < 20),
     )
     return patients, task
@@ -216,17 +220,18 @@ def _load(
 
 def _patient(
     record: _Record,
-    image_size: int,
-    cache: str | Path | None,
+    images: Mapping[str, Modality],
+    cache: Path | None,
     name_of: Callable[[tuple[str, ...]], str],
     seen: dict[str, str],
 ) -> Patient:
     """The patient of a record; `seen` holds the ids so far and where they stand."""
     row = record.row
     where = f"{row.source}, column 'filename'"
+    name = "ct" if row.cells["modality"].lower() == "ct" else "xray"
     picture = None
     if record.image.is_file():
-        picture = read_picture(record.image, image_size, where, Path(cache) if cache else None)
+        picture = ImageFile(str(record.image), images[name], f"{where}: {record.image.name}", cache)
     person = row.cells["patientid"]
     id = f"{person}/{row.cells['offset']}/{row.cells['filename']}"
     first = seen.setdefault(canonical(id), row.source)
@@ -236,7 +241,7 @@ def _patient(
     return Patient(
         id=id,
         modalities={
-            "ct" if row.cells["modality"].lower() == "ct" else "xray": picture,
+            name: picture,
             "notes": record.note,
             "structured": record.values or None,
         },

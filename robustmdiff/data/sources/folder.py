@@ -33,21 +33,21 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from robustmdiff.data.bad_rows import BadRows
-from robustmdiff.data.patient import DataError, Observation, Patient
-from robustmdiff.data.pictures.raster import Unreadable
-from robustmdiff.data.pictures.read import read_image
+from robustmdiff.data.kinds import KINDS
+from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.pictures.read import ImageFile
 from robustmdiff.data.spelling import canonical, match
 from robustmdiff.data.splits import Split
+from robustmdiff.data.study import prevalence
 from robustmdiff.data.tables.cells import MISSING, Row
 from robustmdiff.data.tables.read import find_table, read_header, read_table
 from robustmdiff.data.task import Modality, Task
@@ -56,6 +56,7 @@ from robustmdiff.whole import write_whole
 
 OWN = ("id", "group", "split", "site", "age", "label")
 DARK = 4096 / 65535  # of a window
+LOOKED_AT = 8  # images of each modality, when a folder is loaded
 SPLITS = ("train", "calibration", "test")
 UNCERTAIN = {"unknown": None, "positive": True, "negative": False}
 
@@ -70,9 +71,9 @@ class Columns(NamedTuple):
 def load_folder(
     root: str | Path, cache: str | Path | None = None, *, bad: BadRows | None = None
 ) -> tuple[list[Patient], Task]:
-    """All records of the folder, in the table's order, and their task. Decoded images are kept in
-    `cache`, if given. Raises DataError naming file, row and column of every row that cannot be read,
-    unless `bad` is to skip them."""
+    """All records of the folder, in the table's order, and their task. Images are decoded when they are
+    asked for (`pictures.read.ImageFile`), and kept in `cache`, if given. Raises DataError naming file, row
+    and column of every row that cannot be read, unless `bad` is to skip them."""
     root, bad = Path(root), bad or BadRows()
     task, columns, counted = _task(root)
     patients: list[Patient] = []
@@ -85,24 +86,24 @@ def load_folder(
             first = seen.setdefault(canonical(id), row.source)
             if first != row.source:
                 raise row.error("id", f"expected one not used before ({first})")
-            patients.append(patient_of(row, task, root, columns, cache))
+            patients.append(patient_of(row, task, root, columns, Path(cache) if cache else None))
     bad.check()
     if not patients:
         raise DataError(f"{find_table(root, 'patients')} has no row, expected at least one patient")
     if counted:
-        task = replace(task, prevalence=_prevalence([patient.labels for patient in patients], task))
+        task = replace(task, prevalence=prevalence(patients, task.classes, task.multilabel))
     for modality in task.modalities:
         _warn_if_dark(patients, modality)
     return patients, task
 
 
 def patient_of(
-    row: Row, task: Task, root: Path, columns: Columns, cache: str | Path | None = None
+    row: Row, task: Task, root: Path, columns: Columns, cache: Path | None = None
 ) -> Patient:
     """The patient of a row whose files lie under `root`; a column that is not there is blank."""
     return Patient(
         id=row.name("id"),
-        modalities={m.name: _observation(root, row, m, cache) for m in task.modalities},
+        modalities={m.name: KINDS[m.kind].read(row, m, root, cache) for m in task.modalities},
         labels=_labels(row, task, columns),
         findings=_flags(row, "finding", task.findings, columns),
         source=row.source,
@@ -114,13 +115,15 @@ def patient_of(
 
 def columns_of(task: Task) -> list[str]:
     """Every column that a table of this task may have."""
-    names = [*OWN]
-    for modality in task.modalities:
-        if modality.kind == "values":
-            names += [f"{modality.name}.{field.name}" for field in modality.fields]
-        else:
-            names += [modality.name, *([f"{modality.name}_file"] if modality.kind == "text" else [])]
-    return names + [f"label:{name}" for name in task.classes] + [f"finding:{name}" for name in task.findings]
+    return [*OWN, *_observed(task.modalities), *_flag_columns(task)]
+
+
+def _observed(modalities: Iterable[Modality]) -> list[str]:
+    return [column for m in modalities for either in KINDS[m.kind].columns(m) for column in either]
+
+
+def _flag_columns(task: Task) -> list[str]:
+    return [f"label:{name}" for name in task.classes] + [f"finding:{name}" for name in task.findings]
 
 
 def folder_task(root: str | Path) -> Task:
@@ -200,41 +203,25 @@ def _task(root: Path) -> tuple[Task, Columns, bool]:
     if not isinstance(classes, list) or not classes:
         raise DataError(f"{path.name}: classes is {classes!r}, expected a list of names")
     task = task_from(read, path.name, prevalence=tuple(1 / len(classes) for _ in classes))
-    texts = {f"{m.name}_file" for m in task.modalities if m.kind == "text"}
-    for name in task.modality_names:
-        if name in OWN or name in texts:
-            raise DataError(f"{path.name}: a modality is named {name!r}, which is a column of its own")
+    for m in task.modalities:
+        if m.name in OWN or m.name in _observed(other for other in task.modalities if other is not m):
+            raise DataError(f"{path.name}: a modality is named {m.name!r}, which is a column of its own")
     return task, Columns(ignore, UNCERTAIN[uncertain]), "prevalence" not in read
-
-
-def _prevalence(labels: list[Mapping[str, bool]], task: Task) -> tuple[float, ...]:
-    """Of each class among the records that know it; even odds where none does."""
-    if task.multilabel:
-        known = [[label[name] for label in labels if name in label] for name in task.classes]
-        return tuple(sum(holds) / len(holds) if holds else 0.5 for holds in known)
-    count = [sum(label.get(name, False) for label in labels) for name in task.classes]
-    return tuple(n / sum(count) if sum(count) else 1 / len(count) for n in count)
 
 
 def _rows(root: Path, task: Task, columns: Columns, bad: BadRows) -> Iterator[Row]:
     path = find_table(root, "patients")
     header = {canonical(name) for name in read_header(path)}
-    required = ["id"]
+    required, texts = ["id"], []
     for modality in task.modalities:
-        if modality.kind == "values":
-            required += [f"{modality.name}.{field.name}" for field in modality.fields]
-        elif modality.kind == "text" and canonical(f"{modality.name}_file") in header:
-            required.append(f"{modality.name}_file")
-            if canonical(modality.name) in header:
-                raise DataError(
-                    f"{path.name}:1: columns {modality.name!r} and '{modality.name}_file' are both there, "
-                    "expected one of them"
-                )
-        else:
-            required.append(modality.name)
-    allowed = [*required, *OWN, *columns.ignore]
-    allowed += [f"label:{name}" for name in task.classes] + [f"finding:{name}" for name in task.findings]
-    texts = [m.name for m in task.modalities if m.kind == "text" and m.name in required]
+        for either in KINDS[modality.kind].columns(modality):
+            there = [name for name in either if canonical(name) in header] or [either[0]]
+            if len(there) > 1:
+                both = " and ".join(map(repr, there))
+                raise DataError(f"{path.name}:1: columns {both} are both there, expected one of them")
+            required += there
+            texts += [name for name in there if len(either) > 1 and name == either[0]]
+    allowed = [*required, *OWN, *columns.ignore, *_flag_columns(task)]
     return read_table(path, required, allowed=allowed, texts=texts, bad=bad)
 
 
@@ -259,57 +246,20 @@ def _flags(row: Row, what: str, names: Iterable[str], columns: Columns) -> dict[
     return {name: flag for name, flag in flags.items() if flag is not None}
 
 
-def _observation(root: Path, row: Row, modality: Modality, cache: str | Path | None) -> Observation | None:
-    if modality.kind == "values":
-        return _panel(row, modality) or None
-    if modality.kind == "text":
-        column = f"{modality.name}_file"
-        if column not in row.cells:
-            return row.text(modality.name)
-        if not row.cells[column]:
-            return None
-        try:
-            return (root / row.cells[column]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise row.error(column, f"which cannot be read ({error}), expected a UTF-8 file") from error
-    if not row.cells.get(modality.name):
-        return None
-    path = root / row.cells[modality.name]
-    if not path.exists():
-        raise row.error(modality.name, f"expected a file under {root}, or nothing")
-    try:
-        return torch.from_numpy(read_image(path, modality, Path(cache) if cache else None))
-    except Unreadable as error:
-        raise row.error(modality.name, f"which {error}") from error
-
-
-def _warn_if_dark(patients: list[Patient], modality: Modality) -> None:
-    """Where all of a modality lies in the lowest sixteenth of its window, as 12-bit counts do in 16 bits:
-    nothing is guessed from it, but its user should look."""
-    images = [
-        p.modalities[modality.name] for p in patients if modality.kind == "image" and p.has(modality.name)
-    ]
-    if not images:
-        return
+def _warn_if_dark(patients: Sequence[Patient], modality: Modality) -> None:
+    """Where all images of a modality, of a few looked at, lie in the lowest sixteenth of its window, as
+    12-bit counts do in 16 bits: nothing is guessed from it, but its user should look."""
+    stored = [patient.modalities[modality.name] for patient in patients]
+    images = [image for image in stored if isinstance(image, ImageFile)]
     low, high = modality.low_high
-    most = max(float(image.max()) for image in images if isinstance(image, Tensor))
+    brightest: list[float] = []
+    for image in images[:: max(1, len(images) // LOOKED_AT)][:LOOKED_AT]:
+        with suppress(DataError):  # whoever needs this image will say so
+            brightest.append(float(image.pixels().max()))
+    most = max(brightest, default=high)
     if (most - low) / (high - low) <= DARK:
         warnings.warn(
-            f"modality {modality.name!r}: none of {len(images)} images exceeds {most:.3g} in its window "
+            f"modality {modality.name!r}: none of {len(brightest)} images exceeds {most:.3g} in its window "
             f'[{low:g}, {high:g}]; is another window meant, or "bits": 12?',
             stacklevel=3,
         )
-
-
-def _panel(row: Row, modality: Modality) -> dict[str, float | str]:
-    panel: dict[str, float | str] = {}
-    for field in modality.fields:
-        column = f"{modality.name}.{field.name}"
-        if field.categories:
-            choices = {category: category for category in field.categories}
-            value: float | str | None = row.one_of(column, choices)
-        else:
-            value = row.measured(column, unit=field.unit)
-        if value is not None:
-            panel[field.name] = value
-    return panel

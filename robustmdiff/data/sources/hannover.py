@@ -15,8 +15,9 @@ from pathlib import Path
 
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.pictures.read import read_picture
+from robustmdiff.data.pictures.read import ImageFile
 from robustmdiff.data.spelling import canonical
+from robustmdiff.data.study import prevalence
 from robustmdiff.data.tables.cells import Row
 from robustmdiff.data.tables.read import find_table, read_table
 from robustmdiff.data.task import Field, Modality, Task
@@ -58,6 +59,7 @@ COLUMNS = (
     *("icu_admission_offset", "icu_release_offset", "death_offset", "modality", "projection"),
     *(f"{lab}_{part}" for lab in LABS for part in ("offset", "val")),
 )
+OUTCOMES = ("icu", "death")
 CENTURY = 36_525.0  # days; an offset beyond it is an error
 
 
@@ -80,20 +82,17 @@ def load_hannover(
     every row that cannot be read, unless `bad` is to skip them.
     """
     root, bad = Path(root), bad or BadRows()
+    xray = Modality("xray", "image", shape=(1, image_size, image_size))
     patients: list[Patient] = []
     seen: dict[str, str] = {}
     for row in _rows(root, bad):
         with bad.row():
-            patients.append(_patient(root, row, seen, image_size, cache))
+            patients.append(_patient(root, row, seen, xray, Path(cache) if cache else None))
     bad.check()
-    known = {name: [p.labels[name] for p in patients if name in p.labels] for name in ("icu", "death")}
     task = Task(
-        modalities=(
-            Modality("xray", "image", shape=(1, image_size, image_size)),
-            Modality("structured", "values", fields=FIELDS, cost=0.5),
-        ),
-        classes=tuple(known),
-        prevalence=tuple(sum(holds) / max(len(holds), 1) for holds in known.values()),
+        modalities=(xray, Modality("structured", "values", fields=FIELDS, cost=0.5)),
+        classes=OUTCOMES,
+        prevalence=prevalence(patients, OUTCOMES, multilabel=True),
         multilabel=True,
     )
     return patients, task
@@ -115,14 +114,14 @@ def verify(root: str | Path) -> dict[str, int | dict[str, int]]:
         "values": dict(Counter(name for row in rows for name in _values(row))),
         "outcomes": {
             f"{name} {says}": sum(o.get(name) is value for o in outcomes)
-            for name in ("icu", "death")
+            for name in OUTCOMES
             for says, value in (("yes", True), ("no", False), ("unknown", None))
         },
     }
 
 
 def _patient(
-    root: Path, row: Row, seen: dict[str, str], image_size: int, cache: str | Path | None
+    root: Path, row: Row, seen: dict[str, str], xray: Modality, cache: Path | None
 ) -> Patient:
     """The patient of a row; `seen` holds the ids so far and where they stand."""
     image = root / "png" / f"{row.cells['image_id']}.png"
@@ -136,7 +135,7 @@ def _patient(
     seen[canonical(id)] = row.source
     picture = None
     if image.is_file():
-        picture = read_picture(image, image_size, where, Path(cache) if cache else None)
+        picture = ImageFile(str(image), xray, f"{where}: {image.name}", cache)
     age = row.number("age", 0, 120)
     return Patient(
         id=id,

@@ -109,6 +109,12 @@ class Row(NamedTuple):
         return DataError(f"{self.source}, column {column!r}: is {shown!r}, {expected}")
 
 
+def brief(value: object) -> str:
+    """What a value is, for a message: its type and, of a cell's types, itself, cut short."""
+    text = repr(value) if isinstance(value, str | int | float | bool) else ""
+    return f"{type(value).__name__} {text[:40]}".rstrip()
+
+
 def written(value: object) -> str:
     """A value of a typed table as a cell: a whole number without a point, and one of so many digits that
     a float may have rounded it with an exponent, which is good for a number but for no name."""

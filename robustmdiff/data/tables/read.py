@@ -13,7 +13,7 @@ from typing import Any
 
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError
-from robustmdiff.data.spelling import canonical
+from robustmdiff.data.spelling import canonical, did_you_mean
 from robustmdiff.data.tables.cells import Row, escaped, unescaped
 from robustmdiff.data.tables.csv_rows import LONGEST, LongCellError, csv_rows
 from robustmdiff.data.tables.parquet_rows import parquet_rows
@@ -138,8 +138,7 @@ def check_columns(where: str, header: list[str], required: Sequence[str], allowe
             raise DataError(f"{where}: column {name!r} is missing{hint}; there are {', '.join(header)}")
     for name in header if allowed else ():
         if name and name not in allowed:
-            close = get_close_matches(name, allowed, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            hint = did_you_mean(name, allowed)
             raise DataError(f"{where}: column {name!r} is unknown{hint}; known are {', '.join(allowed)}")
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import warnings
 from dataclasses import replace
@@ -10,14 +11,14 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.sources.folder import folder_split, load_folder, write_template
+from robustmdiff.data.study import check_images
 from robustmdiff.data.tables.read import write_table
-from robustmdiff.data.task import Task
+from robustmdiff.data.task_file import task_from
 from robustmdiff.data.tokenizer import train_tokenizer
 from tests.data.pictures.dicom import AXIAL, written
 
@@ -42,7 +43,7 @@ def test_the_template_works_as_it_is(folder):
     assert batch.label.tolist() == [[1, 0], [0, 1], [1, 0]]
     assert batch.findings_known.tolist() == [[True], [True], [False]]
     assert batch.inputs["structured"].present.tolist() == [[True, True], [False, True], [True, False]]
-    assert task.prevalence == pytest.approx((2 / 3, 1 / 3))
+    assert task.prevalence == pytest.approx((3 / 5, 2 / 5))  # of two and one, one added to each
     assert [(p.site, p.age, p.source) for p in patients][:2] == [
         ("north", 61, "patients.csv:2"),
         ("north", None, "patients.csv:3"),
@@ -73,14 +74,14 @@ def test_text_files_tell_empty_from_absent(folder):
 def test_pictures_and_arrays_of_several_channels(folder):
     Image.fromarray(np.full((64, 64), 255, np.uint8)).save(folder / "images" / "p1.png")
     edit(folder / "patients.csv", "images/p1.npy", "images/p1.png")
-    assert torch.equal(load_folder(folder)[0][0].modalities["xray"], torch.ones(1, 64, 64))
+    assert np.array_equal(load_folder(folder)[0][0].modalities["xray"].pixels(), np.ones((1, 64, 64)))
     edit(folder / "task.json", "1,\n        64,\n        64\n      ]", '2, 3, 4], "window": [-1000, -980]')
     edit(folder / "patients.csv", "images/p1.png", "images/ct.npy")
     edit(folder / "patients.csv", "images/p3.npy", "")
     ct = np.arange(24, dtype=np.int16).reshape(2, 3, 4) - 1000
     np.save(folder / "images" / "ct.npy", ct)
-    read = load_folder(folder)[0][0].modalities["xray"]
-    assert read.dtype == torch.float32
+    read = load_folder(folder)[0][0].modalities["xray"].pixels()
+    assert read.dtype == np.float32
     assert read.tolist() == ct.tolist()
     edit(folder / "patients.csv", "images/ct.npy", "images/p1.png")
     with pytest.raises(
@@ -103,16 +104,41 @@ def test_dicom_and_nifti_by_the_words_of_the_task(folder):
     edit(folder / "patients.csv", "images/p3.npy", "images/p3")
     patients, task = load_folder(folder)
     first, _, third = patients
-    assert torch.equal(first.modalities["xray"], third.modalities["xray"])
-    np.testing.assert_array_equal(
-        first.modalities["xray"], np.moveaxis(ras[::-1, ::-1, [1, 3]], 2, 0).swapaxes(1, 2)
-    )
+    pixels = first.modalities["xray"].pixels()
+    np.testing.assert_array_equal(pixels, third.modalities["xray"].pixels())
+    np.testing.assert_array_equal(pixels, np.moveaxis(ras[::-1, ::-1, [1, 3]], 2, 0).swapaxes(1, 2))
     assert "Doe" not in repr(patients)
     assert "12345" not in repr(patients)
-    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+    assert task_from(json.loads(json.dumps(task.to_json())), "task") == task
     edit(folder / "task.json", "[-1000, 1000]", '"file"')
     with pytest.raises(DataError, match=r"'images/p1\.nii\.gz', which has no window of its own"):
         load_folder(folder)
+
+
+def test_images_are_read_when_they_are_asked_for(folder):
+    """A file that is damaged is met by whoever reads it, with the words of the table."""
+    rows = "".join(f"q{i},,,,,,,images/p1.npy,,,\n" for i in range(40))
+    with (folder / "patients.csv").open("a", encoding="utf-8") as table:
+        table.write(rows + "bad,,,,,,,images/bad.npy,,,\n")
+    (folder / "images" / "bad.npy").write_bytes(b"hello")
+    patients, task = load_folder(folder)
+    message = r"patients\.csv:45, column 'xray': is 'images/bad\.npy', which is not an array"
+    assert len(Collator(task)(patients[3:-1])) == 40
+    with pytest.raises(DataError, match=message):
+        Collator(task)(patients[-1:])
+    with pytest.raises(DataError, match=rf"^{message}[^\n]*$"):
+        check_images(patients)
+    edit(folder / "patients.csv", "images/p3.npy", "images/bad.npy")
+    with pytest.raises(DataError, match=r"patients\.csv:4, .*\n.*patients\.csv:45, "):
+        check_images(load_folder(folder)[0])
+
+
+def test_a_patient_of_files_is_small_and_can_be_pickled(folder):
+    patient = load_folder(folder, cache=folder.parent / "cache")[0][0]
+    again = pickle.loads(pickle.dumps(patient))
+    assert again == patient
+    assert np.array_equal(again.modalities["xray"].pixels(), patient.modalities["xray"].pixels())
+    assert len(pickle.dumps(patient)) < 64 * 64 * 4 / 8
 
 
 def test_images_that_are_all_dark_are_warned_of(folder):
@@ -130,7 +156,7 @@ def test_images_that_are_all_dark_are_warned_of(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         patients, _ = load_folder(folder)
-    assert patients[0].modalities["xray"][0, 5, 5] == np.float32(1000 / 4095)
+    assert patients[0].modalities["xray"].pixels()[0, 5, 5] == np.float32(1000 / 4095)
 
 
 def test_labels_of_several_classes_a_yaml_task_and_a_compressed_table(folder):
@@ -150,7 +176,7 @@ def test_labels_of_several_classes_a_yaml_task_and_a_compressed_table(folder):
         {},
         {"pneumonia": True, "no pneumonia": True},
     ]
-    assert task.prevalence == pytest.approx((2 / 3, 1))
+    assert task.prevalence == pytest.approx((3 / 5, 3 / 4))  # of two in three and two in two
 
 
 def test_a_person_s_records_keep_together(folder):
@@ -190,7 +216,7 @@ def test_classes_that_differ_by_case_alone_are_themselves(tmp_path):
     rows = [[str(i), name, "", i, ""] for i, name in enumerate(("K", "k", "K"))]
     patients, task = load_folder(write(tmp_path, rows, COLUMNS, classes=["K", "k"]))
     assert [patient.labels for patient in patients] == [{"K": True}, {"k": True}, {"K": True}]
-    assert task.prevalence == pytest.approx((2 / 3, 1 / 3))
+    assert task.prevalence == pytest.approx((3 / 5, 2 / 5))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +241,7 @@ def test_flags_are_read_as_pandas_and_chexpert_write_them(tmp_path, said, holds)
     assert [p.labels for p in patients] == [{"sick": True, "well": False}, flag, {"well": True}]
     fever = {} if holds is None else {"fever": holds}
     assert [p.findings for p in patients] == [{"fever": True}, {"fever": False}, fever]
-    assert task.prevalence == ({None: 1, True: 1, False: 0.5}[holds], 0.5)
+    assert task.prevalence == pytest.approx(({None: 2 / 3, True: 3 / 4, False: 1 / 2}[holds], 1 / 2))
 
 
 def test_what_uncertain_may_say_is_checked(tmp_path):
