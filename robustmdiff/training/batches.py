@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from robustmdiff.data.batch import Batch, Images, Input, Panels, Texts
+from robustmdiff.data.batch import Batch, Input, Texts
 from robustmdiff.data.patient import Patient
 from robustmdiff.encoders.tensors import tensors
 
@@ -145,10 +145,8 @@ def _gather(packed: Input, position: Tensor) -> Input:
     """The packed inputs of the patients at `position` (-1: has none)."""
     rows = (position >= 0).nonzero().squeeze(1)
     chosen = position[rows]
-    if isinstance(packed, Images):
-        return Images(rows, packed.pixels[chosen])
-    if isinstance(packed, Panels):
-        return Panels(rows, packed.value[chosen], packed.present[chosen])
+    if not isinstance(packed, Texts):
+        return type(packed)(rows, *(tensor[chosen] for tensor in packed[1:]))
     start = (packed.lengths.cumsum(0) - packed.lengths)[chosen]
     lengths = packed.lengths[chosen]
     first = lengths.cumsum(0) - lengths
