@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, Vi
 
 from robustmdiff.cli.explain import explain_run
 from robustmdiff.cli.predict import predict_run
-from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.patient import DataError
 from robustmdiff.data.splits import load_split
 from robustmdiff.data.study import texts_of
 from robustmdiff.encoders.config import ModelConfig

@@ -97,9 +97,7 @@ def load_folder(
     return patients, task
 
 
-def patient_of(
-    row: Row, task: Task, root: Path, columns: Columns, cache: Path | None = None
-) -> Patient:
+def patient_of(row: Row, task: Task, root: Path, columns: Columns, cache: Path | None = None) -> Patient:
     """The patient of a row whose files lie under `root`; a column that is not there is blank."""
     return Patient(
         id=row.name("id"),

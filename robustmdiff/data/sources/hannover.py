@@ -120,9 +120,7 @@ def verify(root: str | Path) -> dict[str, int | dict[str, int]]:
     }
 
 
-def _patient(
-    root: Path, row: Row, seen: dict[str, str], xray: Modality, cache: Path | None
-) -> Patient:
+def _patient(root: Path, row: Row, seen: dict[str, str], xray: Modality, cache: Path | None) -> Patient:
     """The patient of a row; `seen` holds the ids so far and where they stand."""
     image = root / "png" / f"{row.cells['image_id']}.png"
     where = f"{row.source}, column 'image_id'"

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.diagnosis_words import WORDS, mask_diagnosis
 from robustmdiff.data.patient import DataError
@@ -25,7 +26,7 @@ from robustmdiff.data.sources.chestxray import (
     verify,
 )
 from robustmdiff.data.splits import split_patients
-from robustmdiff.data.study import check_images, unreadable
+from robustmdiff.data.study import readable
 from robustmdiff.data.tokenizer import train_tokenizer
 
 REAL = Path(__file__).parents[3] / "../shared/data/chestxray"
@@ -213,8 +214,8 @@ def test_an_image_that_is_not_an_image_is_refused_by_row_and_column(tmp_path):
     (root / "images" / "b.png").write_text("<html>404</html>", encoding="utf-8")
     patients, _ = load_chestxray(root, 8)
     with pytest.raises(DataError, match=r"^metadata\.csv:3, column 'filename': b\.png is not an image"):
-        check_images(patients)
-    assert [patient.id for patient, _ in unreadable(patients)] == [patients[1].id]
+        readable(patients)
+    assert readable(patients, BadRows(skip=True)) == patients[:1]
 
 
 def test_renamed_missing_and_repeated_are_refused(tmp_path):

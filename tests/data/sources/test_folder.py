@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.sources.folder import folder_split, load_folder, write_template
-from robustmdiff.data.study import check_images
+from robustmdiff.data.study import readable
 from robustmdiff.data.tables.read import write_table
 from robustmdiff.data.task_file import task_from
 from robustmdiff.data.tokenizer import train_tokenizer
@@ -88,7 +89,7 @@ def test_pictures_and_arrays_of_several_channels(folder):
         DataError,
         match=r"'images/p1\.png', which holds one grey frame, but the modality's shape declares 2 channels",
     ):
-        load_folder(folder)
+        readable(load_folder(folder)[0])
 
 
 def test_dicom_and_nifti_by_the_words_of_the_task(folder):
@@ -112,7 +113,7 @@ def test_dicom_and_nifti_by_the_words_of_the_task(folder):
     assert task_from(json.loads(json.dumps(task.to_json())), "task") == task
     edit(folder / "task.json", "[-1000, 1000]", '"file"')
     with pytest.raises(DataError, match=r"'images/p1\.nii\.gz', which has no window of its own"):
-        load_folder(folder)
+        readable(load_folder(folder)[0])
 
 
 def test_images_are_read_when_they_are_asked_for(folder):
@@ -126,11 +127,16 @@ def test_images_are_read_when_they_are_asked_for(folder):
     assert len(Collator(task)(patients[3:-1])) == 40
     with pytest.raises(DataError, match=message):
         Collator(task)(patients[-1:])
-    with pytest.raises(DataError, match=rf"^{message}[^\n]*$"):
-        check_images(patients)
     edit(folder / "patients.csv", "images/p3.npy", "images/bad.npy")
-    with pytest.raises(DataError, match=r"patients\.csv:4, .*\n.*patients\.csv:45, "):
-        check_images(load_folder(folder)[0])
+    patients, _ = load_folder(folder)
+    with pytest.raises(DataError) as error:
+        readable(patients)
+    assert len(error.value.args) == 2
+    assert error.value.args[0].startswith("patients.csv:4, column 'xray': is 'images/bad.npy', which is not")
+    assert re.match(message, error.value.args[1])
+    bad = BadRows(skip=True)
+    assert readable(patients, bad) == [*patients[:2], *patients[3:-1]]
+    assert bad.problems == list(error.value.args)
 
 
 def test_a_patient_of_files_is_small_and_can_be_pickled(folder):
@@ -455,8 +461,9 @@ def test_a_bad_image_is_refused_by_row_and_column(folder, content, message):
         path.write_bytes(content)
     else:
         np.save(path, content)
+    patients, _ = load_folder(folder)
     with pytest.raises(DataError, match=r"patients\.csv:2, .*" + message):
-        load_folder(folder)
+        readable(patients)
 
 
 def test_a_folder_without_task_table_or_patients_is_refused(folder, tmp_path):

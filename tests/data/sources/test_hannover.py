@@ -11,7 +11,7 @@ from PIL import Image
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.sources.hannover import COLUMNS, LABS, load_hannover, verify
-from robustmdiff.data.study import check_images
+from robustmdiff.data.study import readable
 
 REAL = Path(__file__).parents[3] / "../shared/data/hannover_cxr"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the real copy ../shared/data/hannover_cxr is not here")
@@ -98,7 +98,7 @@ def test_a_bad_image_and_a_missing_column_are_refused(tmp_path):
     root = repository(tmp_path, {})
     (root / "png" / "i0.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(DataError, match=r"^data\.csv:2, column 'image_id': i0\.png is not an image"):
-        check_images(load_hannover(root, 8)[0])
+        readable(load_hannover(root, 8)[0])
     renamed = tuple("CRP_value" if name == "crp_val" else name for name in COLUMNS)
     with pytest.raises(DataError, match=r"column 'crp_val' is missing \(is it 'CRP_value'\?\)"):
         load_hannover(repository(tmp_path, {}, header=renamed))
