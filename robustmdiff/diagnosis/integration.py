@@ -64,12 +64,17 @@ class Integration(nn.Module):
         self.prior = nn.Parameter(torch.randn(d))
         self.norm = nn.LayerNorm(d, elementwise_affine=False)
 
+    def fuse(self, encoded: Encoded) -> Tensor:
+        """H [B, M, d] after the cross-modal layers: what asks the concepts."""
+        H = encoded.H.masked_fill(~encoded.presence()[..., None], 0)  # absent rows are never read
+        for layer in self.layers:
+            H = layer(H, encoded)
+        return H
+
     def forward(self, encoded: Encoded) -> Tensor:
         """-> Z [B, d]."""
         present = encoded.presence()
-        H = encoded.H.masked_fill(~present[..., None], 0)  # absent rows are never read
-        for layer in self.layers:
-            H = layer(H, encoded)
+        H = self.fuse(encoded)
         B, M, d = H.shape
         H = H + self.knowledge(H.reshape(B * M, d), encoded.K).view(B, M, d)  # H_i + A_med K
         m = present.to(H.dtype)

@@ -106,7 +106,10 @@ class RobustMDiff(nn.Module):
 
     def encode(self, batch: Batch, K: Tensor | None = None) -> Encoded:
         """K: from `embed_concepts`, for who encodes many batches with the same weights."""
-        encoded = self.encoders(batch)
+        return self.inform(self.encoders(batch), K)
+
+    def inform(self, encoded: Encoded, K: Tensor | None = None) -> Encoded:
+        """What the encoders gave, with the concepts and the evidence for each finding."""
         K = self.embed_concepts() if K is None else K
         evidence = self.evidence(encoded.tokens, encoded.segments, self.R(K[self.finding_rows]))
         return encoded._replace(evidence=evidence, K=K)

@@ -7,12 +7,13 @@ which is how a saved model of ours finds its shape again without the original fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustmdiff.data.task import Modality, Task
 from robustmdiff.nn.transformers import NAME, OwnAttentionError, register_with_transformers
@@ -21,8 +22,6 @@ from robustmdiff.whole import write_whole
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-READS = {"image": "pixel_values", "text": "input_ids"}
 
 
 def is_backbone(modality: Modality) -> bool:
@@ -34,34 +33,30 @@ def load_backbone(modality: Modality) -> Any:
     """The model that the modality names, float32, on our attention; one that computes attention by itself
     (MPNet, DeBERTa, Longformer) keeps its own. Of a text model with a decoder (T5) the encoder.
 
-    Raises ValueError for one that cannot be loaded, does not read this kind of modality, reads images of
+    Raises Refusal for one that cannot be loaded, does not read this kind of modality, reads images of
     another size, or fails on a first try: it needs other inputs, too, or our attention refuses what it
     asks for. An image of one channel goes into every channel of the model.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
-    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+    from transformers import AutoConfig
 
     register_with_transformers()
-    name = modality.encoder
+    name, reads = modality.encoder, READS[modality.kind]
     assert name is not None
     try:
         config = AutoConfig.from_pretrained(name)
-        encodes = modality.kind == "text" and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
-        auto = AutoModelForTextEncoding if encodes else AutoModel
+        auto = reads.auto(config)
         if name.endswith(".json"):
             model = auto.from_config(config, dtype=torch.float32)
         else:
             model = auto.from_pretrained(name, dtype=torch.float32)
     except Exception as error:  # of many kinds, some bare, depending on what is wrong with the folder
         raise _cannot_load(modality, "a transformers model (its name, or a folder)", error) from error
-    reads = READS.get(modality.kind, "no transformers model")
-    if model.main_input_name != reads:
+    if model.main_input_name != reads.input:
         raise Refusal(
             f"modality {modality.name!r}: encoder {name!r} reads {model.main_input_name}, "
-            f"expected one that reads {reads}"
+            f"expected one that reads {reads.input}"
         )
-    if modality.kind == "image":
-        _check_size(modality, model.config)
+    blank = reads.blank(modality, model.config)
     if not hasattr(model.config, "hidden_size"):
         raise Refusal(
             f"modality {modality.name!r}: encoder {name!r} has no hidden_size, expected a transformer whose "
@@ -69,29 +64,19 @@ def load_backbone(modality: Modality) -> Any:
         )
     with suppress(OwnAttentionError):
         model.set_attn_implementation(NAME)
-    _try_out(modality, model)
+    _try_out(modality, model, blank)
     return model
 
 
-def _try_out(modality: Modality, model: Any) -> None:
+def _try_out(modality: Modality, model: Any, blank: dict[str, Tensor]) -> None:
     """Run the model on a blank input, which costs a moment now, rather than fail on the first patient."""
-    if modality.kind == "image":
-        assert modality.shape is not None
-        blank = {"pixel_values": torch.zeros(1, model.config.num_channels, *modality.shape[1:])}
-    else:
-        blank = {"input_ids": torch.ones(1, 3, dtype=torch.long)}
-        blank["attention_mask"] = torch.tensor([[1, 1, 0]])
-    training = model.training
     try:
-        with torch.no_grad(), torch.random.fork_rng():
-            states = model.eval()(**blank).last_hidden_state
+        states = _states(model, blank)
     except Exception as error:  # of any kind: it is the model's own code
         raise Refusal(
             f"modality {modality.name!r}: encoder {modality.encoder!r} cannot be run ({_first_line(error)}), "
             f"expected a model that reads {' and '.join(blank)} alone"
         ) from error
-    finally:
-        model.train(training)
     if states.ndim != 3:
         raise Refusal(
             f"modality {modality.name!r}: encoder {modality.encoder!r} gives states {list(states.shape)}, "
@@ -99,7 +84,43 @@ def _try_out(modality: Modality, model: Any) -> None:
         )
 
 
-def _check_size(modality: Modality, config: Any) -> None:
+def _states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """[n, tokens, hidden_size], without dropout; the model's mode and the random numbers stay as they are."""
+    training = model.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return model.eval()(**inputs).last_hidden_state
+    finally:
+        model.train(training)
+
+
+def takes_vectors(model: Any) -> bool:
+    """Whether a text model says of word vectors what it says of the words. Some take ids alone (CLIP), and
+    some look at the ids for more than their vectors (ESM)."""
+    inputs = _blank_text(None, model.config)
+    try:
+        vectors = model.get_input_embeddings()(inputs["input_ids"]).detach()
+        by_vectors = _states(model, {"inputs_embeds": vectors, "attention_mask": inputs["attention_mask"]})
+    except Exception:  # of any kind, again
+        return False
+    written = inputs["attention_mask"] > 0
+    return torch.equal(by_vectors[written], _states(model, inputs)[written])
+
+
+def _image_model(config: Any) -> Any:
+    from transformers import AutoModel
+
+    return AutoModel
+
+
+def _text_model(config: Any) -> Any:
+    from transformers import AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    return AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
+
+
+def _blank_image(modality: Modality, config: Any) -> dict[str, Tensor]:
     assert modality.shape is not None
     channels, *sides = modality.shape
     reads, size = getattr(config, "num_channels", channels), getattr(config, "image_size", sides)
@@ -110,6 +131,34 @@ def _check_size(modality: Modality, config: Any) -> None:
             f"{' x '.join(map(str, [reads, *size]))} (channels, height, width; one channel will do, too), "
             f"which encoder {modality.encoder!r} reads"
         )
+    return {"pixel_values": torch.zeros(1, reads, *sides)}
+
+
+def _blank_text(modality: Modality | None, config: Any) -> dict[str, Tensor]:
+    """Two words and a padding."""
+    padding = getattr(config, "pad_token_id", None) or 0
+    words = [i for i in range(3) if i != padding][:2]
+    ids, written = torch.tensor([[*words, padding]]), torch.tensor([[1, 1, 0]])
+    return {"input_ids": ids, "attention_mask": written}
+
+
+class _Reads(NamedTuple):
+    """How transformers' models read a kind of modality: which class of them, by which input, and a blank
+    one that is of the size that the model reads."""
+
+    auto: Callable[[Any], Any]
+    input: str
+    blank: Callable[[Modality, Any], dict[str, Tensor]]
+
+
+READS = {
+    "image": _Reads(_image_model, "pixel_values", _blank_image),
+    "text": _Reads(_text_model, "input_ids", _blank_text),
+}
+
+
+def to_width(width: int, d_h: int) -> nn.Module:
+    return nn.Identity() if width == d_h else nn.Linear(width, d_h)
 
 
 def text_backbone(task: Task) -> Modality | None:

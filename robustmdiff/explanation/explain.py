@@ -14,9 +14,8 @@ from robustmdiff.data.task import Field
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.diagnosis.uncertainty import Abstention, ConformalSets
 from robustmdiff.encoders.encoded import Encoded
-from robustmdiff.encoders.tensors import tensors
 from robustmdiff.explanation.acquisition import rank_next_tests
-from robustmdiff.explanation.attribution import Attribution, attribute
+from robustmdiff.explanation.attribution import Attribution, attribute, read
 from robustmdiff.explanation.record import (
     CellRow,
     ClassRow,
@@ -66,20 +65,22 @@ def explain_patient(
     if target is not None and target not in task.classes:
         raise Refusal(f"explain_patient: target is {target!r}, expected one of {', '.join(task.classes)}")
     model.eval()
-    batch = tensors(collator([patient]), next(model.parameters()).device)
+    reading = read(model, patient, collator)
     with torch.no_grad():
-        encoded = model.encode(batch)
+        encoded = model.encode(reading.batch)
         present = encoded.presence().cpu()
         observed = bool(present.any())
         diagnosis = model.diagnose(encoded, draws=draws, seed=seed)
-        probability = diagnosis.probability.cpu() if observed else torch.tensor([task.prevalence])
+        probability = (
+            diagnosis.probability.cpu() if observed else torch.tensor([task.prevalence], device="cpu")
+        )
         in_set = None if conformal is None else conformal.sets(probability, present)[0].tolist()
         unlike = None if abstention is None else bool(abstention.flag(model.observe(encoded), present)[0])
         next_tests = rank_next_tests(model, encoded, draws=draws, seed=seed)
         consulted = _concepts(model, encoded) if observed else ()
     c = int(probability[0].argmax()) if target is None else task.classes.index(target)
     shapley = modality_shapley(model, encoded, draws=draws, seed=seed)
-    attribution = attribute(model, patient, collator, c, steps=steps)
+    attribution = attribute(model, reading, c, steps=steps)
     return PatientExplanation(
         id=patient.id,
         source=patient.source,
@@ -91,7 +92,7 @@ def explain_patient(
         modalities=_modalities(model, shapley.contribution[:, c], attribution),
         findings=_findings(model, encoded, diagnosis.findings) if observed else (),
         concepts=consulted,
-        images=_images(model, batch, attribution),
+        images=_images(model, reading.batch, attribution),
         texts=_texts(model, patient, attribution),
         panels=_panels(model, patient, attribution),
         next_tests=next_tests,
@@ -119,7 +120,8 @@ def _classes(
     task = model.task
     low, high = ([None] * len(task.classes),) * 2
     if draws is not None:
-        low, high = torch.quantile(draws[:, 0].float().cpu(), torch.tensor(INTERVAL), dim=0).tolist()
+        ends = torch.tensor(INTERVAL, device=draws.device)
+        low, high = torch.quantile(draws[:, 0].float(), ends, dim=0).tolist()
     rows = [
         ClassRow(
             name=name,
@@ -177,20 +179,13 @@ def _findings(model: RobustMDiff, encoded: Encoded, probability: Tensor | None) 
 def _concepts(model: RobustMDiff, encoded: Encoded) -> tuple[ConceptRow, ...]:
     """Of the attention in the integration, A_med; per head only the heaviest TOP are looked up, so
     a weight may be a little too small."""
-    seen: list[Tensor] = []
-    knowledge = model.integration.knowledge
-    handle = knowledge.register_forward_pre_hook(lambda _, args: seen.extend(args))
-    try:
-        model.observe(encoded)
-    finally:
-        handle.remove()
-    H, K = seen
+    K = encoded.K
+    assert K is not None
     asking = encoded.presence()[0].nonzero()[:, 0].tolist()
-    index, weight = knowledge.top(H[asking], K, min(TOP, len(K)))  # [modalities, heads, n]
-    found = torch.zeros(len(asking), len(K)).scatter_add(
-        1, index.cpu().flatten(1), weight.float().cpu().flatten(1)
-    )
-    found /= weight.shape[1]
+    H = model.integration.fuse(encoded)[0, asking]
+    index, weight = model.integration.knowledge.top(H, K, min(TOP, len(K)))  # [modalities, heads, n]
+    found = H.new_zeros(len(asking), len(K)).scatter_add(1, index.flatten(1), weight.flatten(1))
+    found = (found / weight.shape[1]).cpu()
     table = model.concept_table
     rows = []
     for i in found.mean(0).topk(min(TOP, len(K))).indices.tolist():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustmdiff.data.task import Field
 from robustmdiff.explanation.acquisition import NextTest
-from robustmdiff.explanation.attribution import Word
+from robustmdiff.explanation.parts import Word
 
 
 @dataclass(frozen=True)

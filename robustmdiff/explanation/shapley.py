@@ -55,7 +55,7 @@ def shapley_values(worth: Tensor) -> Tensor:
     n = len(worth).bit_length() - 1
     if len(worth) != 2**n:
         raise ValueError(f"shapley_values: worth has {len(worth)} rows, expected a power of two")
-    subset = torch.arange(2**n)
+    subset = torch.arange(2**n, device=worth.device)
     size = sum(((subset >> i) & 1 for i in range(n)), torch.zeros_like(subset))
     weight = torch.tensor(
         [math.factorial(s) * math.factorial(n - s - 1) / math.factorial(n) for s in range(n)],

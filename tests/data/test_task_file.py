@@ -20,8 +20,8 @@ from robustmdiff.data.spelling import canonical
 from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.data.task_file import read_task_file, task_from
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.encoders.modalities import PanelEncoder
 from robustmdiff.encoders.tensors import tensors
+from robustmdiff.encoders.values import PanelEncoder
 
 
 def task_of(modality: dict[str, Any] | None = None, field: dict[str, Any] | None = None, **keys) -> dict:

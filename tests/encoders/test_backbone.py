@@ -12,6 +12,8 @@ from transformers import (
     BertConfig,
     BertModel,
     BertTokenizerFast,
+    EsmConfig,
+    EsmModel,
     GPT2Config,
     GPT2Model,
     LayoutLMv3Config,
@@ -36,7 +38,9 @@ from robustmdiff.data.task import Modality, Task
 from robustmdiff.data.tokenizer import tokenize
 from robustmdiff.encoders.backbone import load_backbone, load_own_tokenizer, text_backbone
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.encoders.modalities import ImageEncoder, ModalityEncoders, TextEncoder
+from robustmdiff.encoders.image import ImageEncoder
+from robustmdiff.encoders.modalities import ModalityEncoders
+from robustmdiff.encoders.text import TextEncoder
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "no", "cough", "fever", "##ish", "effusion", "."]
 CONFIG = ModelConfig(d_h=8, heads=2, layers=1, vocabulary=len(WORDS))
@@ -99,6 +103,29 @@ def test_an_image_is_read_as_by_the_model_itself(images, channels):
         expected = vit()(2 * pixels.expand(-1, 3, -1, -1) - 1).last_hidden_state
     torch.testing.assert_close(tokens.view_as(expected), expected)
     assert lengths.tolist() == [10, 10]
+
+
+def esm() -> EsmModel:
+    torch.manual_seed(4)
+    sizes = SMALL | {"vocab_size": len(WORDS), "pad_token_id": 0, "mask_token_id": 4}
+    return EsmModel(EsmConfig(**sizes, max_position_embeddings=20, token_dropout=True)).eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "by_vectors"),
+    [(bert, True), (lambda: RobertaModel(RobertaConfig(**SMALL, vocab_size=30)), True), (esm, False)],
+    ids=["bert", "positions-after-padding", "counts-its-ids"],
+)
+def test_a_text_is_read_by_word_vectors_where_these_say_the_same(make, by_vectors, tmp_path):
+    theirs = make().eval()
+    theirs.save_pretrained(tmp_path)
+    encoder = TextEncoder(notes(tmp_path), replace(CONFIG, d_h=12)).eval()
+    assert encoder.by_vectors is by_vectors
+    ids = torch.tensor([2, 6, 7, 3])
+    tokens, _ = encoder(Texts(torch.arange(2), torch.cat([ids, ids[1:3]]), torch.tensor([4, 2])))
+    with torch.no_grad():
+        expected = theirs(input_ids=ids[None]).last_hidden_state[0]
+    torch.testing.assert_close(tokens[:4], expected)
 
 
 def test_a_model_of_another_width_is_projected(texts, images):

@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from robustmdiff.data.batch import Panels
+from robustmdiff.data.batch import Images, Panels
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Field, Modality
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
-from robustmdiff.encoders.modalities import ImageEncoder, ModalityEncoders, PanelEncoder
+from robustmdiff.encoders.encoder import Embedded
+from robustmdiff.encoders.image import ImageEncoder, denormalise, normalise
+from robustmdiff.encoders.text import padded
+from robustmdiff.encoders.values import PanelEncoder
 
 
 def test_only_what_is_present_becomes_tokens(study, model):
@@ -93,31 +96,6 @@ def test_scales_come_from_references_or_from_training_patients():
     assert encoder.scale.tolist() == [2.0, 10.0]
 
 
-class Brightness(nn.Module):
-    """A user's own encoder: one token, from the mean of the image."""
-
-    def __init__(self, modality: Modality, config: ModelConfig) -> None:
-        super().__init__()
-        self.linear = nn.Linear(1, config.d_h)
-
-    def forward(self, images):
-        n = len(images.rows)
-        return self.linear(images.pixels.mean((1, 2, 3))[:, None]), torch.ones(n, dtype=torch.long)
-
-
-def test_a_user_names_an_encoder_of_their_own(monkeypatch):
-    import sys
-    import types
-
-    module = types.ModuleType("their_package")
-    module.Brightness = Brightness  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "their_package", module)
-    photo = Modality("photo", "image", shape=(1, 5, 7), encoder="their_package:Brightness")
-    task = Task((photo,), ("ill", "well"), (0.2, 0.8))
-    encoders = ModalityEncoders(task, ModelConfig(d_h=4, heads=2))
-    assert isinstance(encoders.encoders["photo"], Brightness)
-
-
 def test_an_image_that_patches_do_not_tile_is_refused():
     odd = Modality("xray", "image", shape=(1, 30, 32))
     with pytest.raises(ValueError, match=r"'xray': image is 30 x 32, expected .* patch = 16"):
@@ -130,3 +108,67 @@ def test_hiding_takes_a_mask_of_the_right_shape(study, model):
         encoded.keep(torch.ones(3, 6))
     hidden = encoded.keep(torch.zeros(3, 6, dtype=torch.bool))
     assert not hidden.presence().any()
+
+
+def test_an_encoder_is_embed_and_encode(study, model):
+    batch = study.collator(study.patients)
+    for name, encoder in model.encoders.encoders.items():
+        embedded = encoder.embed(batch.inputs[name])
+        assert embedded.x.is_floating_point()
+        for parts, whole in zip(encoder.encode(embedded), encoder(batch.inputs[name]), strict=True):
+            assert torch.equal(parts, whole)
+
+
+def test_parts_add_up_what_is_observed(study, model):
+    """A picture's pixels, a text's tokens, a panel's fields; nothing is lost on the way."""
+    batch, task = study.collator(study.patients), study.cohort.task
+    for name, encoder in model.encoders.encoders.items():
+        x = encoder.embed(batch.inputs[name]).x[0].detach().double()
+        parts, modality = encoder.parts(x), task.modality(name)
+        sizes = {"image": modality.shape, "text": x.shape[:1], "values": (len(modality.fields),)}
+        assert parts.shape == sizes[modality.kind]
+        torch.testing.assert_close(parts.sum(), x.sum())
+
+
+def test_what_a_window_normalises_its_inverse_gives_back():
+    hounsfield = torch.tensor([-1000.0, -300.0, 400.0, 1500.0])
+    x = normalise(hounsfield, (-1000.0, 400.0))
+    torch.testing.assert_close(x, torch.tensor([-1.0, 0.0, 1.0, 18 / 7]))
+    torch.testing.assert_close(denormalise(x, (-1000.0, 400.0)), hounsfield)
+
+
+def test_what_is_outside_the_window_is_clipped():
+    torch.manual_seed(0)
+    xray = Modality("xray", "image", shape=(1, 16, 16), window=(-1.0, 3.0))
+    encoder = ImageEncoder(xray, ModelConfig(d_h=8, heads=2)).eval()
+    far = torch.full((1, 1, 16, 16), 50.0)
+    bright, brighter = (encoder(Images(torch.arange(1), x))[0] for x in (far.clamp(max=3), far))
+    assert torch.equal(bright, brighter)
+    assert not torch.equal(bright, encoder(Images(torch.arange(1), far * 0))[0])
+
+
+def test_texts_are_filled_up_to_the_longest():
+    flat, lengths = torch.arange(1, 7), torch.tensor([2, 1, 3])
+    assert padded(flat, lengths, 9).tolist() == [[1, 2, 9], [3, 9, 9], [4, 5, 6]]
+
+
+@pytest.mark.parametrize("name", ["xray", "text", "structured"])
+def test_what_encodes_can_be_exported(study, model, name):
+    """For fixed shapes, with nothing but tensors between what is embedded and tokens."""
+    encoder = model.encoders.encoders[name]
+    embedded = encoder.embed(study.collator(study.patients).inputs[name])
+    with torch.no_grad():
+        graph = torch.export.export(Encodes(encoder), tuple(x.detach() for x in embedded if x is not None))
+        for found, expected in zip(
+            graph.module()(*(x for x in embedded if x is not None)), encoder.encode(embedded), strict=True
+        ):
+            torch.testing.assert_close(found, expected)
+
+
+class Encodes(nn.Module):
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x, lengths=None):
+        return self.encoder.encode(Embedded(x, lengths))

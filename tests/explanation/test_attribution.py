@@ -8,14 +8,19 @@ import pytest
 import torch
 from torch import nn
 
+from robustmdiff.data.batch import Images
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.data.tokenizer import train_tokenizer
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.encoders.encoded import Encoded
-from robustmdiff.explanation.attribution import _blurred, attribute
+from robustmdiff.encoders.encoder import Embedded, Encoder
+from robustmdiff.encoders.modalities import ModalityEncoders
+from robustmdiff.explanation import explain
+from robustmdiff.explanation.attribution import Path, attribute, read
+from robustmdiff.explanation.explain import explain_patient
+from robustmdiff.explanation.parts import blurred
 from robustmdiff.knowledge.concepts import ConceptTable
 
 XRAY = Modality("xray", "image", shape=(2, 16, 24), window=(-3.0, 3.0))
@@ -76,8 +81,12 @@ def patient():
     return Patient("p", {"xray": image, "note": TEXT, "labs": {"CRP": 80.0, "sex": "male", "age": 61.0}})
 
 
+def explained(model, patient, collator, target, **options):
+    return attribute(model, read(model, patient, collator), target, **options)
+
+
 def test_contributions_add_up(model, patient, collator):
-    few, many = (attribute(model, patient, collator, 1, steps=steps) for steps in (2, 64))
+    few, many = (explained(model, patient, collator, 1, steps=steps) for steps in (2, 64))
     for found in (few, many):
         gap = found.probability - found.baseline - sum(found.total.values())
         assert found.completeness_error == pytest.approx(gap, abs=1e-12)
@@ -90,7 +99,7 @@ def test_contributions_add_up(model, patient, collator):
 
 
 def test_every_part_adds_up_to_its_modality(model, patient, collator):
-    found = attribute(model, patient, collator, 2, steps=8)
+    found = explained(model, patient, collator, 2, steps=8)
     assert found.pixels["xray"].shape == (2, 16, 24)
     assert found.pixels["xray"].sum().item() == pytest.approx(found.total["xray"], rel=1e-3)
     assert sum(w.attribution for w in found.words["note"]) == pytest.approx(found.total["note"], rel=1e-3)
@@ -98,7 +107,7 @@ def test_every_part_adds_up_to_its_modality(model, patient, collator):
 
 
 def test_probability_is_that_of_the_direct_path(model, patient, collator):
-    found = attribute(model, patient, collator, 0, steps=1)
+    found = explained(model, patient, collator, 0, steps=1)
     with torch.no_grad():
         p = model.probability(model.observe(model.encode(collator([patient]))))
     assert found.probability == pytest.approx(p[0, 0].item(), abs=1e-6)
@@ -107,8 +116,8 @@ def test_probability_is_that_of_the_direct_path(model, patient, collator):
 def test_baseline_is_a_patient_whose_modalities_say_nothing(model, patient, collator):
     """An empty panel and a blurred image can be given to the model as such."""
     both = replace(patient, modalities={k: patient.modalities[k] for k in ("xray", "labs")})
-    silent = replace(patient, modalities={"xray": _blurred(patient.modalities["xray"][None])[0], "labs": {}})
-    found = attribute(model, both, collator, 1, steps=1)
+    silent = replace(patient, modalities={"xray": blurred(patient.modalities["xray"][None])[0], "labs": {}})
+    found = explained(model, both, collator, 1, steps=1)
     with torch.no_grad():
         p = model.probability(model.observe(model.encode(collator([silent]))))
     assert found.baseline == pytest.approx(p[0, 1].item(), abs=1e-6)
@@ -116,7 +125,7 @@ def test_baseline_is_a_patient_whose_modalities_say_nothing(model, patient, coll
 
 
 def test_words_are_whole_and_where_they_stand(model, patient, collator):
-    words = attribute(model, patient, collator, 1, steps=2).words["note"]
+    words = explained(model, patient, collator, 1, steps=2).words["note"]
     expected = "No new opacity ; left - sided effusion , fever 39 . 5 in the X - ray ."
     assert " ".join(w.text for w in words) == expected
     assert all(TEXT[w.start : w.end] == w.text for w in words)
@@ -134,7 +143,7 @@ def test_words_are_whole_and_where_they_stand(model, patient, collator):
 )
 def test_words_of_any_script_are_whole_and_once_on_the_page(model, patient, collator, text, expected):
     """Untrained on these characters: every piece of a word is [UNK] or a letter."""
-    words = attribute(model, replace(patient, modalities={"note": text}), collator, 1, steps=2).words["note"]
+    words = explained(model, replace(patient, modalities={"note": text}), collator, 1, steps=2).words["note"]
     assert " ".join(w.text for w in words) == expected
     assert all(text[w.start : w.end] == w.text for w in words)
     assert all(a.end <= b.start for a, b in pairwise(words))
@@ -142,13 +151,13 @@ def test_words_of_any_script_are_whole_and_once_on_the_page(model, patient, coll
 
 def test_a_text_beyond_the_longest_is_read_to_its_cut(model, patient, collator):
     long = replace(patient, modalities={"note": "fever " * 60})
-    words = attribute(model, long, collator, 1, steps=2).words["note"]
+    words = explained(model, long, collator, 1, steps=2).words["note"]
     assert 0 < len(words) < 60
     assert all(w.text == "fever" for w in words)
 
 
 def test_cells_are_those_measured(model, patient, collator):
-    cells = attribute(model, patient, collator, 1, steps=8).cells["labs"]
+    cells = explained(model, patient, collator, 1, steps=8).cells["labs"]
     assert set(cells) == {"CRP", "sex", "age"}
     assert all(value != 0 for value in cells.values())
 
@@ -156,13 +165,13 @@ def test_cells_are_those_measured(model, patient, collator):
 def test_a_cell_gets_what_its_columns_do(model, patient, collator):
     """With one cell measured all of the panel's total is its own."""
     for field, value in (("CRP", 80.0), ("sex", "other"), ("age", 61.0), ("smoker", "yes")):
-        found = attribute(model, Patient("p", {"labs": {field: value}}), collator, 1, steps=4)
+        found = explained(model, Patient("p", {"labs": {field: value}}), collator, 1, steps=4)
         assert found.cells["labs"] == {field: pytest.approx(found.total["labs"], abs=1e-7)}
         assert found.total["labs"] != 0
 
 
 def test_empty_is_there_but_says_nothing(model, collator):
-    found = attribute(model, Patient("p", {"note": "", "labs": {}}), collator, 1, steps=2)
+    found = explained(model, Patient("p", {"note": "", "labs": {}}), collator, 1, steps=2)
     assert found.words == {"note": ()}
     assert found.cells == {"labs": {}}
     assert found.total == {"labs": 0, "note": 0}
@@ -171,7 +180,7 @@ def test_empty_is_there_but_says_nothing(model, collator):
 
 
 def test_nothing_at_all(model, collator):
-    found = attribute(model, Patient("p", {}), collator, 1)
+    found = explained(model, Patient("p", {}), collator, 1)
     assert found.probability == found.baseline
     assert found.completeness_error == 0
     assert (found.gradient, found.total, found.pixels, found.words, found.cells) == ({}, {}, {}, {}, {})
@@ -183,7 +192,7 @@ def test_the_model_is_left_as_it_was(model, patient, collator):
         before = model.probability(model.observe(model.encode(batch)))
     model.train()
     try:
-        attribute(model, patient, collator, 1, steps=2)
+        explained(model, patient, collator, 1, steps=2)
         assert model.training
         assert model.encoders.training
     finally:
@@ -194,11 +203,11 @@ def test_the_model_is_left_as_it_was(model, patient, collator):
 
 
 def test_frozen_parameters_change_nothing(model, patient, collator):
-    free = attribute(model, patient, collator, 1, steps=2)
+    free = explained(model, patient, collator, 1, steps=2)
     trainable = [p for p in model.parameters() if p.requires_grad]
     try:
         model.requires_grad_(False)
-        frozen = attribute(model, patient, collator, 1, steps=2)
+        frozen = explained(model, patient, collator, 1, steps=2)
     finally:
         for p in trainable:
             p.requires_grad_(True)
@@ -215,11 +224,21 @@ class Bag(nn.Module):
 
 def test_a_users_own_encoder_is_held_as_it_is(model, patient, collator, monkeypatch):
     monkeypatch.setitem(model.encoders.encoders._modules, "note", Bag())
-    found = attribute(model, patient, collator, 1, steps=32)
+    found = explained(model, patient, collator, 1, steps=32)
     assert found.gradient["note"] > 0
     assert set(found.total) == {"xray", "labs"}
     assert found.words == {}
     assert abs(found.completeness_error) < 1e-3
+
+
+class Pixels(Encoder):
+    """One token: the pixels themselves."""
+
+    def embed(self, images):
+        return Embedded(images.pixels)
+
+    def encode(self, embedded):
+        return embedded.x.flatten(1), torch.ones(len(embedded.x), dtype=torch.long)
 
 
 class Linear(nn.Module):
@@ -228,23 +247,17 @@ class Linear(nn.Module):
     def __init__(self):
         super().__init__()
         self.task = Task((XRAY,), ("a", "b"), (0.5, 0.5))
-        self.weight = torch.randn(2, 2 * 16 * 24, generator=torch.Generator().manual_seed(3)) / 100
-        flat = nn.Flatten()
-        flat.forward = lambda images: (
-            images.pixels.flatten(1),
-            torch.ones(len(images.rows), dtype=torch.long),
-        )
-        self.encoders = nn.Module()
-        self.encoders.encoders = nn.ModuleDict({"xray": flat})
-        self.anything = nn.Parameter(torch.zeros(1))
+        size = 2 * 16 * 24
+        self.weight = torch.randn(2, size, generator=torch.Generator().manual_seed(3)) / 100
+        self.encoders = ModalityEncoders(self.task, ModelConfig(d_h=size, patch=8))
+        self.encoders.encoders["xray"] = Pixels()
+        self.anything = self.encoders.anything = nn.Parameter(torch.zeros(1))
 
     def embed_concepts(self):
-        return None
+        return torch.zeros(0)
 
-    def encode(self, batch, K=None):
-        x, _ = self.encoders.encoders["xray"](batch.inputs["xray"])
-        segments = torch.stack([torch.arange(len(x)), torch.ones(len(x))], -1).int()[:, None]
-        return Encoded(x, segments, x[:, None])
+    def inform(self, encoded, K=None):
+        return encoded
 
     def observe(self, encoded):
         return encoded.H[:, 0]
@@ -256,21 +269,132 @@ class Linear(nn.Module):
 def test_of_a_linear_model(patient):
     model = Linear()
     pixels = patient.modalities["xray"]
-    model.encoders.forward = lambda batch: model.encode(batch)
-    found = attribute(model, Patient("p", {"xray": pixels}), Collator(model.task), 1, steps=3)
+    found = explained(model, Patient("p", {"xray": pixels}), Collator(model.task), 1, steps=3)
     weight = model.weight[1].view(2, 16, 24)
-    torch.testing.assert_close(found.pixels["xray"], weight * (pixels - _blurred(pixels[None])[0]))
+    torch.testing.assert_close(found.pixels["xray"], weight * (pixels - blurred(pixels[None])[0]))
     assert found.gradient["xray"] == pytest.approx(weight.norm().item(), rel=1e-6)
     assert found.completeness_error == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("module", [nn.Module, Encoder])
+def test_an_image_encoder_of_ones_own_needs_no_embedding_to_be_explained_by_pixels(patient, module):
+    class Own(module):
+        def forward(self, images):
+            return images.pixels.flatten(1), torch.ones(len(images.pixels), dtype=torch.long)
+
+        def embed(self, images):
+            return Embedded(images.pixels)
+
+        def encode(self, embedded):
+            return self.forward(Images(None, embedded.x))
+
+    model = Linear()
+    alone = Patient("p", {"xray": patient.modalities["xray"]})
+    expected = explained(model, alone, Collator(model.task), 1, steps=3)
+    model.encoders.encoders["xray"] = Own()
+    found = explained(model, alone, Collator(model.task), 1, steps=3)
+    torch.testing.assert_close(found.pixels["xray"], expected.pixels["xray"])
+    assert found.gradient == expected.gradient
+
+
+def test_a_model_that_reads_ids_alone_is_held_as_it_is(model, patient, collator, monkeypatch):
+    monkeypatch.setattr(model.encoders.encoders["note"], "by_vectors", False)
+    found = explained(model, patient, collator, 1, steps=32)
+    assert found.gradient["note"] > 0
+    assert set(found.total) == {"xray", "labs"}
+    assert found.words == {}
+
+
+class Fields(Encoder):
+    """A panel encoder of the user's own with `embed`: one number for each field, and one too many."""
+
+    def embed(self, panels):
+        return Embedded(torch.cat([panels.present.float(), panels.value[:, :1]], 1))
+
+    def encode(self, embedded):
+        return embedded.x.repeat(1, 4)[:, :16], torch.ones(len(embedded.x), dtype=torch.long)
+
+
+def test_parts_that_are_not_those_of_the_modality_are_refused(model, patient, collator, monkeypatch):
+    own = Fields()
+    monkeypatch.setitem(model.encoders.encoders._modules, "labs", own)
+    with pytest.raises(ValueError, match=r"'labs': the encoder's parts are \[5\], expected \[4\]"):
+        explained(model, patient, collator, 1, steps=1)
+    monkeypatch.setattr(own, "parts", lambda x: x[:4])
+    assert set(explained(model, patient, collator, 1, steps=1).cells["labs"]) == {"CRP", "sex", "age"}
+
+
+def test_gradient_norms_are_those_of_autograd(model, patient, collator):
+    """Against the gradient with respect to what each encoder gave, taken at the encoder."""
+    given = {}
+
+    def keep(name):
+        def hook(_, args, output):
+            given[name] = output[0].detach().requires_grad_()
+            return given[name], output[1]
+
+        return hook
+
+    hooks = [e.register_forward_hook(keep(n)) for n, e in model.encoders.encoders.items()]
+    try:
+        p = model.probability(model.observe(model.encode(collator([patient]))))[0, 1]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    expected = torch.autograd.grad(p, list(given.values()))
+    found = explained(model, patient, collator, 1, steps=1).gradient
+    for name, part in zip(given, expected, strict=True):
+        assert found[name] == pytest.approx(part.norm().item(), rel=1e-5)
+
+
+class Counting:
+    """What it stands for, and how often it was asked."""
+
+    def __init__(self, what):
+        self.what, self.calls = what, 0
+
+    def __call__(self, *args):
+        self.calls += 1
+        return self.what(*args)
+
+    def __getattr__(self, name):
+        return getattr(self.what, name)
+
+
+def test_a_patient_is_collated_once_for_an_explanation(model, patient, collator):
+    counting = Counting(collator)
+    explain_patient(model, patient, counting, draws=4, steps=2)
+    assert counting.calls == 1
+
+
+def with_default(device, function):
+    def wrapped(*args):
+        with torch.device(device):
+            return function(*args)
+
+    return wrapped
+
+
+def test_all_tensors_are_made_on_the_models_device(model, patient, collator, monkeypatch):
+    """With another default device, here one that holds no numbers, whatever is made without saying where
+    cannot meet what the model holds. (captum makes its weights anywhere and moves them.)"""
+    expected = explain_patient(model, patient, collator, draws=4, steps=3)
+    reading = read(model, patient, collator)
+    monkeypatch.setattr(explain, "read", lambda *_: reading)
+    for name, device in (("integrate", "cpu"), ("probability", "meta")):
+        monkeypatch.setattr(Path, name, with_default(device, getattr(Path, name)))
+    with torch.device("meta"):
+        found = explain_patient(model, patient, collator, draws=4, steps=3)
+    assert found.to_json() == expected.to_json()
+
+
 def test_blur_keeps_the_mean_of_a_flat_image_and_loses_a_dot():
     flat = torch.full((1, 2, 16, 24), 7.0)
-    torch.testing.assert_close(_blurred(flat), flat)
+    torch.testing.assert_close(blurred(flat), flat)
     dot = torch.zeros(1, 1, 16, 24)
     dot[0, 0, 8, 12] = 1
-    assert _blurred(dot).max() < 0.05
-    assert _blurred(dot).sum().item() == pytest.approx(1, abs=1e-3)
+    assert blurred(dot).max() < 0.05
+    assert blurred(dot).sum().item() == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -279,4 +403,4 @@ def test_blur_keeps_the_mean_of_a_flat_image_and_loses_a_dot():
 ])  # fmt: skip
 def test_wrong_arguments(model, patient, collator, change, message):
     with pytest.raises(ValueError, match=message):
-        attribute(model, patient, collator, **({"target": 1} | change))
+        explained(model, patient, collator, **({"target": 1} | change))

@@ -1,0 +1,53 @@
+"""What an encoder is: the observations of one modality in, tokens and a summary H_i out."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class Embedded(NamedTuple):
+    """Observations of n patients at the entry of an encoder's layers.
+
+    x        [n, ...]   pixels, word vectors, the inputs of an MLP. What can be differentiated is floating
+                        point; integers (token ids) are for an encoder that can be entered no further in.
+    lengths  int64 [n]  how many x[b, :length] are there, where x is padded along its second axis (words);
+                        None where all of x is.
+    """
+
+    x: Tensor
+    lengths: Tensor | None = None
+
+
+class Encoder(nn.Module):
+    """An encoder in two parts, so that what reads an observation can be entered where it is differentiable.
+
+        tokens, lengths = encoder(observations) = encoder.encode(encoder.embed(observations))
+
+    observations  those of the n >= 1 patients who have the modality: `Images`, `Texts` or `Panels`
+                  (`robustmdiff.data.batch`), on the encoder's device.
+    tokens        float [sum of lengths, d_h], end to end; the first token of each patient is H_i.
+    lengths       int64 [n], each at least 1.
+
+    It is built from (modality, config), `Modality` and `EncoderConfig`.
+    """
+
+    def embed(self, observations: Any) -> Embedded:
+        raise NotImplementedError
+
+    def encode(self, embedded: Embedded) -> tuple[Tensor, Tensor]:
+        """Patient b's tokens are a function of embedded.x[b] alone."""
+        raise NotImplementedError
+
+    def forward(self, observations: Any) -> tuple[Tensor, Tensor]:
+        return self.encode(self.embed(observations))
+
+    def parts(self, attribution: Tensor) -> Tensor:
+        """What each number of one patient's `Embedded.x[b]` did, added up by what was observed: a picture's
+        pixels [C, H, W], a text's tokens [longest], a panel's fields [F]. As it is, unless an encoder has
+        several numbers for one of them."""
+        return attribution
+
+    def fit(self, observations: Any) -> None:
+        """Called once before training, with the training patients, for scales and the like."""

@@ -1,0 +1,13 @@
+"""The encoder of each kind of modality. A new kind is a file beside these and a line here."""
+
+from __future__ import annotations
+
+from robustmdiff.encoders.image import ImageEncoder
+from robustmdiff.encoders.text import TextEncoder
+from robustmdiff.encoders.values import PanelEncoder
+
+ENCODERS: dict[str, type[ImageEncoder | TextEncoder | PanelEncoder]] = {
+    "image": ImageEncoder,
+    "text": TextEncoder,
+    "values": PanelEncoder,
+}

@@ -1,0 +1,79 @@
+"""Texts: from token ids to word vectors and what they mean beside each other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustmdiff.data.batch import Texts
+from robustmdiff.data.task import Modality
+from robustmdiff.encoders.backbone import load_backbone, takes_vectors, to_width
+from robustmdiff.encoders.config import EncoderConfig
+from robustmdiff.encoders.encoder import Embedded, Encoder
+from robustmdiff.nn.transformers import register_with_transformers
+from robustmdiff.refusal import Refusal
+
+
+class TextEncoder(Encoder):
+    """A BERT (Devlin et al. 2019) on our attention, small and from scratch unless the modality
+    names a pretrained `AutoModel`; [CLS] is the summary."""
+
+    def __init__(self, modality: Modality, config: EncoderConfig) -> None:
+        super().__init__()
+        from transformers import BertConfig, BertModel
+
+        register_with_transformers()
+        if modality.encoder is not None:
+            self.bert = load_backbone(modality)
+        else:
+            if config.vocabulary < 1:
+                raise Refusal(
+                    f"modality {modality.name!r}: vocabulary is {config.vocabulary}, expected the "
+                    "number of entries of the tokenizer"
+                )
+            self.bert = BertModel(
+                BertConfig(
+                    vocab_size=config.vocabulary,
+                    hidden_size=config.d_h,
+                    num_hidden_layers=config.layers,
+                    num_attention_heads=config.heads,
+                    intermediate_size=2 * config.d_h,
+                    max_position_embeddings=config.max_tokens,
+                    hidden_dropout_prob=config.dropout,
+                    attention_probs_dropout_prob=0.0,
+                    attn_implementation="robustmdiff",  # type: ignore[call-arg]
+                ),
+                add_pooling_layer=False,
+            )
+        self.by_vectors = modality.encoder is None or takes_vectors(self.bert)
+        self.project = to_width(self.bert.config.hidden_size, config.d_h)
+
+    @staticmethod
+    def blank(modality: Modality) -> Texts:
+        """A text of two tokens and one of three, to try an encoder on."""
+        return Texts(torch.arange(2), torch.ones(5, dtype=torch.int64), torch.tensor([2, 3]))
+
+    def embed(self, texts: Texts) -> Embedded:
+        """x: word vectors [n, longest, e], before positions are added; the ids [n, longest] where the model
+        reads nothing else."""
+        ids = padded(texts.input_ids, texts.lengths, self.bert.config.pad_token_id or 0)
+        x = self.bert.get_input_embeddings()(ids) if self.by_vectors else ids
+        return Embedded(x, texts.lengths)
+
+    def encode(self, embedded: Embedded) -> tuple[Tensor, Tensor]:
+        x, lengths = embedded
+        assert lengths is not None
+        written = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        words = {"inputs_embeds" if self.by_vectors else "input_ids": x}
+        states = self.bert(**words, attention_mask=written.long()).last_hidden_state
+        return self.project(states[written]), lengths
+
+    def parts(self, attribution: Tensor) -> Tensor:
+        return attribution.sum(-1)
+
+
+def padded(flat: Tensor, lengths: Tensor, padding: int) -> Tensor:
+    """flat [sum of lengths] -> [n, longest], filled up at the end of each row."""
+    written = torch.arange(int(lengths.max()), device=flat.device) < lengths[:, None]
+    filler = torch.full(written.shape, padding, dtype=flat.dtype, device=flat.device)
+    return filler.masked_scatter(written, flat)
