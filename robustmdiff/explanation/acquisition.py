@@ -15,26 +15,40 @@ if TYPE_CHECKING:
     from robustmdiff.diagnosis.model import RobustMDiff
 
 
+NOTICEABLE = 0.01  # of probability; about one standard deviation of a small gain over 64 draws
+
+
 @dataclass(frozen=True)
 class NextTest:
-    """modality           one that the patient lacks.
-    expected_change    mean total variation distance between the posteriors that seeing it may
-                       lead to and their mean, 0 to 1; multilabel: averaged over the classes.
+    """What seeing one modality that the patient lacks is expected to do.
+
+    modality           its name.
+    expected_change    probability, 0 to 1: the mean total variation distance between the posteriors that
+                       seeing it may lead to and their mean. 0.05 says that on average five percentage
+                       points go to other classes; multilabel: the mean of the classes' changes.
     entropy_reduction  nats by which the posterior is expected to get surer (multilabel: summed
                        over the classes), the mutual information of the outcome and the class.
-    floor              expected_change where nothing is added: how far the draws scatter by
+    floor              probability: expected_change where nothing is added, how far the draws scatter by
                        themselves. A perfect diffusion has 0; a change that does not exceed it
                        says nothing about the modality. The same for all of a patient's tests.
+    gain               probability: expected_change - floor, at least 0.
     cost               of the modality, as the task states it.
-    value              (expected_change - floor) / cost, at least 0; what the ranking goes by.
+    value              gain / cost; what the ranking goes by.
     """
 
     modality: str
     expected_change: float
     entropy_reduction: float
     floor: float
+    gain: float
     cost: float
     value: float
+
+    @property
+    def noticeable(self) -> bool:
+        """Whether the gain is at least one percentage point. Where none of a patient's tests is, no test
+        would change the diagnosis, as far as this model can tell."""
+        return self.gain >= NOTICEABLE
 
 
 def rank_next_tests(
@@ -66,7 +80,8 @@ def rank_next_tests(
     tests = []
     for j, c, h in zip(absent.tolist(), change, surer, strict=False):
         name, cost = model.task.modality_names[j], model.task.modalities[j].cost
-        tests.append(NextTest(name, c, h, floor, cost, max(c - floor, 0) / cost))
+        gain = max(c - floor, 0.0)
+        tests.append(NextTest(name, c, h, floor, gain, cost, gain / cost))
     return tuple(sorted(tests, key=lambda test: (-test.value, -test.expected_change / test.cost)))
 
 

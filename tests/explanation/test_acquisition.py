@@ -67,6 +67,19 @@ def test_what_the_draws_scatter_by_themselves_does_not_count():
     assert tests[1].floor == tests[1].expected_change == tests[0].floor > 0.1
     assert tests[0].value == (tests[0].expected_change - tests[0].floor) / 8
     assert tests[1].value == tests[2].value == 0
+    assert [t.gain for t in tests] == [tests[0].expected_change - tests[0].floor, 0, 0]
+    assert [t.noticeable for t in tests] == [True, False, False]
+
+
+@pytest.mark.parametrize(("width", "noticeable"), [(0.02, False), (0.2, True)])
+def test_a_change_is_told_in_probability_whatever_the_cost(width, noticeable):
+    """p = sigmoid(own + width * noise) moves by p (1 - p) width E|noise|, to first order; x costs 0.5."""
+    one = encoded([[1, 1, 0, 1]])
+    (labs,) = rank_next_tests(Stub([0, 0, width, 0]), one, draws=4000)
+    p = float(one.H.nan_to_num().sum().sigmoid())
+    assert labs.gain == pytest.approx(p * (1 - p) * width * (2 / math.pi) ** 0.5, rel=0.05)
+    assert labs.value == 2 * labs.gain
+    assert labs.noticeable is noticeable
 
 
 def test_same_seed_same_answer_whoever_else_is_there():
