@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Modality
 from robustmdiff.data.tokenizer import tokenize
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.encoder import Embedded, Encoder
 from robustmdiff.encoders.modalities import summaries
 from robustmdiff.encoders.tensors import tensors
-from robustmdiff.explanation.parts import PARTS, Spans, Word
+from robustmdiff.explanation.parts import PARTS, Parts, Spans, Word
 
 AT_ONCE = 16  # points of the path per forward pass
 
@@ -95,7 +94,7 @@ def attribute(model: RobustMDiff, reading: Reading, target: int, *, steps: int =
     training = model.training
     model.eval()
     try:
-        path = Path(model, reading)
+        path = StraightPath(model, reading)
         with torch.no_grad():
             p, nothing = (path.probability(*x)[0, target].item() for x in (path.end, path.beginning))
             encoded = path.encode(*path.end)
@@ -108,7 +107,7 @@ def attribute(model: RobustMDiff, reading: Reading, target: int, *, steps: int =
     for name, part in parts.items():
         modality = model.task.modality(name)
         kind, spans = PARTS[modality.kind], reading.spans.get(name, ())
-        own = path.encoders[name].parts(part).cpu()
+        own = path.entries[name].encoder.parts(part).cpu()
         told[kind.name][name] = kind.told(modality, reading.patient.modalities[name], own, spans)
     return Attribution(
         target=target,
@@ -136,36 +135,51 @@ def gradient_norms(model: RobustMDiff, encoded: Encoded, target: int) -> dict[st
     return {name: gradient[first : first + n].norm().item() for name, (first, n) in segments if n}
 
 
-class Path:
+class Entry(NamedTuple):
+    """Where the path enters one modality's encoder.
+
+    beginning, end  [1, ...], both as `Embedded.x`; lengths as there
+    """
+
+    encoder: Encoder
+    beginning: Tensor
+    end: Tensor
+    lengths: Tensor | None
+
+
+def _enter(encoder: nn.Module, kind: Parts, observations: Any, spans: Spans) -> Entry | None:
+    """None for an encoder that can only be held as it is."""
+    entered = encoder if isinstance(encoder, Encoder) else kind.otherwise(encoder)
+    if entered is None:
+        return None
+    x, lengths = entered.embed(observations)
+    if not x.is_floating_point():
+        return None
+    return Entry(entered, kind.silent(entered, observations, spans), x, lengths)
+
+
+class StraightPath:
     """The path of one patient from modalities that say nothing to what they say, in the terms of the
-    encoders' `embed`; x are the points of each modality, [n, ...] each, in the order of `encoders`."""
+    encoders' `embed`. Its points are x, one [n, ...] for each of `entries` and in their order."""
 
     def __init__(self, model: RobustMDiff, reading: Reading) -> None:
         self.model = model
-        self.encoders: dict[str, Encoder] = {}
-        self.lengths: dict[str, Tensor | None] = {}
-        self.held: dict[str, tuple[Tensor, Tensor]] = {}  # what encoders gave that cannot be entered
-        self.beginning: tuple[Tensor, ...] = ()
-        self.end: tuple[Tensor, ...] = ()
+        self.entries: dict[str, Entry] = {}
+        self.held: dict[str, tuple[Tensor, Tensor]] = {}  # what the other encoders gave
         with torch.no_grad():
             self.K = model.embed_concepts()  # what concepts are called is no part of the patient
             for modality in model.task.modalities:
-                self._lay(modality, reading)
-
-    def _lay(self, modality: Modality, reading: Reading) -> None:
-        name, kind = modality.name, PARTS[modality.kind]
-        observations = reading.batch.inputs[name]
-        if not len(observations.rows):
-            return
-        encoder = self.model.encoders.encoders[name]
-        entered = encoder if isinstance(encoder, Encoder) else kind.otherwise(encoder)
-        embedded = entered.embed(observations) if entered else None
-        if entered is None or embedded is None or not embedded.x.is_floating_point():
-            self.held[name] = encoder(observations)
-            return
-        self.encoders[name], self.lengths[name] = entered, embedded.lengths
-        self.beginning += (kind.silent(entered, observations, reading.spans.get(name, ())),)
-        self.end += (embedded.x,)
+                name, observations = modality.name, reading.batch.inputs[modality.name]
+                if not len(observations.rows):
+                    continue
+                encoder = model.encoders.encoders[name]
+                entry = _enter(encoder, PARTS[modality.kind], observations, reading.spans.get(name, ()))
+                if entry is None:
+                    self.held[name] = encoder(observations)
+                else:
+                    self.entries[name] = entry
+        self.beginning = tuple(entry.beginning for entry in self.entries.values())
+        self.end = tuple(entry.end for entry in self.entries.values())
 
     def encode(self, *x: Tensor) -> Encoded:
         """-> n patients, who differ in x alone."""
@@ -175,10 +189,9 @@ class Path:
             name: (rows, tokens.repeat(n, 1), lengths.repeat(n))
             for name, (tokens, lengths) in self.held.items()
         }
-        for (name, encoder), points in zip(self.encoders.items(), x, strict=True):
-            lengths = self.lengths[name]
-            embedded = Embedded(points, None if lengths is None else lengths.repeat(n))
-            outputs[name] = (rows, *encoder.encode(embedded))
+        for (name, entry), points in zip(self.entries.items(), x, strict=True):
+            lengths = None if entry.lengths is None else entry.lengths.repeat(n)
+            outputs[name] = (rows, *entry.encoder.encode(Embedded(points, lengths)))
         return self.model.inform(self.model.encoders.side_by_side(outputs, n), self.K)
 
     def probability(self, *x: Tensor) -> Tensor:
@@ -194,4 +207,4 @@ class Path:
         parts = IntegratedGradients(self.probability).attribute(
             self.end, baselines=self.beginning, target=target, n_steps=steps, internal_batch_size=AT_ONCE
         )
-        return {name: part[0].detach().float() for name, part in zip(self.encoders, parts, strict=True)}
+        return {name: part[0].detach().float() for name, part in zip(self.entries, parts, strict=True)}

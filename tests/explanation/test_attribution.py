@@ -18,7 +18,7 @@ from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoder import Embedded, Encoder
 from robustmdiff.encoders.modalities import ModalityEncoders
 from robustmdiff.explanation import explain
-from robustmdiff.explanation.attribution import Path, attribute, read
+from robustmdiff.explanation.attribution import StraightPath, attribute, read
 from robustmdiff.explanation.explain import explain_patient
 from robustmdiff.explanation.parts import blurred
 from robustmdiff.knowledge.concepts import ConceptTable
@@ -382,7 +382,7 @@ def test_all_tensors_are_made_on_the_models_device(model, patient, collator, mon
     reading = read(model, patient, collator)
     monkeypatch.setattr(explain, "read", lambda *_: reading)
     for name, device in (("integrate", "cpu"), ("probability", "meta")):
-        monkeypatch.setattr(Path, name, with_default(device, getattr(Path, name)))
+        monkeypatch.setattr(StraightPath, name, with_default(device, getattr(StraightPath, name)))
     with torch.device("meta"):
         found = explain_patient(model, patient, collator, draws=4, steps=3)
     assert found.to_json() == expected.to_json()
