@@ -166,9 +166,10 @@ def _options(source: Source) -> dict[str, Any]:
 
 
 def with_encoders(task: Task, encoders: Mapping[str, str]) -> Task:
-    """The task whose modalities are read by these transformers models (names or folders)."""
-    for name in encoders:
-        if name not in task.modality_names or task.modality(name).kind == "values":
+    """The task whose modalities are read by these transformers models (names or folders), or classes of the
+    user's own ("package.module:Class")."""
+    for name, encoder in encoders.items():
+        if name not in task.modality_names or (task.modality(name).kind == "values" and ":" not in encoder):
             able = ", ".join(m.name for m in task.modalities if m.kind != "values")
             raise DataError(f"encoder is given for {name!r}, expected an image or a text: {able}")
     modalities = (replace(m, encoder=encoders.get(m.name, m.encoder)) for m in task.modalities)

@@ -21,6 +21,7 @@ def test_encoders_replace_those_of_the_task():
             DataError, match=f"given for '{name}', expected an image or a text: notes, letter"
         ):
             with_encoders(TASK, {name: "a/model"})
+    assert with_encoders(TASK, {"labs": "of.mine:Class"}).modality("labs").encoder == "of.mine:Class"
 
 
 @pytest.fixture(scope="module")
