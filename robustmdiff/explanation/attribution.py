@@ -7,6 +7,7 @@ observed, through the head, without a draw. A diagnosis averages over draws and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.tokenizer import tokenize
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.encoder import Embedded, Encoder
@@ -37,17 +37,14 @@ class Reading(NamedTuple):
 
     patient: Patient
     batch: Batch
-    spans: dict[str, Spans]
+    spans: Mapping[str, Spans]
 
 
 def read(model: RobustMDiff, patient: Patient, collator: Collator) -> Reading:
     """Raises DataError for a patient that is not what the task declares."""
-    batch = tensors(collator([patient]), next(model.parameters()).device)
     texts = {name: text for name, text in patient.modalities.items() if isinstance(text, str)}
-    spans: dict[str, Spans] = {}
-    for name, text in texts.items():
-        assert collator.tokenizer is not None  # the batch could not be made without
-        spans[name] = tokenize(collator.tokenizer, text, collator.max_tokens)[1]
+    spans = {name: collator.spans(text) for name, text in texts.items()}
+    batch = tensors(collator([patient]), next(model.parameters()).device)
     return Reading(patient, batch, spans)
 
 

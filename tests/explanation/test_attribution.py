@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import BertConfig, BertTokenizerFast, ViTConfig
 
+from robustmdiff.data import collate
 from robustmdiff.data.batch import Images
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
@@ -45,17 +47,9 @@ def collator():
     return Collator(TASK, train_tokenizer(texts, vocab_size=60), max_tokens=48)
 
 
-@pytest.fixture(scope="module")
-def model(collator, patient):
-    """Untrained, every part of it saying something, and the patient on the fence: all classes alike,
-    where what a part says moves a probability most."""
-    torch.manual_seed(0)
-    vocabulary = collator.tokenizer.get_vocab_size()
-    config = ModelConfig(
-        d_h=16, layers=1, heads=2, patch=8, vocabulary=vocabulary, max_tokens=48, width=16, depth=1
-    )
+def concept_table() -> ConceptTable:
     names = TASK.classes + TASK.findings
-    concepts = ConceptTable(
+    return ConceptTable(
         id=names,
         name=names,
         definition=("",) * 5,
@@ -67,7 +61,18 @@ def model(collator, patient):
         relations=("has_phenotype", "phenotype_of"),
         frequency=np.array([[0.1, 0.1], [0.8, 0.2], [0.5, 0.9]], np.float32),
     )
-    model = RobustMDiff(TASK, config, concepts)
+
+
+@pytest.fixture(scope="module")
+def model(collator, patient):
+    """Untrained, every part of it saying something, and the patient on the fence: all classes alike,
+    where what a part says moves a probability most."""
+    torch.manual_seed(0)
+    vocabulary = collator.tokenizer.get_vocab_size()
+    config = ModelConfig(
+        d_h=16, layers=1, heads=2, patch=8, vocabulary=vocabulary, max_tokens=48, width=16, depth=1
+    )
+    model = RobustMDiff(TASK, config, concept_table())
     nn.init.normal_(model.head.weight)
     model.eval()
     with torch.no_grad():
@@ -361,10 +366,11 @@ class Counting:
         return getattr(self.what, name)
 
 
-def test_a_patient_is_collated_once_for_an_explanation(model, patient, collator):
-    counting = Counting(collator)
-    explain_patient(model, patient, counting, draws=4, steps=2)
-    assert counting.calls == 1
+def test_a_patient_is_read_once_for_an_explanation(model, patient, collator, monkeypatch):
+    counting, tokenize = Counting(collator), Counting(collate.tokenize)
+    monkeypatch.setattr(collate, "tokenize", tokenize)
+    explain_patient(model, replace(patient, modalities={"note": "never read"}), counting, draws=4, steps=2)
+    assert (counting.calls, tokenize.calls) == (1, 1)
 
 
 def with_default(device, function):
@@ -386,6 +392,27 @@ def test_all_tensors_are_made_on_the_models_device(model, patient, collator, mon
     with torch.device("meta"):
         found = explain_patient(model, patient, collator, draws=4, steps=3)
     assert found.to_json() == expected.to_json()
+
+
+def test_encoders_that_others_trained_are_explained_as_well(tmp_path):
+    """Word vectors of a BERT and pixels of a ViT, both of another width, and one channel for three."""
+    sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 14}
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "no", "cough", "fever", "##ish"]
+    BertConfig(**sizes, vocab_size=len(words)).save_pretrained(tmp_path / "bert")
+    ViTConfig(**sizes, image_size=18, patch_size=6).save_pretrained(tmp_path / "vit")
+    tokenizer = BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).backend_tokenizer
+    note = replace(NOTE, encoder=str(tmp_path / "bert" / "config.json"))
+    xray = Modality("xray", "image", shape=(1, 18, 18), encoder=str(tmp_path / "vit" / "config.json"))
+    torch.manual_seed(0)
+    task = Task((xray, note), TASK.classes, TASK.prevalence, findings=TASK.findings)
+    model = RobustMDiff(task, ModelConfig(d_h=8, heads=2, width=16, depth=1), concept_table())
+    nn.init.normal_(model.head.weight)
+    pixels = torch.rand(1, 18, 18, generator=torch.Generator().manual_seed(1))
+    patient = Patient("p", {"xray": pixels, "note": "no feverish cough"})
+    found = explained(model.eval(), patient, Collator(task, tokenizer), 1, steps=64)
+    assert [w.text for w in found.words["note"]] == ["no", "feverish", "cough"]
+    assert found.pixels["xray"].shape == (1, 18, 18)
+    assert abs(found.completeness_error) < 1e-3 * max(map(abs, found.total.values()))
 
 
 def test_blur_keeps_the_mean_of_a_flat_image_and_loses_a_dot():
