@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robustmdiff.data.batch import Images
 from robustmdiff.data.task import Modality
 from robustmdiff.encoders.encoder import Embedded, Encoder
+from robustmdiff.refusal import Refusal
 
 BLUR = 1 / 8  # of the shorter side: what is left of an image after it shows anatomy but no lesion
 IN_WORDS = ("Mn", "Mc", "Me", "Cf")  # marks, and what cannot be seen
@@ -126,7 +127,7 @@ def cells(modality: Modality, measured: Any, parts: Tensor, spans: Spans) -> dic
 
 def _check(modality: Modality, parts: Tensor, shape: tuple[int, ...]) -> None:
     if parts.shape != shape:
-        raise ValueError(
+        raise Refusal(
             f"modality {modality.name!r}: the encoder's parts are {list(parts.shape)}, "
             f"expected {list(shape)}, the shape of an image, the tokens of a text or the fields of a panel"
         )
