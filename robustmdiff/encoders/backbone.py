@@ -16,12 +16,26 @@ import torch
 from torch import Tensor, nn
 
 from robustmdiff.data.task import Modality, Task
+from robustmdiff.encoders.encoder import Encoder
 from robustmdiff.nn.transformers import NAME, OwnAttentionError, register_with_transformers
 from robustmdiff.refusal import Refusal
 from robustmdiff.whole import write_whole
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+
+class TransformersEncoder(Encoder):
+    """An encoder around a model of transformers, which asks for our attention by name: a name that every
+    process has to be told, those that unpickle it as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        register_with_transformers()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        register_with_transformers()
+        super().__setstate__(state)
 
 
 def is_backbone(modality: Modality) -> bool:

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from robustmdiff.data.batch import Images
 from robustmdiff.data.task import Modality
-from robustmdiff.encoders.backbone import load_backbone, to_width
+from robustmdiff.encoders.backbone import TransformersEncoder, load_backbone, to_width
 from robustmdiff.encoders.config import EncoderConfig
-from robustmdiff.encoders.encoder import Embedded, Encoder
-from robustmdiff.nn.transformers import register_with_transformers
+from robustmdiff.encoders.encoder import Embedded
 from robustmdiff.refusal import Refusal
 
 
@@ -26,7 +25,7 @@ def denormalise(x: Tensor, window: tuple[float, float]) -> Tensor:
     return low + (x + 1) * (high - low) / 2
 
 
-class ImageEncoder(Encoder):
+class ImageEncoder(TransformersEncoder):
     """A vision transformer (Dosovitskiy et al. 2021) on our attention, small and from scratch unless
     the modality names a pretrained `AutoModel`; [CLS] is the summary."""
 
@@ -34,7 +33,6 @@ class ImageEncoder(Encoder):
         super().__init__()
         from transformers import ViTConfig, ViTModel
 
-        register_with_transformers()
         assert modality.shape is not None
         channels, height, width = modality.shape
         self.window = modality.low_high

@@ -7,14 +7,13 @@ from torch import Tensor
 
 from robustmdiff.data.batch import Texts
 from robustmdiff.data.task import Modality
-from robustmdiff.encoders.backbone import load_backbone, takes_vectors, to_width
+from robustmdiff.encoders.backbone import TransformersEncoder, load_backbone, takes_vectors, to_width
 from robustmdiff.encoders.config import EncoderConfig
-from robustmdiff.encoders.encoder import Embedded, Encoder
-from robustmdiff.nn.transformers import register_with_transformers
+from robustmdiff.encoders.encoder import Embedded
 from robustmdiff.refusal import Refusal
 
 
-class TextEncoder(Encoder):
+class TextEncoder(TransformersEncoder):
     """A BERT (Devlin et al. 2019) on our attention, small and from scratch unless the modality
     names a pretrained `AutoModel`; [CLS] is the summary."""
 
@@ -22,7 +21,6 @@ class TextEncoder(Encoder):
         super().__init__()
         from transformers import BertConfig, BertModel
 
-        register_with_transformers()
         if modality.encoder is not None:
             self.bert = load_backbone(modality)
         else:
