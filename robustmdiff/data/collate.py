@@ -79,39 +79,7 @@ class Collator:
             self._ids[text] = ids
         return spans
 
-    def _pack(self, modality: Modality, rows: Tensor, patients: list[Patient]) -> Input:
-        if modality.kind == "image":
-            return Images(rows, _images(patients, modality))
-        if modality.kind == "text":
-            ids = [self._text(patient, modality) for patient in patients]
-            return Texts(
-                rows,
-                torch.tensor([id for text in ids for id in text], dtype=torch.int64),
-                torch.tensor([len(text) for text in ids], dtype=torch.int64),
-            )
-        # Cells go through lists: writing a tensor cell by cell takes ten times as long.
-        value = [[0.0] * len(modality.fields) for _ in patients]
-        present = [[False] * len(modality.fields) for _ in patients]
-        for i, patient in enumerate(patients):
-            for j, cell in self._cells(patient, modality):
-                value[i][j] = cell
-                present[i][j] = True
-        size = (len(patients), len(modality.fields))
-        return Panels(
-            rows,
-            torch.tensor(value, dtype=torch.float32).reshape(size),
-            torch.tensor(present, dtype=torch.bool).reshape(size),
-        )
-
-    def _text(self, patient: Patient, modality: Modality) -> list[int]:
-        text: Any = patient.modalities[modality.name]
-        where = f"{_who(patient)}, modality {modality.name!r}"
-        if not isinstance(text, str):
-            raise DataError(
-                f"{where}: is {_brief(text)}, expected str (None if there is no text, '' if it is empty)"
-            )
-        if self.tokenizer is None:
-            raise DataError(f"{where}: Collator has tokenizer None, expected one (train_tokenizer makes it)")
+    def _tokens(self, text: str) -> list[int]:
         ids = self._ids.get(text)
         if ids is None:
             assert self.tokenizer is not None
