@@ -4,8 +4,8 @@ The schema of an op is written once. Each backend of it is an operator of its ow
 schema (`masked_attention_fwd_torch`, `masked_attention_fwd_triton`; the native one carries the
 plain name), so that no two backends compete for one device.
 
-These operators have no gradient of their own. The gradient is an autograd.Function around the
-pair (forward, backward), made by `differentiable`; it is the only place where gradients enter.
+These operators have no gradient of their own: robustmdiff.ops.bridge makes it of the pair (forward,
+backward).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from robustmdiff.ops import flop_formulas
 
@@ -69,105 +68,6 @@ def define(name: str, schema: str, fake: Callable[..., Any], flops: Callable[...
 def implement(name: str, function: Callable[..., Any]) -> None:
     """Give `robustmdiff::<name>` an implementation in torch, for every device."""
     torch.library.impl(f"{NAMESPACE}::{name}", "CompositeExplicitAutograd", function)
-
-
-def differentiable(
-    forward: Callable[..., Any], backward: Callable[..., Any], tensors: int, wrt: tuple[int, ...]
-) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The function `forward(*inputs) -> (out, lse)` with a gradient of `out`.
-
-    The first `tensors` inputs are Tensor or None, the rest are plain settings.
-    `backward(grad_out, out, lse, *inputs)` returns one gradient for each position in `wrt`; it is not
-    called where nothing flows back to `out`. Differentiating twice raises.
-    """
-
-    def gradients(
-        saved: tuple[Any, ...], settings: tuple[Any, ...], grad_out: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        *inputs, out, lse = saved
-        slots: list[Tensor | None] = [None] * (tensors + len(settings))
-        if grad_out is None:
-            return tuple(slots)
-        found = _Once.apply if torch.is_grad_enabled() else backward
-        given = found(grad_out, out, lse, *inputs, *settings)
-        for position, gradient in zip(wrt, given, strict=True):
-            slots[position] = gradient if inputs[position] is not None else None
-        return tuple(slots)
-
-    class _Once(torch.autograd.Function):
-        """The backward pass while a graph of it is recorded: it runs, but has no gradient."""
-
-        @staticmethod
-        def forward(*args: Any) -> Any:
-            return backward(*args)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            pass
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Any) -> Any:
-            raise RuntimeError(f"{forward} cannot be differentiated twice; its backward has no gradient")
-
-    class _Classic(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-            out, lse = forward(*inputs)
-            ctx.save_for_backward(*inputs[:tensors], out, lse)
-            ctx.settings = inputs[tensors:]
-            ctx.mark_non_differentiable(lse)
-            ctx.set_materialize_grads(False)
-            return out, lse
-
-        @staticmethod
-        def backward(ctx: Any, grad_out: Tensor | None, _: Any) -> tuple[Any, ...]:
-            return gradients(ctx.saved_tensors, ctx.settings, grad_out)
-
-    apply = without_its_python(_Classic)
-
-    class _Functorch(torch.autograd.Function):
-        """The same for torch.func: it needs setup_context, which costs five times as much a call."""
-
-        @staticmethod
-        def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-            return forward(*inputs)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            ctx.save_for_backward(*inputs[:tensors], *output)
-            ctx.settings = inputs[tensors:]
-            ctx.mark_non_differentiable(output[1])
-            ctx.set_materialize_grads(False)
-
-        @staticmethod
-        def backward(ctx: Any, grad_out: Tensor | None, _: Any) -> tuple[Any, ...]:
-            return gradients(ctx.saved_tensors, ctx.settings, grad_out)
-
-    def run(*inputs: Any) -> tuple[Tensor, Tensor]:
-        if torch._C._are_functorch_transforms_active():
-            return _Functorch.apply(*inputs)
-        if torch.is_grad_enabled():
-            for i in wrt:
-                if inputs[i] is not None and inputs[i].requires_grad:
-                    return _Classic.apply(*_distinct(inputs)) if is_compiling() else apply(*inputs)
-        return forward(*inputs)
-
-    return run
-
-
-def without_its_python(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """`function.apply` outside torch.func and torch.compile, without what torch does in Python for those:
-    a third of what the whole costs."""
-    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
-
-
-def _distinct(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Dynamo wants every tensor once; self-attention gives its segments twice."""
-    found: list[Any] = []
-    for x in inputs:
-        twice = isinstance(x, Tensor) and any(x is y for y in found)
-        found.append(x.view_as(x) if twice else x)
-    return tuple(found)
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
+from robustmdiff.ops.bridge import differentiable
 from robustmdiff.ops.ddpm import schema
 from robustmdiff.ops.ddpm.definition import (
     DynamicThreshold,
@@ -21,7 +21,6 @@ from robustmdiff.ops.ddpm.definition import (
     predicted_x0,
 )
 from robustmdiff.ops.philox import NOISING
-from robustmdiff.ops.registration import without_its_python
 
 
 class Fused(NamedTuple):
@@ -48,18 +47,13 @@ def reasons(
 
 def fused(operators: schema.Operators) -> Fused:
     """The ops on these operators, differentiable."""
-    differentiable_step = _differentiable(
-        "ddpm_step", operators.step, partial(_step_gradients, operators.normal), tensors=10, wrt=(0, 1, 4, 6)
+    normal = operators.normal
+    differentiable_step = differentiable(
+        "ddpm_step", _alone(operators.step), partial(_step_gradients, normal), wrt=(0, 1, 4, 6)
     )
-    differentiable_noise = _differentiable(
-        "ddpm_noise", operators.noise, _noise_gradients, tensors=6, wrt=(0,)
-    )
-    differentiable_loss = _differentiable(
-        "ddpm_noise_loss",
-        partial(_loss_forward, operators.normal),
-        partial(_loss_gradients, operators.normal),
-        tensors=6,
-        wrt=(0,),
+    differentiable_noise = differentiable("ddpm_noise", _alone(operators.noise), _noise_gradients, wrt=(0,))
+    differentiable_loss = differentiable(
+        "ddpm_noise_loss", _alone(partial(_loss_forward, normal)), partial(_loss_gradients, normal), wrt=(0,)
     )
 
     def step(*args: Any, out: Tensor | None = None) -> Tensor:
@@ -67,96 +61,26 @@ def fused(operators: schema.Operators) -> Fused:
         tensors[5] = None if tensors[5] is None else tensors[5].float()
         inputs = (*_packed(*tensors), guidance, math.inf if clip is None else clip, *settings)
         if out is None:
-            return differentiable_step(*inputs)
+            return differentiable_step(*inputs)[0]
         operators.step_out(out, *inputs)
         return out
 
     def noise(*args: Any, out: Tensor | None = None) -> Tensor:
         if out is None:
-            return differentiable_noise(*_packed(*args))
+            return differentiable_noise(*_packed(*args))[0]
         operators.noise_out(out, *_packed(*args))
         return out
 
     def noise_loss(prediction: Tensor, *args: Any) -> Tensor:
         *tensors, _, target = args  # no noise is given here
-        return differentiable_loss(prediction, *_packed(*tensors), target)
+        return differentiable_loss(prediction, *_packed(*tensors), target)[0]
 
     return Fused(step, noise, noise_loss)
 
 
-def _differentiable(
-    op: str,
-    forward: Callable[..., Tensor],
-    gradients: Callable[..., tuple[Tensor | None, ...]],
-    tensors: int,
-    wrt: tuple[int, ...],
-) -> Callable[..., Tensor]:
-    """`forward(*inputs)` with a gradient. The first `tensors` inputs are Tensor or None, the rest
-    settings; `gradients(grad, *inputs)` gives one gradient per position in `wrt`."""
-
-    def slots(saved: tuple[Tensor | None, ...], settings: tuple[Any, ...], grad: Tensor) -> tuple[Any, ...]:
-        found = (_Once.apply if torch.is_grad_enabled() else gradients)(grad, *saved, *settings)
-        slots: list[Tensor | None] = [None] * (tensors + len(settings))
-        for position, gradient in zip(wrt, found, strict=True):
-            slots[position] = gradient
-        return tuple(slots)
-
-    class _Once(torch.autograd.Function):
-        """The backward pass while a graph of it is recorded: it runs, but has no gradient."""
-
-        @staticmethod
-        def forward(*args: Any) -> Any:
-            return gradients(*args)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            pass
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Any) -> Any:
-            raise RuntimeError(f"{op}: the kernels have no second derivative; ask for torch by name")
-
-    class _Classic(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Tensor:
-            ctx.save_for_backward(*inputs[:tensors])
-            ctx.settings = inputs[tensors:]
-            return forward(*inputs)
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-            return slots(ctx.saved_tensors, ctx.settings, grad)
-
-    apply = without_its_python(_Classic)
-
-    class _Functorch(torch.autograd.Function):
-        """The same for torch.func: it needs setup_context, which costs five times as much a call."""
-
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(*inputs: Any) -> Tensor:
-            return forward(*inputs)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            ctx.save_for_backward(*inputs[:tensors])
-            ctx.settings = inputs[tensors:]
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-            return slots(ctx.saved_tensors, ctx.settings, grad)
-
-    def run(*inputs: Any) -> Tensor:
-        if torch._C._are_functorch_transforms_active():
-            return _Functorch.apply(*inputs)
-        if torch.is_grad_enabled():
-            for i in wrt:
-                if inputs[i] is not None and inputs[i].requires_grad:
-                    return (_Classic.apply if is_compiling() else apply)(*inputs)
-        return forward(*inputs)
-
-    return run
+def _alone(function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor]]:
+    """Its one output as a tuple, which is what the bridge takes."""
+    return lambda *inputs: (function(*inputs),)
 
 
 def _packed(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from robustmdiff import _native
-from robustmdiff.ops.graph_attention.schema import TENSORS, WRT, declare
-from robustmdiff.ops.registration import differentiable
+from robustmdiff.ops.bridge import differentiable
+from robustmdiff.ops.graph_attention.schema import WRT, declare
 
 forward_op, backward_op = declare("")
 _MISSING = _native.missing(forward_op)
@@ -33,7 +33,9 @@ def reasons(q: Tensor, *_: Any) -> list[str]:
     return found
 
 
-run_on_float_bias = differentiable(forward_op, backward_op, TENSORS, WRT)
+run_on_float_bias = differentiable(
+    "graph_attention", forward_op, backward_op, wrt=WRT, outputs=(True, False), keep_outputs=True
+)
 
 
 def run(*inputs: Any) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from robustmdiff.ops.bridge import differentiable
 from robustmdiff.ops.graph_attention.graph import check_relation
-from robustmdiff.ops.graph_attention.schema import TENSORS, WRT, declare
-from robustmdiff.ops.registration import NOTHING, differentiable, implement, lse_dtype
+from robustmdiff.ops.graph_attention.schema import WRT, declare
+from robustmdiff.ops.registration import NOTHING, implement, lse_dtype
 
 BLOCK = 2**22
 
@@ -147,4 +148,6 @@ def _sum(x: Tensor, row: Tensor, pointers: Tensor) -> Tensor:
 forward_op, backward_op = declare("_torch")
 implement("graph_attention_fwd_torch", forward)
 implement("graph_attention_bwd_torch", backward)
-run = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(
+    "graph_attention", forward_op, backward_op, wrt=WRT, outputs=(True, False), keep_outputs=True
+)

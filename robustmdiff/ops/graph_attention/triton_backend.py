@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from robustmdiff.ops import triton_support
+from robustmdiff.ops.bridge import differentiable
 from robustmdiff.ops.graph_attention.graph import check_relation
-from robustmdiff.ops.graph_attention.schema import TENSORS, WRT, declare
-from robustmdiff.ops.registration import differentiable, implement
+from robustmdiff.ops.graph_attention.schema import WRT, declare
+from robustmdiff.ops.registration import implement
 
 
 def reasons(q: Tensor, *_: Any) -> list[str]:
@@ -65,4 +66,6 @@ def backward(grad_out: Tensor, out: Tensor, lse: Tensor, *args: Any) -> tuple[Te
 forward_op, backward_op = declare("_triton")
 implement("graph_attention_fwd_triton", forward)
 implement("graph_attention_bwd_triton", backward)
-run = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(
+    "graph_attention", forward_op, backward_op, wrt=WRT, outputs=(True, False), keep_outputs=True
+)

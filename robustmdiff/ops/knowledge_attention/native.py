@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from robustmdiff import _native
-from robustmdiff.ops.knowledge_attention.schema import TENSORS, WRT, declare, declare_top
-from robustmdiff.ops.registration import differentiable
+from robustmdiff.ops.bridge import differentiable
+from robustmdiff.ops.knowledge_attention.schema import WRT, declare, declare_top
 
 forward_op, backward_op = declare("")
 top_op = declare_top("")
@@ -28,4 +28,6 @@ def reasons(q: Tensor, *_: Any) -> list[str]:
     return found
 
 
-run = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(
+    "knowledge_attention", forward_op, backward_op, wrt=WRT, outputs=(True, False), keep_outputs=True
+)

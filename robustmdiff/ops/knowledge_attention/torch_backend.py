@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from robustmdiff.ops.bridge import differentiable
 from robustmdiff.ops.knowledge_attention.absent import absent_concepts
-from robustmdiff.ops.knowledge_attention.schema import TENSORS, WRT, declare, declare_top
-from robustmdiff.ops.registration import NOTHING, differentiable, implement, lse_dtype
+from robustmdiff.ops.knowledge_attention.schema import WRT, declare, declare_top
+from robustmdiff.ops.registration import NOTHING, implement, lse_dtype
 
 BLOCK = 2**20  # scores held at a time
 ROWS = 1024  # query rows of a block
@@ -112,4 +113,6 @@ top_op = declare_top("_torch")
 implement("knowledge_attention_fwd_torch", forward)
 implement("knowledge_attention_bwd_torch", backward)
 implement("knowledge_top_torch", top)
-run = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(
+    "knowledge_attention", forward_op, backward_op, wrt=WRT, outputs=(True, False), keep_outputs=True
+)

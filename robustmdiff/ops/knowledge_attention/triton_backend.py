@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from robustmdiff.ops import triton_support
+from robustmdiff.ops.bridge import differentiable
 from robustmdiff.ops.knowledge_attention.absent import absent_concepts
-from robustmdiff.ops.knowledge_attention.schema import TENSORS, WRT, declare
-from robustmdiff.ops.registration import differentiable, implement
+from robustmdiff.ops.knowledge_attention.schema import WRT, declare
+from robustmdiff.ops.registration import implement
 
 
 def reasons(q: Tensor, *_: Any) -> list[str]:
@@ -37,4 +38,6 @@ def no_top(*_: Any) -> list[str]:
 forward_op, backward_op = declare("_triton")
 implement("knowledge_attention_fwd_triton", forward)
 implement("knowledge_attention_bwd_triton", backward)
-run = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(
+    "knowledge_attention", forward_op, backward_op, wrt=WRT, outputs=(True, False), keep_outputs=True
+)

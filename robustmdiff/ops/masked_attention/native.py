@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from robustmdiff import _native
-from robustmdiff.ops.masked_attention.schema import TENSORS, WRT, biased_reasons, declare
-from robustmdiff.ops.registration import differentiable
+from robustmdiff.ops.bridge import differentiable
+from robustmdiff.ops.masked_attention.schema import WRT, biased_reasons, declare
 
 forward_op, backward_op = declare("")
 _MISSING = _native.missing(forward_op)
@@ -63,4 +63,6 @@ def _cuda_reasons(
     return found
 
 
-run = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(
+    "masked_attention", forward_op, backward_op, wrt=WRT, outputs=(True, False), keep_outputs=True
+)

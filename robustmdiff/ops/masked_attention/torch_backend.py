@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
+from robustmdiff.ops.bridge import differentiable
 from robustmdiff.ops.masked_attention.dropout import kept
 from robustmdiff.ops.masked_attention.plan import Bucket, Plan, plan
-from robustmdiff.ops.masked_attention.schema import TENSORS, WRT, declare
-from robustmdiff.ops.registration import NOTHING, differentiable, implement, lse_dtype
+from robustmdiff.ops.masked_attention.schema import WRT, declare
+from robustmdiff.ops.registration import NOTHING, implement, lse_dtype
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
@@ -205,4 +206,6 @@ def _scores(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> Tensor:
 forward_op, backward_op = declare("_torch")
 implement("masked_attention_fwd_torch", forward)
 implement("masked_attention_bwd_torch", backward)
-run = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(
+    "masked_attention", forward_op, backward_op, wrt=WRT, outputs=(True, False), keep_outputs=True
+)

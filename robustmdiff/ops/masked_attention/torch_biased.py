@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from robustmdiff.ops.bridge import differentiable
 from robustmdiff.ops.masked_attention.dropout import kept
 from robustmdiff.ops.masked_attention.plan import Bucket, Plan, Rows, plan
-from robustmdiff.ops.masked_attention.schema import BIASED_TENSORS, BIASED_WRT, declare_biased
+from robustmdiff.ops.masked_attention.schema import BIASED_WRT, declare_biased
 from robustmdiff.ops.masked_attention.segments import check_own_rows
-from robustmdiff.ops.registration import NOTHING, differentiable, implement, lse_dtype
+from robustmdiff.ops.registration import NOTHING, implement, lse_dtype
 
 BLOCK = 2**23  # scores held at once, but for the last patient's
 
@@ -256,4 +257,6 @@ def _add_bias_gradient(
 forward_op, backward_op = declare_biased("_torch")
 implement("masked_attention_biased_fwd_torch", forward)
 implement("masked_attention_biased_bwd_torch", backward)
-run = differentiable(forward_op, backward_op, BIASED_TENSORS, BIASED_WRT)
+run = differentiable(
+    "masked_attention", forward_op, backward_op, wrt=BIASED_WRT, outputs=(True, False), keep_outputs=True
+)

@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from robustmdiff.ops import triton_support
-from robustmdiff.ops.masked_attention.schema import TENSORS, WRT, biased_reasons, declare
+from robustmdiff.ops.bridge import differentiable
+from robustmdiff.ops.masked_attention.schema import WRT, biased_reasons, declare
 from robustmdiff.ops.masked_attention.segments import check_segments
-from robustmdiff.ops.registration import differentiable, implement
+from robustmdiff.ops.registration import implement
 
 
 def reasons(q: Tensor, *others: Any) -> list[str]:
@@ -36,4 +37,6 @@ def backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 forward_op, backward_op = declare("_triton")
 implement("masked_attention_fwd_triton", forward)
 implement("masked_attention_bwd_triton", backward)
-run = differentiable(forward_op, backward_op, TENSORS, WRT)
+run = differentiable(
+    "masked_attention", forward_op, backward_op, wrt=WRT, outputs=(True, False), keep_outputs=True
+)
