@@ -5,13 +5,16 @@ the polynomials of csrc/include/rmd/math.h, as the hardware's approximations are
 agree to 1e-6. The formulas are in docs/ops/ddpm_step.md.
 """
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from robustmdiff.kernels.launch import INTERPRETED, OPTIONS, checking, of_architecture, on_device_of
+
+if TYPE_CHECKING:
+    from robustmdiff.ops.ddpm.arguments import Noise, Step
 
 # Columns of the coefficient table (robustmdiff/ops/ddpm/table.py).
 SQRT_ALPHA_BAR: tl.constexpr = tl.constexpr(0)
@@ -23,7 +26,7 @@ LOG_VARIANCE_MIN: tl.constexpr = tl.constexpr(5)
 LOG_VARIANCE_MAX: tl.constexpr = tl.constexpr(6)
 COLUMNS: tl.constexpr = tl.constexpr(8)
 
-# Predictions (robustmdiff/ops/ddpm/schema.py).
+# Predictions (robustmdiff/ops/ddpm/arguments.py).
 EPSILON: tl.constexpr = tl.constexpr(0)
 SAMPLE: tl.constexpr = tl.constexpr(1)
 
@@ -226,45 +229,17 @@ def _launch(kernel: Any, out: Tensor, *arguments: Any, **constants: Any) -> None
         )  # fmt: skip
 
 
-def step(
-    out: Tensor,
-    sample: Tensor,
-    model_output: Tensor,
-    step: Tensor,
-    table: Tensor,
-    uncond: Tensor | None,
-    guidances: Tensor | None,
-    variance_output: Tensor | None,
-    key: Tensor | None,
-    row_ids: Tensor | None,
-    noise: Tensor | None,
-    guidance: float,
-    clip: float,
-    prediction: int,
-    exact: bool,
-) -> None:
-    """x_{t-1} into out; contiguous tensors of one dtype, as the op's schema has them."""
+def step(a: "Step") -> None:
+    """x_{t-1} into a.out; contiguous tensors of one dtype."""
     _launch(
-        _step, out, sample, model_output, step, table, uncond, guidances, variance_output, key, row_ids,
-        noise, guidance, clip, out.shape[1:].numel(), table.shape[0],
-        PREDICTION=prediction, CLIPS=clip < float("inf"), EXACT=exact, CHECK=checking(),
+        _step, a.out, *a[:12], a.out.shape[1:].numel(), a.table.shape[0],
+        PREDICTION=a.prediction, CLIPS=a.clip < float("inf"), EXACT=a.exact, CHECK=checking(),
     )  # fmt: skip
 
 
-def noise(
-    out: Tensor,
-    sample: Tensor,
-    step: Tensor,
-    table: Tensor,
-    key: Tensor | None,
-    row_ids: Tensor | None,
-    noise: Tensor | None,
-) -> None:
-    """x_t into out."""
-    _launch(
-        _noise, out, sample, step, table, key, row_ids, noise, out.shape[1:].numel(), table.shape[0],
-        CHECK=checking(),
-    )  # fmt: skip
+def noise(a: "Noise") -> None:
+    """x_t into a.out."""
+    _launch(_noise, a.out, *a[:-1], a.out.shape[1:].numel(), a.table.shape[0], CHECK=checking())
 
 
 def normal(out: Tensor, step: Tensor, key: Tensor, row_ids: Tensor | None) -> None:

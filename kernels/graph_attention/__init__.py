@@ -12,7 +12,7 @@ software pipeline; what a shorter item lacks is masked and not read. Softmax and
 order, without atomics.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -26,6 +26,9 @@ from robustmdiff.kernels.graph_attention.backward_kernels import (
 )
 from robustmdiff.kernels.graph_attention.forward_kernels import _combine, _forward
 from robustmdiff.kernels.launch import INTERPRETED, OPTIONS, Config, checking, of_architecture, on_device_of
+
+if TYPE_CHECKING:
+    from robustmdiff.ops.graph_attention.arguments import Arguments
 
 SPLIT = 512  # edges; the same everywhere, as it decides how sums are grouped
 
@@ -48,12 +51,12 @@ CHUNK = 4096  # edges of one sum over relations
 class _Launch:
     """The sizes of one call that all its kernels share."""
 
-    def __init__(self, q: Tensor, edges: int, relation_bias: Tensor | None) -> None:
-        self.nodes, self.heads, self.D = q.shape
+    def __init__(self, a: "Arguments") -> None:
+        self.nodes, self.heads, self.D = a.q.shape
         self.width = max(16, triton.next_power_of_2(self.D))
-        self.edges = edges
+        self.edges = edges = a.col.shape[0]
         self.config = INTERPRETER if INTERPRETED else of_architecture(CONFIGS)[self.width]
-        self.relations = 0 if relation_bias is None else relation_bias.shape[1]
+        self.relations = 0 if a.relation_bias is None else a.relation_bias.shape[1]
         self.tiles = triton.cdiv(edges, SPLIT) if edges > SPLIT else 0
         # In whole programs, so that a program holds pieces or rows and never both.
         self.pieces = triton.cdiv(2 * self.tiles, self.config.rows) * self.config.rows
@@ -85,76 +88,52 @@ def _packed(*tensors: Tensor | None) -> Any:
     return tuple(None if x is None else x.contiguous() for x in tensors)
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rowptr: Tensor,
-    col: Tensor,
-    relation: Tensor | None,
-    out_rowptr: Tensor,
-    out_target: Tensor,
-    out_edge: Tensor,
-    bias: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def forward(a: "Arguments") -> tuple[Tensor, Tensor]:
     """out [n, H, D] and its log-sum-exp float32 [n, H]; arguments as in the op's definition."""
     out, lse = (
-        torch.empty_like(q, memory_format=torch.contiguous_format),
-        q.new_empty(q.shape[:2], dtype=torch.float32),
+        torch.empty_like(a.q, memory_format=torch.contiguous_format),
+        a.q.new_empty(a.q.shape[:2], dtype=torch.float32),
     )
     if out.numel() == 0:
         return out, lse
-    inputs = _packed(q, k, v, rowptr, col, relation, bias)
-    with on_device_of(q):
-        launch = _Launch(q, col.shape[0], bias)
-        out_pieces, lse_pieces = launch.places(q, launch.D), launch.places(q)
+    inputs = _packed(a.q, a.k, a.v, a.rowptr, a.col, a.relation, a.relation_bias)
+    with on_device_of(a.q):
+        launch = _Launch(a)
+        out_pieces, lse_pieces = launch.places(a.q, launch.D), launch.places(a.q)
         launch.items(_forward, *inputs, out, lse, out_pieces, lse_pieces)
         launch.together(_combine, out_pieces, lse_pieces, inputs[3], out, lse)
     return out, lse
 
 
-def backward(
-    grad: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rowptr: Tensor,
-    col: Tensor,
-    relation: Tensor | None,
-    out_rowptr: Tensor,
-    out_target: Tensor,
-    out_edge: Tensor,
-    bias: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def backward(grad: Tensor, out: Tensor, lse: Tensor, a: "Arguments") -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of q, k, v and of the relations' bias (empty where there is none)."""
-    dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
-    dbias = q.new_zeros(0) if bias is None else torch.zeros_like(bias, memory_format=torch.contiguous_format)
+    dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (a.q, a.k, a.v))
+    bias = a.q.new_zeros(0) if a.relation_bias is None else a.relation_bias
+    dbias = torch.zeros_like(bias, memory_format=torch.contiguous_format)
     if dq.numel() == 0:
         return dq, dk, dv, dbias
-    grad, out, lse, q, k, v, rowptr, col, relation, out_rowptr, out_target, out_edge, bias = _packed(
-        grad, out, lse, q, k, v, rowptr, col, relation, out_rowptr, out_target, out_edge, bias
-    )
-    with on_device_of(q):
-        launch = _Launch(q, col.shape[0], bias)
+    grad, out, lse, *inputs = _packed(grad, out, lse, *a)
+    a = a._make(inputs)
+    with on_device_of(a.q):
+        launch = _Launch(a)
         delta, dscores = torch.empty_like(lse), None
         if launch.relations:
             dscores = lse.new_empty(launch.heads, launch.edges)
-        pieces, more = launch.places(q, launch.D), launch.places(q, launch.D)
+        pieces, more = launch.places(a.q, launch.D), launch.places(a.q, launch.D)
         launch.items(
             _backward_targets,
-            grad, out, lse, q, k, v, rowptr, col, relation, bias, dq, pieces, delta, dscores,
+            grad, out, lse, *a[:6], a.relation_bias, dq, pieces, delta, dscores,
         )  # fmt: skip
-        launch.together(_add_up, pieces, rowptr, dq)
+        launch.together(_add_up, pieces, a.rowptr, dq)
         launch.items(
             _backward_sources,
-            grad, lse, delta, q, k, v, out_rowptr, out_target, out_edge, relation, bias, dk, dv, pieces, more,
+            grad, lse, delta, *a[:3], a.out_rowptr, a.out_target, a.out_edge, a.relation, a.relation_bias,
+            dk, dv, pieces, more,
         )  # fmt: skip
-        launch.together(_add_up, pieces, out_rowptr, dk)
-        launch.together(_add_up, more, out_rowptr, dv)
+        launch.together(_add_up, pieces, a.out_rowptr, dk)
+        launch.together(_add_up, more, a.out_rowptr, dv)
         if dscores is not None and launch.edges:
-            dbias = _relation_sums(launch, dscores, relation).to(bias.dtype)
+            dbias = _relation_sums(launch, dscores, a.relation).to(bias.dtype)
     return dq, dk, dv, dbias
 
 

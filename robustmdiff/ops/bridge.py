@@ -15,6 +15,7 @@ def differentiable(
     forward: Callable[..., tuple[Tensor, ...]],
     backward: Callable[..., tuple[Tensor | None, ...]],
     *,
+    tensors: tuple[int, ...],
     wrt: tuple[int, ...],
     outputs: tuple[bool, ...] = (True,),
     keep_outputs: bool = False,
@@ -22,6 +23,7 @@ def differentiable(
     """The function `forward(*inputs)`, a tuple of tensors, with a gradient to the inputs at `wrt`.
 
     op            its name, for the error where it is differentiated twice.
+    tensors       where the inputs are Tensor or None; the others are plain settings.
     backward      `backward(*grads, *inputs)`, or `backward(*grads, *outputs, *inputs)` with keep_outputs:
                   one gradient per position in `wrt`. `grads` are those of the outputs that have one, None
                   where nothing flows back; where nothing flows back to any, it is not called.
@@ -47,24 +49,26 @@ def differentiable(
         def backward(ctx: Any, *grads: Any) -> Any:
             raise RuntimeError(f"{op} cannot be differentiated twice: this backend has no second derivative")
 
-    def keep(ctx: Any, inputs: tuple[Any, ...], found: tuple[Tensor, ...]) -> None:
-        ctx.places = [i for i, x in enumerate(inputs) if isinstance(x, Tensor)]
-        ctx.settings = [None if isinstance(x, Tensor) else x for x in inputs]
-        ctx.save_for_backward(*(inputs[i] for i in ctx.places), *(found if keep_outputs else ()))
-        ctx.mark_non_differentiable(*(found[i] for i in no_gradient))
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        settings, found = list(inputs), list(output if keep_outputs else ())
+        for i in tensors:
+            settings[i] = None
+        ctx.settings = settings
+        ctx.save_for_backward(*[inputs[i] for i in tensors], *found)
+        ctx.mark_non_differentiable(*[output[i] for i in no_gradient])
         ctx.set_materialize_grads(False)
 
     def gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        places, saved, inputs = ctx.places, ctx.saved_tensors, list(ctx.settings)
+        saved, inputs = ctx.saved_tensors, list(ctx.settings)
         slots: list[Tensor | None] = [None] * len(inputs)
         given = [g for g, has in zip(grads, outputs, strict=True) if has]
         if all(g is None for g in given):
             return tuple(slots)
-        for place, x in zip(places, saved[: len(places)], strict=True):
-            inputs[place] = x
+        for i, x in zip(tensors, saved, strict=False):
+            inputs[i] = x
         run = Once.apply if torch.is_grad_enabled() else backward
-        for place, gradient in zip(wrt, run(*given, *saved[len(places) :], *inputs), strict=True):
-            slots[place] = gradient if inputs[place] is not None else None
+        for i, gradient in zip(wrt, run(*given, *saved[len(tensors) :], *inputs), strict=True):
+            slots[i] = gradient if inputs[i] is not None else None
         return tuple(slots)
 
     class Classic(torch.autograd.Function):
@@ -89,7 +93,7 @@ def differentiable(
         backward = staticmethod(gradients)
 
     # Outside torch.func and torch.compile, without what torch does in Python for those: a third of the cost.
-    apply = super(torch.autograd.Function, Classic).apply  # type: ignore[misc]
+    apply = super(torch.autograd.Function, Classic).apply
 
     def run(*inputs: Any) -> tuple[Tensor, ...]:
         if torch._C._are_functorch_transforms_active():

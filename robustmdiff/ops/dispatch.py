@@ -16,17 +16,22 @@ from typing import Any, ClassVar
 from torch.compiler import is_compiling
 
 
+def takes_all(a: Any) -> list[str]:
+    """No reason against any arguments: those of a backend that takes whatever the op takes."""
+    return []
+
+
 @dataclass(frozen=True)
 class Backend:
-    """One implementation of an op.
+    """One implementation of an op. `a` is the op's arguments, a NamedTuple, checked.
 
-    reasons(*args, **kwargs) -> list[str]: why it cannot take these arguments, [] if it can;
-    it may look at dtypes, devices and shapes, never at values. run takes the same arguments.
+    run(a): the op. reasons(a) -> list[str]: why it cannot take these arguments, [] if it can; it may look
+    at dtypes, devices and shapes, never at values.
     """
 
     name: str
-    run: Callable[..., Any]
-    reasons: Callable[..., list[str]]
+    run: Callable[[Any], Any]
+    reasons: Callable[[Any], list[str]] = takes_all
 
 
 @dataclass(frozen=True)
@@ -48,32 +53,30 @@ class BackendError(RuntimeError):
 class Op:
     """A named op and its backends, most preferred first.
 
-    prepare(*args, **kwargs) takes the arguments of the public function, checks them and returns
-    the arguments of the backends; None where these are the same.
+    arguments(*args, **kwargs) takes the arguments of the public function, checks them and returns the
+    NamedTuple that the backends take.
     """
 
     registry: ClassVar[dict[str, Op]] = {}
 
-    def __init__(
-        self,
-        name: str,
-        backends: tuple[Backend, ...],
-        prepare: Callable[..., tuple[Any, ...]] | None = None,
-    ) -> None:
+    def __init__(self, name: str, arguments: Callable[..., Any], backends: tuple[Backend, ...]) -> None:
         self.name = name
+        self.arguments = arguments
         self.backends = backends
-        self.prepare = prepare
         Op.registry[name] = self
+
+    def __call__(self, a: Any) -> Any:
+        """The op on the backend that `select` names."""
+        return self.select(a).run(a)
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """What `select` would do for a call of the public function with these arguments."""
-        if self.prepare is not None:
-            args, kwargs = self.prepare(*args, **kwargs), {}
+        a = self.arguments(*args, **kwargs)
         requested = _requests().get(self.name)
         chosen: str | None = None
         declined: dict[str, list[str]] = {}
         for backend in self.backends:
-            reasons = backend.reasons(*args, **kwargs)
+            reasons = backend.reasons(a)
             if not reasons and requested not in (None, backend.name):
                 reasons = [f"{requested} was asked for by name"]
             if not reasons and chosen is not None:
@@ -84,18 +87,18 @@ class Op:
                 chosen = backend.name
         return Explanation(self.name, chosen, declined)
 
-    def select(self, *args: Any, **kwargs: Any) -> Backend:
+    def select(self, a: Any) -> Backend:
         requested = _requests().get(self.name)
         if requested is not None:
             backend = self.backend(requested)
-            reasons = backend.reasons(*args, **kwargs)
+            reasons = backend.reasons(a)
             if reasons:
                 raise BackendError(f"{self.name}: backend {requested!r} cannot run: {'; '.join(reasons)}")
             return backend
         for backend in self.backends:
-            if not backend.reasons(*args, **kwargs):
+            if not backend.reasons(a):
                 return backend
-        declined = [f"{b.name}: {'; '.join(b.reasons(*args, **kwargs))}" for b in self.backends]
+        declined = [f"{b.name}: {'; '.join(b.reasons(a))}" for b in self.backends]
         raise BackendError(f"{self.name}: no backend can run: " + " | ".join(declined))
 
     def backend(self, name: str) -> Backend:

@@ -11,7 +11,8 @@ backward).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -29,6 +30,27 @@ NOTHING = -1e30
 def lse_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of softmax and sums: float32, and float64 where the inputs are."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+_TYPES = {Tensor: "Tensor", float: "float", bool: "bool", int: "int"}
+
+
+def inputs_of(arguments: type[Any], fields: tuple[str, ...]) -> str:
+    """Fields of a NamedTuple of arguments as a schema has them: "Tensor q, Tensor? bias, float scale"."""
+
+    def kind(hint: Any) -> str:
+        """`X | None` is optional; of another union what an operator can take: its members known to torch."""
+        (name,) = (_TYPES[x] for x in get_args(hint) or (hint,) if x in _TYPES)
+        return name + ("?" if NoneType in get_args(hint) else "")
+
+    hints = get_type_hints(arguments)
+    return ", ".join(f"{kind(hints[name])} {name}" for name in fields)
+
+
+def tensors_of(arguments: type[Any]) -> tuple[int, ...]:
+    """Where a NamedTuple of arguments has a tensor, or None in the place of one."""
+    hints = get_type_hints(arguments).values()
+    return tuple(i for i, hint in enumerate(hints) if Tensor in (get_args(hint) or (hint,)))
 
 
 def define(name: str, schema: str, fake: Callable[..., Any], flops: Callable[..., int]) -> Any:
@@ -77,3 +99,8 @@ def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(tensor.to(dtype) if tensor.dtype != torch.float64 else tensor for tensor in tensors)
+
+
+def describe(x: Any) -> str:
+    """A value in the words of an error: a tensor by its dtype, shape and device."""
+    return f"{x.dtype} {list(x.shape)} on {x.device}" if isinstance(x, Tensor) else repr(x)

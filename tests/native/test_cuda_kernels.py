@@ -17,7 +17,9 @@ from torch import Tensor
 
 from robustmdiff.ops import Graph
 from robustmdiff.ops.graph_attention import torch_backend as graph_backend
+from robustmdiff.ops.graph_attention.arguments import Arguments as GraphArguments
 from robustmdiff.ops.masked_attention import torch_backend as masked_backend
+from robustmdiff.ops.masked_attention.arguments import Arguments as MaskedArguments
 from robustmdiff.ops.registration import NOTHING
 
 SOURCE = Path(__file__).parent / "emulator" / "kernels.cpp"
@@ -135,8 +137,8 @@ def test_graph_attention(kernels, dtype, D, relations):
     bias = None if relations is None else draw(H, relations, seed=5)
     q, k, v, g = (draw(n, H, D, seed=i, dtype=dtype) for i in range(4))
     exact_bias = None if bias is None else bias.double()
-    exact = graph_backend.forward(q.double(), k.double(), v.double(), *graph, exact_bias)
-    plain = graph_backend.forward(q, k, v, *graph, bias)
+    exact = graph_backend.forward(GraphArguments(q.double(), k.double(), v.double(), *graph, exact_bias))
+    plain = graph_backend.forward(GraphArguments(q, k, v, *graph, bias))
     ours = OnGraph(kernels, graph, bias, wide=D % (16 // q.element_size()) == 0)
     out, lse = ours.forward(q, k, v)
     within(out, plain[0], exact[0], 2, largest(q, k, v))
@@ -144,8 +146,10 @@ def test_graph_attention(kernels, dtype, D, relations):
     assert (out[graph.rowptr.diff() == 0] == 0).all()
     assert (lse[graph.rowptr.diff() == 0] == NOTHING).all()
 
-    expected = graph_backend.backward(*(x.double() for x in (g, *exact, q, k, v)), *graph, exact_bias)
-    plain = graph_backend.backward(g, *plain, q, k, v, *graph, bias)
+    expected = graph_backend.backward(
+        g.double(), *exact, GraphArguments(q.double(), k.double(), v.double(), *graph, exact_bias)
+    )
+    plain = graph_backend.backward(g, *plain, GraphArguments(q, k, v, *graph, bias))
     found = ours.backward(g, out, lse, q, k, v)
     for x, y, z in zip(found[: 3 + (bias is not None)], plain, expected, strict=False):
         within(x, y, z, 3, largest(q, k, v) * largest(g))
@@ -189,8 +193,11 @@ def test_relations_beyond_one_window(kernels):
     ours = OnGraph(kernels, graph, bias)
     out, lse = ours.forward(q, k, v)
     found = ours.backward(g, out, lse, q, k, v)[3]
-    plain = graph_backend.backward(g, out, lse, q, k, v, *graph, bias)[3]
-    exact = graph_backend.backward(*(x.double() for x in (g, out, lse, q, k, v)), *graph, bias.double())[3]
+    plain = graph_backend.backward(g, out, lse, GraphArguments(q, k, v, *graph, bias))[3]
+    exact = graph_backend.backward(
+        *(x.double() for x in (g, out, lse)),
+        GraphArguments(q.double(), k.double(), v.double(), *graph, bias.double()),
+    )[3]
     within(found, plain, exact, 3, largest(q, k, v) * largest(g))
 
 
@@ -251,8 +258,10 @@ def test_masked_attention(kernels, dtype, D, H, Hkv, with_affinity, exclude_own)
     affinity = draw(H, 3, 3, seed=4) if with_affinity else None
     settings = (segments, segments, affinity, exclude_own)
     exact = masked_backend.forward(
-        q.double(), k.double(), v.double(), segments, segments,
-        None if affinity is None else affinity.double(), None, D**-0.5, exclude_own, 0.0,
+        MaskedArguments(
+            q.double(), k.double(), v.double(), segments, segments,
+            None if affinity is None else affinity.double(), None, D**-0.5, exclude_own, 0.0,
+        )
     )  # fmt: skip
     out, lse = attend(kernels, q, k, v, *settings)
     eps = torch.finfo(dtype).eps
@@ -303,7 +312,7 @@ def test_learned_queries_and_no_rows_at_all(kernels):
         *(draw(T, 2, 64, seed=i, dtype=torch.float16) for i in (2, 3)),
     )
     exact = masked_backend.forward(
-        q.double(), k.double(), v.double(), rows, segments, None, None, 0.125, False, 0.0
+        MaskedArguments(q.double(), k.double(), v.double(), rows, segments, None, None, 0.125, False, 0.0)
     )
     out, lse = attend(kernels, q, k, v, rows, segments, None, False)
     torch.testing.assert_close(out.double(), exact[0], rtol=1e-3, atol=2e-3)

@@ -192,7 +192,7 @@ def test_self_loops_and_repeated_edges_each_count():
 def test_lse_and_the_sentinel(isa):
     graph = Graph.from_edges(torch.tensor([0, 1]), torch.tensor([1, 1]), 3)
     q, k, v = (draw(3, 2, 9, seed=i) for i in range(3))
-    _, lse = native.run(q, k, v, *graph, None)
+    _, lse = native.run(OP.arguments(q, k, v, graph))
     expected = (torch.einsum("hd,ehd->he", q[1], k[:2]) / 3).logsumexp(1)
     torch.testing.assert_close(lse[1], expected)
     assert (lse[[0, 2]] == NOTHING).all()
@@ -213,7 +213,7 @@ def test_nan_is_passed_on_not_hidden(isa):
     graph = Graph.from_edges(torch.tensor([0, 1, 2, 2]), torch.tensor([1, 1, 1, 0]), 3)
     q, k, v = (draw(3, 2, 16, seed=i) for i in range(3))
     k[0, 1, 3] = torch.nan
-    out, _ = native.run(q, k, v, *graph, None)
+    out, _ = native.run(OP.arguments(q, k, v, graph))
     assert out[1, 1].isnan().all()
     assert not out[1, 0].isnan().any()
     assert not out[0].isnan().any()

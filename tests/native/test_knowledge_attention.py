@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustmdiff import explain, use_backend
 from robustmdiff.ops import knowledge_attention, knowledge_top
-from robustmdiff.ops.knowledge_attention import definition, native
+from robustmdiff.ops.knowledge_attention import TOP, definition, native
 from robustmdiff.ops.registration import NOTHING
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -254,7 +254,9 @@ def test_instruction_sets_agree_to_rounding(levels, monkeypatch):
 def test_top_is_the_definitions(isa, n):
     q, concepts, prior, _ = problem(37, 2, 300, 9, absent=0.3)
     index, weight = native.top_op(q, concepts, prior, 0.3, n)
-    expected, share = definition.knowledge_top(q.double(), concepts.double(), prior.double(), 0.3, n)
+    expected, share = definition.knowledge_top(
+        TOP.arguments(q.double(), concepts.double(), prior.double(), scale=0.3, n=n)
+    )
     torch.testing.assert_close(weight, share.float(), rtol=1e-5, atol=1e-7)
     present = expected.masked_fill(share == 0, -1)
     assert torch.equal(index.masked_fill(weight == 0, -1), present)

@@ -26,15 +26,15 @@ GRAPH_OF_5 = Graph.from_edges(
 
 def masked_args() -> tuple:
     q, k, v = torch.randn(7, 6, 5), torch.randn(7, 3, 5), torch.randn(7, 3, 5)
-    return MASKED.prepare(q, k, v, SEGMENTS, SEGMENTS, affinity=torch.randn(6, 2, 2))
+    return MASKED.arguments(q, k, v, SEGMENTS, SEGMENTS, affinity=torch.randn(6, 2, 2))[:10]
 
 
 def knowledge_args() -> tuple:
-    return KNOWLEDGE.prepare(torch.randn(4, 2, 5), torch.randn(9, 5), torch.randn(9), scale=0.4)
+    return KNOWLEDGE.arguments(torch.randn(4, 2, 5), torch.randn(9, 5), torch.randn(9), scale=0.4)[:4]
 
 
 def graph_args() -> tuple:
-    return GRAPH.prepare(*torch.randn(3, 5, 2, 7), GRAPH_OF_5, relation_bias=torch.randn(2, 3))
+    return GRAPH.arguments(*torch.randn(3, 5, 2, 7), GRAPH_OF_5, relation_bias=torch.randn(2, 3))
 
 
 OPERATORS = [
@@ -54,7 +54,7 @@ def test_operators_pass_opcheck(backend, args):
 
 
 def test_knowledge_top_passes_opcheck():
-    args = TOP.prepare(torch.randn(4, 2, 5), torch.randn(9, 5), torch.randn(9), scale=0.4, n=3)
+    args = TOP.arguments(torch.randn(4, 2, 5), torch.randn(9, 5), torch.randn(9), scale=0.4, n=3)
     torch.library.opcheck(knowledge_backend.top_op, args)
 
 
@@ -101,9 +101,10 @@ def test_knowledge_attention_holds_no_array_of_rows_times_concepts():
     N, k, d = 1500, 3000, 8
     q, concepts, prior = torch.randn(N, 1, d), torch.randn(k, d), torch.randn(k)
     with Largest() as largest:
-        out, lse = knowledge_backend.forward(q, concepts, prior, 0.3)
-        knowledge_backend.backward(torch.ones_like(out), out, lse, q, concepts, prior, 0.3)
-        knowledge_backend.top(q, concepts, prior, 0.3, 5)
+        a = TOP.arguments(q, concepts, prior, scale=0.3, n=5)
+        out, lse = knowledge_backend.forward(a)
+        knowledge_backend.backward(torch.ones_like(out), out, lse, a)
+        knowledge_backend.top(a)
     assert largest.elements <= knowledge_backend.BLOCK < N * k
 
 
@@ -112,11 +113,11 @@ def test_graph_attention_gathers_a_block_of_edges_at_a_time(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     source, target = (torch.randint(n, (2000,), generator=generator) for _ in "st")
     graph = Graph.from_edges(source, target, n)
-    x = torch.randn(3, n, H, D, dtype=torch.float64)
-    whole, _ = graph_backend.forward(*x, *graph, None)
+    a = GRAPH.arguments(*torch.randn(3, n, H, D, dtype=torch.float64), graph)
+    whole, _ = graph_backend.forward(a)
     monkeypatch.setattr(graph_backend, "BLOCK", 100 * H * D)
     with Largest() as largest:
-        blocks, _ = graph_backend.forward(*x, *graph, None)
+        blocks, _ = graph_backend.forward(a)
     torch.testing.assert_close(blocks, whole, rtol=1e-13, atol=1e-13)
     assert largest.elements < 120 * H * D
 

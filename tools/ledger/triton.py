@@ -39,6 +39,7 @@ class Situation:
 
 def masked_attention() -> Iterator[Situation]:
     from robustmdiff.kernels import masked_attention as kernels
+    from robustmdiff.ops.masked_attention.arguments import Arguments
 
     def call(D: int, dtype: torch.dtype, extras: bool) -> Callable[[], Any]:
         def run() -> None:
@@ -46,9 +47,9 @@ def masked_attention() -> Iterator[Situation]:
             q, k, v = torch.zeros(256, 4, D, dtype=dtype), *torch.zeros(2, 256, Hkv, D, dtype=dtype)
             segments = torch.tensor([[[0, 100], [100, 156]]], dtype=torch.int32)
             affinity = torch.zeros(4, 2, 2) if extras else None
-            settings = (segments, segments, affinity, None, D**-0.5, extras, 0.0)
-            out, lse = kernels.forward(q, k, v, *settings)
-            kernels.backward(out, out, lse, q, k, v, *settings)
+            a = Arguments(q, k, v, segments, segments, affinity, None, D**-0.5, extras, 0.0)
+            out, lse = kernels.forward(a)
+            kernels.backward(out, out, lse, a)
 
         return run
 
@@ -88,6 +89,7 @@ def knowledge_attention() -> Iterator[Situation]:
 
 def graph_attention() -> Iterator[Situation]:
     from robustmdiff.kernels import graph_attention as kernels
+    from robustmdiff.ops.graph_attention.arguments import Arguments
 
     def call(D: int, dtype: torch.dtype, relations: int) -> Callable[[], Any]:
         def run() -> None:
@@ -98,9 +100,10 @@ def graph_attention() -> Iterator[Situation]:
                 torch.zeros(edges, dtype=torch.int64),
             )
             relation, bias = (indices, torch.zeros(4, relations)) if relations else (None, None)
-            graph = pointers, indices, relation, pointers, indices, indices, bias
-            out, lse = kernels.forward(q, k, v, *graph)
-            kernels.backward(out, out, lse, q, k, v, *graph)
+            graph = pointers, indices, relation, pointers, indices, indices
+            a = Arguments(q, k, v, *graph, bias)
+            out, lse = kernels.forward(a)
+            kernels.backward(out, out, lse, a)
 
         return run
 
@@ -116,6 +119,7 @@ def graph_attention() -> Iterator[Situation]:
 
 def ddpm() -> Iterator[Situation]:
     from robustmdiff.kernels import ddpm as kernels
+    from robustmdiff.ops.ddpm.arguments import Noise, Step
 
     def call(dtype: torch.dtype, everything: bool) -> Callable[[], Any]:
         def run() -> None:
@@ -126,8 +130,9 @@ def ddpm() -> Iterator[Situation]:
             )
             key, more = torch.zeros(2, dtype=torch.int64), x if everything else None
             guidances = torch.zeros(4) if everything else None
-            kernels.step(x, x, x, step, table, more, guidances, more, key, None, None, 1.0, 1.0, 0, False)
-            kernels.noise(x, x, step, table, key, None, None)
+            drawn = key, None, None
+            kernels.step(Step(x, x, step, table, more, guidances, more, *drawn, 1.0, 1.0, 0, False, out=x))
+            kernels.noise(Noise(x, step, table, *drawn, out=x))
             kernels.normal(x, step, key, None)
 
         return run

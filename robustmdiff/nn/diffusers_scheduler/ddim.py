@@ -18,8 +18,8 @@ from robustmdiff.nn.diffusers_scheduler.tables import (
 )
 from robustmdiff.ops import ddpm_step
 from robustmdiff.ops.ddpm import Coefficients
+from robustmdiff.ops.ddpm.arguments import PREDICTIONS
 from robustmdiff.ops.ddpm.check import one_of
-from robustmdiff.ops.ddpm.schema import PREDICTIONS
 
 
 class FusedDDIMScheduler(Fused, DDIMScheduler):

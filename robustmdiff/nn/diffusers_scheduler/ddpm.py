@@ -17,8 +17,8 @@ from robustmdiff.nn.diffusers_scheduler.tables import (
     rows_at,
 )
 from robustmdiff.ops import ddpm_step
+from robustmdiff.ops.ddpm.arguments import PREDICTIONS
 from robustmdiff.ops.ddpm.check import one_of
-from robustmdiff.ops.ddpm.schema import PREDICTIONS
 
 
 class FusedDDPMScheduler(Fused, DDPMScheduler):

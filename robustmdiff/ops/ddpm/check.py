@@ -11,11 +11,7 @@ from torch import Tensor
 
 from robustmdiff.ops.ddpm.definition import DynamicThreshold
 from robustmdiff.ops.ddpm.table import Coefficients
-from robustmdiff.ops.registration import FLOATS
-
-
-def _describe(x: Any) -> str:
-    return f"{x.dtype} {list(x.shape)} on {x.device}" if isinstance(x, Tensor) else repr(x)
+from robustmdiff.ops.registration import FLOATS, describe
 
 
 def one_of(op: str, name: str, value: Any, allowed: tuple[str, ...]) -> None:
@@ -27,14 +23,14 @@ def check_like_sample(op: str, sample: Tensor, others: Mapping[str, Tensor | Non
     """Floating tensors [B, ...] of the sample's shape, on its device."""
     if not isinstance(sample, Tensor) or sample.dtype not in FLOATS:
         expected = "a tensor of float32, bfloat16, float16 or float64"
-        raise TypeError(f"{op}: sample is {_describe(sample)}, expected {expected}")
+        raise TypeError(f"{op}: sample is {describe(sample)}, expected {expected}")
     if sample.dim() == 0:
         raise ValueError(f"{op}: sample has no dimension, expected [B, ...]")
     for name, x in others.items():
         if x is None:
             continue
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"{op}: {name} is {_describe(x)}, expected a floating-point tensor")
+            raise TypeError(f"{op}: {name} is {describe(x)}, expected a floating-point tensor")
         if x.shape != sample.shape:
             shapes = f"{list(x.shape)}, expected {list(sample.shape)} like sample"
             raise ValueError(f"{op}: {name} has shape {shapes}")
@@ -75,7 +71,7 @@ def _check_schedule_tensor(
     op: str, name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...], sample: Tensor
 ) -> None:
     if not isinstance(x, Tensor) or x.dtype != dtype or x.shape != shape:
-        raise ValueError(f"{op}: {name} is {_describe(x)}, expected {dtype} {list(shape)}")
+        raise ValueError(f"{op}: {name} is {describe(x)}, expected {dtype} {list(shape)}")
     if x.device != sample.device:
         raise ValueError(f"{op}: {name} is on {x.device}, expected {sample.device} like sample")
 
@@ -110,18 +106,18 @@ def check_guidance(op: str, guidance: float | Tensor, uncond: Tensor | None, sam
     if isinstance(guidance, Tensor):
         if guidance.shape != sample.shape[:1] or not guidance.is_floating_point():
             expected = f"a number or a floating-point tensor [{sample.shape[0]}]"
-            raise ValueError(f"{op}: guidance is {_describe(guidance)}, expected {expected}")
+            raise ValueError(f"{op}: guidance is {describe(guidance)}, expected {expected}")
         if guidance.device != sample.device:
             raise ValueError(f"{op}: guidance is on {guidance.device}, expected {sample.device} like sample")
     elif not math.isfinite(guidance):
         raise ValueError(f"{op}: guidance is {guidance}, expected a finite number or a tensor")
     if uncond is None and (isinstance(guidance, Tensor) or guidance != 1.0):
-        raise ValueError(f"{op}: guidance is {_describe(guidance)} without uncond, expected both or neither")
+        raise ValueError(f"{op}: guidance is {describe(guidance)} without uncond, expected both or neither")
 
 
 def check_out(op: str, out: Tensor, sample: Tensor, inputs: tuple[Any, ...]) -> None:
     if out.shape != sample.shape or out.dtype != sample.dtype or out.device != sample.device:
-        raise ValueError(f"{op}: out is {_describe(out)}, expected {_describe(sample)} like sample")
+        raise ValueError(f"{op}: out is {describe(out)}, expected {describe(sample)} like sample")
     if not out.is_contiguous():
         raise ValueError(f"{op}: out has strides {out.stride()}, expected a contiguous tensor")
     if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (out, *inputs)):

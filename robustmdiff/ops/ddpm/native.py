@@ -6,18 +6,15 @@ import torch
 from torch import Tensor
 
 from robustmdiff import _native
-from robustmdiff.ops.ddpm import fused
-from robustmdiff.ops.ddpm.definition import DynamicThreshold
+from robustmdiff.ops.ddpm.fused import backends
 from robustmdiff.ops.ddpm.schema import declare
 
 operators = declare("")
 _MISSING = _native.missing(operators.step)
 
 
-def reasons(
-    sample: Tensor, without_gradient: dict[str, Tensor | None], clip: float | DynamicThreshold | None = None
-) -> list[str]:
-    """Why the kernels cannot take these arguments."""
+def takes(sample: Tensor) -> list[str]:
+    """Why the kernels cannot take a sample of this dtype and device."""
     found = []
     device = sample.device.type
     if device not in ("cpu", "cuda"):
@@ -27,7 +24,7 @@ def reasons(
         found.append(missing)
     if sample.dtype == torch.float64:
         found.append("float64, and the kernels compute in float32")
-    return found + fused.reasons(without_gradient, clip)
+    return found
 
 
-step, noise, noise_loss = fused.fused(operators)
+step, noise, noise_loss = backends("native", operators, takes)

@@ -6,17 +6,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from robustmdiff.ops.registration import define
+from robustmdiff.ops.ddpm.arguments import Noise, Step
+from robustmdiff.ops.registration import define, inputs_of
 
-# prediction is an index into PREDICTIONS; clip inf means none; guidances [B] wins over guidance; exact:
-# variance_output is the log variance itself.
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
-STEP = (
-    "Tensor sample, Tensor model_output, Tensor step, Tensor table, Tensor? uncond, Tensor? guidances, "
-    "Tensor? variance_output, Tensor? key, Tensor? row_ids, Tensor? noise, "
-    "float guidance, float clip, int prediction, bool exact"
-)
-NOISE = "Tensor sample, Tensor step, Tensor table, Tensor? key, Tensor? row_ids, Tensor? noise"
+STEP = inputs_of(Step, Step._fields[:-1])  # all but out
+NOISE = inputs_of(Noise, Noise._fields[:-1])
 NORMAL = "Tensor like, Tensor step, Tensor key, Tensor? row_ids"
 
 

@@ -1,28 +1,13 @@
-"""The public step: arguments checked, backend chosen."""
+"""The public step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from robustmdiff.ops.ddpm import definition, native, triton_backend
-from robustmdiff.ops.ddpm.check import (
-    check_clip,
-    check_guidance,
-    check_like_sample,
-    check_out,
-    check_schedule,
-    one_of,
-)
+from robustmdiff.ops.ddpm import native, torch_backend, triton_backend
+from robustmdiff.ops.ddpm.arguments import step_arguments
 from robustmdiff.ops.ddpm.definition import DynamicThreshold
-from robustmdiff.ops.ddpm.schema import PREDICTIONS
 from robustmdiff.ops.dispatch import Backend, Op
-from robustmdiff.ops.philox import philox_normal
-
-INDEX = {prediction: index for index, prediction in enumerate(PREDICTIONS)}
 
 
 def ddpm_step(
@@ -65,139 +50,16 @@ def ddpm_step(
     torch backend also guidance, noise and table. Definition: robustmdiff.ops.ddpm.definition.
     Errors: TypeError for dtypes, ValueError for the rest; values are checked on the CPU in eager mode.
     """
-    args = _prepare(
-        model_output, sample, step, table,
-        uncond=uncond, guidance=guidance, variance_output=variance_output, log_variance=log_variance,
-        clip=clip, prediction=prediction, variance=variance, key=key, row_ids=row_ids, noise=noise, out=out,
-    )  # fmt: skip
-    return OP.select(*args).run(*args, out=out)
-
-
-def _prepare(
-    model_output: Tensor,
-    sample: Tensor,
-    step: Tensor,
-    table: Tensor,
-    *,
-    uncond: Tensor | None = None,
-    guidance: float | Tensor = 1.0,
-    variance_output: Tensor | None = None,
-    log_variance: Tensor | None = None,
-    clip: float | DynamicThreshold | None = None,
-    prediction: str = "epsilon",
-    variance: str = "fixed",
-    key: Tensor | None = None,
-    row_ids: Tensor | None = None,
-    noise: Tensor | None = None,
-    out: Tensor | None = None,
-) -> tuple[Any, ...]:
-    """The arguments of the backends, checked, in the order of the schema."""
-    op = "ddpm_step"
-    others = {
-        "model_output": model_output,
-        "uncond": uncond,
-        "variance_output": variance_output,
-        "log_variance": log_variance,
-        "noise": noise,
-    }
-    check_like_sample(op, sample, others)
-    check_schedule(op, sample, step, table, key, row_ids, noise)
-    one_of(op, "prediction", prediction, PREDICTIONS)
-    one_of(op, "variance", variance, ("fixed", "learned_range"))
-    if (variance_output is None) != (variance == "fixed"):
-        given = "not given" if variance_output is None else "given"
-        raise ValueError(f"{op}: variance_output is {given} with variance={variance!r}")
-    if log_variance is not None and variance_output is not None:
-        raise ValueError(f"{op}: variance_output and log_variance are both given, expected one of them")
-    check_clip(op, clip)
-    check_guidance(op, guidance, uncond, sample)
-    if out is not None:
-        check_out(op, out, sample, (sample, *others.values(), guidance, table))
-    dtype = sample.dtype
-    if model_output.dtype != dtype:
-        model_output = model_output.to(dtype)
-    variance_output, exact = (variance_output, False) if log_variance is None else (log_variance, True)
-    uncond, variance_output, noise = (
-        x if x is None or x.dtype == dtype else x.to(dtype) for x in (uncond, variance_output, noise)
-    )
-    guidances, scale = (guidance, 1.0) if isinstance(guidance, Tensor) else (None, float(guidance))
-    return (
-        sample, model_output, step, table, uncond, guidances, variance_output, key, row_ids, noise,
-        scale, clip, INDEX[prediction], exact,
+    return STEP(
+        step_arguments(
+            model_output, sample, step, table,
+            uncond=uncond, guidance=guidance, variance_output=variance_output, log_variance=log_variance,
+            clip=clip, prediction=prediction, variance=variance, key=key, row_ids=row_ids, noise=noise,
+            out=out,
+        )
     )  # fmt: skip
 
 
-def _run_torch(
-    sample: Tensor,
-    model_output: Tensor,
-    step: Tensor,
-    table: Tensor,
-    uncond: Tensor | None,
-    guidances: Tensor | None,
-    variance_output: Tensor | None,
-    key: Tensor | None,
-    row_ids: Tensor | None,
-    noise: Tensor | None,
-    guidance: float,
-    clip: float | DynamicThreshold | None,
-    prediction: int,
-    exact: bool,
-    out: Tensor | None = None,
-) -> Tensor:
-    """The definition, in float32 where the tensors are narrower."""
-    narrow = sample.dtype in (torch.bfloat16, torch.float16)
-    dtype = torch.float32 if narrow else sample.dtype
-    if noise is None:
-        assert key is not None
-        noise = philox_normal(key, step, row_ids, sample.shape[1:].numel()).reshape(sample.shape)
-    if variance_output is not None:
-        variance_output = variance_output.to(dtype)
-    result = definition.ddpm_step(
-        model_output.to(dtype),
-        sample.to(dtype),
-        step,
-        table,
-        uncond=None if uncond is None else uncond.to(dtype),
-        guidance=guidance if guidances is None else guidances,
-        variance_output=None if exact else variance_output,
-        log_variance=variance_output if exact else None,
-        clip=clip,
-        prediction=PREDICTIONS[prediction],
-        noise=noise.to(dtype),
-    ).to(sample.dtype)
-    return result.contiguous() if out is None else out.copy_(result)
-
-
-def _reasons(backend: Any) -> Callable[..., list[str]]:
-    """Of the native or the Triton backend."""
-
-    def reasons(
-        sample: Tensor,
-        model_output: Tensor,
-        step: Tensor,
-        table: Tensor,
-        uncond: Tensor | None,
-        guidances: Tensor | None,
-        variance_output: Tensor | None,
-        key: Tensor | None,
-        row_ids: Tensor | None,
-        noise: Tensor | None,
-        guidance: float,
-        clip: float | DynamicThreshold | None,
-        prediction: int,
-        exact: bool,
-    ) -> list[str]:
-        return backend.reasons(sample, {"guidance": guidances, "noise": noise, "table": table}, clip)
-
-    return reasons
-
-
-OP = Op(
-    "ddpm_step",
-    (
-        Backend("native", native.step, _reasons(native)),
-        Backend("triton", triton_backend.step, _reasons(triton_backend)),
-        Backend("torch", _run_torch, lambda *args: []),
-    ),
-    _prepare,
+STEP = Op(
+    "ddpm_step", step_arguments, (native.step, triton_backend.step, Backend("torch", torch_backend.step))
 )

@@ -8,17 +8,10 @@ import torch
 from torch import Tensor
 
 from robustmdiff.ops import triton_support
-from robustmdiff.ops.ddpm import fused
-from robustmdiff.ops.ddpm.definition import DynamicThreshold
+from robustmdiff.ops.ddpm.arguments import Noise, Step
+from robustmdiff.ops.ddpm.fused import backends
 from robustmdiff.ops.ddpm.schema import declare
 from robustmdiff.ops.registration import implement
-
-
-def reasons(
-    sample: Tensor, without_gradient: dict[str, Tensor | None], clip: float | DynamicThreshold | None = None
-) -> list[str]:
-    """Why the kernels cannot take these arguments."""
-    return triton_support.reasons(sample) + fused.reasons(without_gradient, clip)
 
 
 def _like(x: Tensor) -> Tensor:
@@ -28,7 +21,7 @@ def _like(x: Tensor) -> Tensor:
 def _step_out(out: Tensor, *inputs: Any) -> None:
     from robustmdiff.kernels import ddpm
 
-    ddpm.step(out, *inputs)
+    ddpm.step(Step._make((*inputs, out)))
 
 
 def _step(sample: Tensor, *inputs: Any) -> Tensor:
@@ -40,7 +33,7 @@ def _step(sample: Tensor, *inputs: Any) -> Tensor:
 def _noise_out(out: Tensor, *inputs: Any) -> None:
     from robustmdiff.kernels import ddpm
 
-    ddpm.noise(out, *inputs)
+    ddpm.noise(Noise._make((*inputs, out)))
 
 
 def _noise(sample: Tensor, *inputs: Any) -> Tensor:
@@ -63,4 +56,4 @@ implement("ddpm_step_out_triton", _step_out)
 implement("ddpm_noise_triton", _noise)
 implement("ddpm_noise_out_triton", _noise_out)
 implement("philox_normal_triton", _normal)
-step, noise, noise_loss = fused.fused(operators)
+step, noise, noise_loss = backends("triton", operators, triton_support.reasons)

@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from robustmdiff import _native
-from robustmdiff.ops.bridge import differentiable
-from robustmdiff.ops.graph_attention.schema import WRT, declare
+from robustmdiff.ops.graph_attention.arguments import Arguments
+from robustmdiff.ops.graph_attention.schema import SCHEMA
 
-forward_op, backward_op = declare("")
+forward_op, backward_op, run_on_float_bias = SCHEMA.operators("")
 _MISSING = _native.missing(forward_op)
 
 
-def reasons(q: Tensor, *_: Any) -> list[str]:
+def reasons(a: Arguments) -> list[str]:
     """Why the kernels cannot take these arguments."""
     found = []
-    device = q.device.type
+    device = a.q.device.type
     if device == "cuda":
         missing = _native.missing(forward_op, "CUDA")
         found += [] if missing is None else [missing]
-        if q.shape[-1] > 256:
-            found.append(f"width {q.shape[-1]}, and the CUDA kernels take up to 256")
+        if a.q.shape[-1] > 256:
+            found.append(f"width {a.q.shape[-1]}, and the CUDA kernels take up to 256")
     elif device != "cpu":
         found.append(f"no kernel for {device}")
     elif _MISSING is not None:
         found.append(_MISSING)
-    if q.dtype == torch.float64:
+    if a.q.dtype == torch.float64:
         found.append("float64, and the kernels compute in float32")
     return found
 
 
-run_on_float_bias = differentiable(
-    "graph_attention", forward_op, backward_op, wrt=WRT, outputs=(True, False), keep_outputs=True
-)
-
-
-def run(*inputs: Any) -> tuple[Tensor, Tensor]:
-    *tensors, relation_bias = inputs
-    return run_on_float_bias(*tensors, None if relation_bias is None else relation_bias.float())
+def run(a: Arguments) -> tuple[Tensor, Tensor]:
+    return run_on_float_bias(
+        a if a.relation_bias is None else a._replace(relation_bias=a.relation_bias.float())
+    )

@@ -12,34 +12,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from robustmdiff.ops.bridge import differentiable
+from robustmdiff.ops.graph_attention.arguments import Arguments
 from robustmdiff.ops.graph_attention.graph import check_relation
-from robustmdiff.ops.graph_attention.schema import WRT, declare
-from robustmdiff.ops.registration import NOTHING, implement, lse_dtype
+from robustmdiff.ops.graph_attention.schema import SCHEMA
+from robustmdiff.ops.registration import NOTHING, lse_dtype
 
 BLOCK = 2**22
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rowptr: Tensor,
-    col: Tensor,
-    relation: Tensor | None,
-    out_rowptr: Tensor,
-    out_target: Tensor,
-    out_edge: Tensor,
-    relation_bias: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    check_relation(relation, relation_bias)
-    H, D = q.shape[1:]
-    given, dtype = q.dtype, lse_dtype(q.dtype)
-    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+def forward(a: Arguments) -> tuple[Tensor, Tensor]:
+    rowptr, col = a.rowptr, a.col
+    check_relation(a.relation, a.relation_bias)
+    H, D = a.q.shape[1:]
+    given, dtype = a.q.dtype, lse_dtype(a.q.dtype)
+    q, k, v = a.q.to(dtype), a.k.to(dtype), a.v.to(dtype)
     outs, lses = [], []
     for rows, edges in _blocks(rowptr, col, H * D):
         row, pointers = _rows(rowptr, rows, edges)
-        scores = _scores(q[rows], k, row, col[edges], relation, relation_bias, edges)
+        scores = _scores(q[rows], k, row, edges, a)
         largest = torch.segment_reduce(scores, "max", offsets=pointers, axis=0, initial=NOTHING)
         p = (scores - largest[row]).exp_()
         total = _sum(p, row, pointers)  # [rows, H], 0 where a node has no in-edge
@@ -50,29 +40,18 @@ def forward(
 
 
 def backward(
-    grad_out: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rowptr: Tensor,
-    col: Tensor,
-    relation: Tensor | None,
-    out_rowptr: Tensor,
-    out_target: Tensor,
-    out_edge: Tensor,
-    relation_bias: Tensor | None,
+    grad_out: Tensor, out: Tensor, lse: Tensor, a: Arguments
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    H, D = q.shape[1:]
-    given, dtype = q.dtype, lse.dtype
-    q, k, v, g = q.to(dtype), k.to(dtype), v.to(dtype), grad_out.to(dtype)
+    rowptr, col, relation, relation_bias = a.rowptr, a.col, a.relation, a.relation_bias
+    H, D = a.q.shape[1:]
+    given, dtype = a.q.dtype, lse.dtype
+    q, k, v, g = a.q.to(dtype), a.k.to(dtype), a.v.to(dtype), grad_out.to(dtype)
     delta = (g * out.to(dtype)).sum(-1)
     ps, dscores, dqs = [], [], []
     for rows, edges in _blocks(rowptr, col, H * D):
         row, pointers = _rows(rowptr, rows, edges)
         source = col[edges]
-        p = (_scores(q[rows], k, row, source, relation, relation_bias, edges) - lse[rows][row]).exp_()
+        p = (_scores(q[rows], k, row, edges, a) - lse[rows][row]).exp_()
         dp = (g[rows].index_select(0, row) * v.index_select(0, source)).sum(-1)
         dscore = p * (dp - delta[rows][row])
         dqs.append(_sum(dscore[..., None] * k.index_select(0, source), row, pointers) * D**-0.5)
@@ -81,9 +60,9 @@ def backward(
     p, dscore = torch.cat(ps), torch.cat(dscores)  # [E, H]
 
     dks, dvs = [], []
-    for rows, edges in _blocks(out_rowptr, out_target, H * D):
-        row, pointers = _rows(out_rowptr, rows, edges)
-        target, edge = out_target[edges], out_edge[edges]
+    for rows, edges in _blocks(a.out_rowptr, a.out_target, H * D):
+        row, pointers = _rows(a.out_rowptr, rows, edges)
+        target, edge = a.out_target[edges], a.out_edge[edges]
         dks.append(_sum(dscore[edge][..., None] * q.index_select(0, target), row, pointers) * D**-0.5)
         dvs.append(_sum(p[edge][..., None] * g.index_select(0, target), row, pointers))
 
@@ -120,18 +99,11 @@ def _rows(rowptr: Tensor, rows: slice, edges: slice) -> tuple[Tensor, Tensor]:
     return row, pointers
 
 
-def _scores(
-    q: Tensor,
-    k: Tensor,
-    row: Tensor,
-    source: Tensor,
-    relation: Tensor | None,
-    relation_bias: Tensor | None,
-    edges: slice,
-) -> Tensor:
-    scores = (q.index_select(0, row) * k.index_select(0, source)).sum(-1) * q.shape[-1] ** -0.5
-    if relation_bias is not None and relation is not None:
-        scores += relation_bias.to(q.dtype).T[relation[edges]]
+def _scores(q: Tensor, k: Tensor, row: Tensor, edges: slice, a: Arguments) -> Tensor:
+    """[edges, H]; q are the queries of the block, row [edges] which of them each edge belongs to."""
+    scores = (q.index_select(0, row) * k.index_select(0, a.col[edges])).sum(-1) * q.shape[-1] ** -0.5
+    if a.relation_bias is not None and a.relation is not None:
+        scores += a.relation_bias.to(q.dtype).T[a.relation[edges]]
     return scores
 
 
@@ -145,9 +117,4 @@ def _sum(x: Tensor, row: Tensor, pointers: Tensor) -> Tensor:
     return x.new_zeros(pointers.shape[0] - 1, *x.shape[1:]).scatter_add_(0, index, x)
 
 
-forward_op, backward_op = declare("_torch")
-implement("graph_attention_fwd_torch", forward)
-implement("graph_attention_bwd_torch", backward)
-run = differentiable(
-    "graph_attention", forward_op, backward_op, wrt=WRT, outputs=(True, False), keep_outputs=True
-)
+forward_op, backward_op, run = SCHEMA.operators("_torch", forward, backward)

@@ -2,70 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from robustmdiff.ops import triton_support
-from robustmdiff.ops.bridge import differentiable
+from robustmdiff.ops.graph_attention.arguments import Arguments
 from robustmdiff.ops.graph_attention.graph import check_relation
-from robustmdiff.ops.graph_attention.schema import WRT, declare
-from robustmdiff.ops.registration import implement
+from robustmdiff.ops.graph_attention.schema import SCHEMA
+from robustmdiff.ops.registration import describe
 
 
-def reasons(q: Tensor, *_: Any) -> list[str]:
-    return triton_support.reasons(q, q.shape[-1])
+def reasons(a: Arguments) -> list[str]:
+    return triton_support.reasons(a.q, a.q.shape[-1])
 
 
-def _check(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rowptr: Tensor,
-    col: Tensor,
-    relation: Tensor | None,
-    out_rowptr: Tensor,
-    out_target: Tensor,
-    out_edge: Tensor,
-    relation_bias: Tensor | None,
-) -> None:
+def _check(a: Arguments) -> None:
     """Of a graph that was not made by Graph.from_edges: the kernels trust these shapes."""
-    nodes, edges = q.shape[0], col.shape[0]
-    expected = {
-        "rowptr": (rowptr, nodes + 1),
-        "col": (col, edges),
-        "relation": (relation, edges),
-        "out_rowptr": (out_rowptr, nodes + 1),
-        "out_target": (out_target, edges),
-        "out_edge": (out_edge, edges),
-    }
-    for name, (x, length) in expected.items():
-        if x is not None and (x.dtype != torch.int64 or x.shape != (length,) or x.device != q.device):
+    nodes, edges = a.q.shape[0], a.col.shape[0]
+    for name in ("rowptr", "col", "relation", "out_rowptr", "out_target", "out_edge"):
+        x, length = getattr(a, name), nodes + 1 if name.endswith("rowptr") else edges
+        if x is not None and (x.dtype != torch.int64 or x.shape != (length,) or x.device != a.q.device):
             raise ValueError(
-                f"graph_attention: graph.{name} is {x.dtype} {list(x.shape)} on {x.device}, "
-                f"expected torch.int64 [{length}] on {q.device}"
+                f"graph_attention: graph.{name} is {describe(x)}, "
+                f"expected torch.int64 [{length}] on {a.q.device}"
             )
-    check_relation(relation, relation_bias)
+    check_relation(a.relation, a.relation_bias)
 
 
-def forward(*args: Any) -> tuple[Tensor, Tensor]:
+def forward(a: Arguments) -> tuple[Tensor, Tensor]:
     from robustmdiff.kernels import graph_attention
 
-    _check(*args)
-    return graph_attention.forward(*args)
+    _check(a)
+    return graph_attention.forward(a)
 
 
-def backward(grad_out: Tensor, out: Tensor, lse: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def backward(grad_out: Tensor, out: Tensor, lse: Tensor, a: Arguments) -> tuple[Tensor, ...]:
     from robustmdiff.kernels import graph_attention
 
-    _check(*args)
-    return graph_attention.backward(grad_out, out, lse, *args)
+    _check(a)
+    return graph_attention.backward(grad_out, out, lse, a)
 
 
-forward_op, backward_op = declare("_triton")
-implement("graph_attention_fwd_triton", forward)
-implement("graph_attention_bwd_triton", backward)
-run = differentiable(
-    "graph_attention", forward_op, backward_op, wrt=WRT, outputs=(True, False), keep_outputs=True
-)
+forward_op, backward_op, run = SCHEMA.operators("_triton", forward, backward)

@@ -10,23 +10,24 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from robustmdiff.ops.bridge import differentiable
 from robustmdiff.ops.knowledge_attention.absent import absent_concepts
-from robustmdiff.ops.knowledge_attention.schema import WRT, declare, declare_top
+from robustmdiff.ops.knowledge_attention.arguments import Arguments
+from robustmdiff.ops.knowledge_attention.schema import SCHEMA, top_operator
 from robustmdiff.ops.registration import NOTHING, implement, lse_dtype
 
 BLOCK = 2**20  # scores held at a time
 ROWS = 1024  # query rows of a block
 
 
-def forward(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+def forward(a: Arguments) -> tuple[Tensor, Tensor]:
+    q, log_prior = a.q, a.log_prior
     absent = absent_concepts(log_prior)
     queries = q.to(lse_dtype(q.dtype)).flatten(0, 1)  # [N * H, d]
     outs, lses = [], []
     for q_b in queries.split(ROWS):
         out: Tensor | None = None
-        for rows, K in _chunks(concepts, absent, len(q_b), queries.dtype):
-            scores = _scores(q_b, K, log_prior, rows, scale)
+        for rows, K in _chunks(a.concepts, absent, len(q_b), queries.dtype):
+            scores = _scores(q_b, K, log_prior, rows, a.scale)
             chunk_lse = scores.logsumexp(-1, keepdim=True).clamp_min_(NOTHING)
             chunk_out = scores.sub_(chunk_lse).exp_() @ K
             if out is None:
@@ -41,15 +42,8 @@ def forward(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float)
     return out.view(q.shape), lse.view(q.shape[:2])
 
 
-def backward(
-    grad_out: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    q: Tensor,
-    concepts: Tensor,
-    log_prior: Tensor | None,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(grad_out: Tensor, out: Tensor, lse: Tensor, a: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    q, concepts, log_prior, scale = a.q, a.concepts, a.log_prior, a.scale
     absent = absent_concepts(log_prior)
     dtype = lse.dtype
     queries, grads = q.to(dtype).flatten(0, 1), grad_out.to(dtype).flatten(0, 1)
@@ -74,14 +68,15 @@ def backward(
     return dq.to(q.dtype).view(q.shape), dK.to(concepts.dtype), dprior
 
 
-def top(q: Tensor, concepts: Tensor, log_prior: Tensor | None, scale: float, n: int) -> tuple[Tensor, Tensor]:
+def top(a: Arguments) -> tuple[Tensor, Tensor]:
+    q, log_prior, n = a.q, a.log_prior, a.n
     absent = absent_concepts(log_prior)
     indices, weights = [], []
     for q_b in q.to(lse_dtype(q.dtype)).flatten(0, 1).split(ROWS):
         index = torch.zeros(len(q_b), 0, dtype=torch.int64, device=q.device)
         score, lse = q_b.new_zeros(len(q_b), 0), q_b.new_full((len(q_b), 1), NOTHING)
-        for rows, K in _chunks(concepts, absent, len(q_b), q_b.dtype):
-            scores = _scores(q_b, K, log_prior, rows, scale)
+        for rows, K in _chunks(a.concepts, absent, len(q_b), q_b.dtype):
+            scores = _scores(q_b, K, log_prior, rows, a.scale)
             lse = torch.logaddexp(lse, scores.logsumexp(-1, keepdim=True))
             best, where = scores.topk(min(n, scores.shape[1]))
             score, keep = torch.cat([score, best], 1).topk(min(n, score.shape[1] + best.shape[1]))
@@ -108,11 +103,10 @@ def _scores(q: Tensor, K: Tensor, log_prior: Tensor | None, rows: slice, scale: 
     return torch.addmm(log_prior[rows].to(q.dtype), q, K.T, alpha=scale)
 
 
-forward_op, backward_op = declare("_torch")
-top_op = declare_top("_torch")
-implement("knowledge_attention_fwd_torch", forward)
-implement("knowledge_attention_bwd_torch", backward)
-implement("knowledge_top_torch", top)
-run = differentiable(
-    "knowledge_attention", forward_op, backward_op, wrt=WRT, outputs=(True, False), keep_outputs=True
-)
+forward_op, backward_op, run = SCHEMA.operators("_torch", forward, backward)
+top_op = top_operator("_torch")
+implement("knowledge_top_torch", lambda *inputs: top(Arguments(*inputs)))
+
+
+def run_top(a: Arguments) -> tuple[Tensor, Tensor]:
+    return top_op(*a)

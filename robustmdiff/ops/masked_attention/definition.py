@@ -1,71 +1,53 @@
-"""What masked_attention means: plain loops over patients and modalities, any float dtype."""
+"""What masked_attention means: dense maths over all pairs (query, key), any float dtype."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from robustmdiff.ops.masked_attention.arguments import Arguments
 from robustmdiff.ops.masked_attention.dropout import kept
 from robustmdiff.ops.registration import NOTHING, lse_dtype
+from robustmdiff.ops.softmax import softmax
 
 
-def masked_attention(
-    q: Tensor,  # [Tq, H, D]
-    k: Tensor,  # [Tk, Hkv, D]
-    v: Tensor,  # [Tk, Hkv, D]
-    q_segments: Tensor,  # [B, Mq, 2]
-    k_segments: Tensor,  # [B, M, 2]
-    affinity: Tensor | None,  # [H, Mq, M]
-    key: Tensor | None,
-    scale: float,
-    exclude_own: bool,
-    dropout_p: float,
-    bias: Tensor | None = None,  # [1 or B, 1 or H, 1 or Tq / B, 1 or Tk / B]
-    softcap: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    given, dtype = q.dtype, lse_dtype(q.dtype)
-    (Tq, H), Hkv, B = q.shape[:2], k.shape[1], len(q_segments)
-    # Cast once, so that the gradient is summed in float32 as well.
-    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-    affinity = None if affinity is None else affinity.to(dtype)
-    pairs = None if bias is None else bias.to(dtype).expand(B, H, Tq // B, k.shape[0] // B)
-    out = [q.new_zeros(q.shape[1:])] * Tq  # one [H, D] a row
-    lse = [q.new_full((H,), NOTHING)] * Tq
-    for b, (patient_q, patient_k) in enumerate(zip(q_segments.tolist(), k_segments.tolist(), strict=True)):
-        for i, (q_start, q_length) in enumerate(patient_q):
-            seen = [
-                (j, slice(start, start + length))
-                for j, (start, length) in enumerate(patient_k)
-                if length > 0 and not (exclude_own and i == j)
-            ]
-            if not seen:
-                continue
-            keys = torch.cat([k[rows] for _, rows in seen]).repeat_interleave(H // Hkv, 1)
-            values = torch.cat([v[rows] for _, rows in seen]).repeat_interleave(H // Hkv, 1)
-            columns = torch.cat([torch.arange(rows.start, rows.stop) for _, rows in seen]).to(q.device)
-            for row in range(q_start, q_start + q_length):
-                scores = torch.einsum("hd,khd->hk", q[row], keys) * scale  # [H, keys]
-                if softcap is not None:
-                    scores = softcap * (scores / softcap).tanh()
-                if affinity is not None:
-                    to = [affinity[:, i, j, None].expand(H, rows.stop - rows.start) for j, rows in seen]
-                    scores = scores + torch.cat(to, 1)
-                if pairs is not None:
-                    scores = scores + pairs[b, :, row - b * pairs.shape[2], columns - b * pairs.shape[3]]
-                hidden = scores.amax(1, keepdim=True) <= NOTHING / 2  # -inf for every key: none is seen
-                scores = scores.masked_fill(hidden, 0)
-                lse[row] = scores.logsumexp(1).masked_fill(hidden[:, 0], NOTHING)
-                weights = scores.softmax(1).masked_fill(hidden, 0)
-                if key is not None:
-                    heads = torch.arange(H, device=q.device)[:, None]
-                    keep = kept(key, torch.tensor(row, device=q.device), heads, columns, dropout_p)
-                    weights = weights * keep / (1 - dropout_p)
-                out[row] = torch.einsum("hk,khd->hd", weights, values)
-    found = torch.stack(out) if out else q.new_zeros(q.shape)
-    found = found + _nothing_of(q, k, v, affinity, bias)
-    return found.to(given), torch.stack(lse) if lse else q.new_zeros(q.shape[:2])
+def masked_attention(a: Arguments) -> tuple[Tensor, Tensor]:
+    """out [Tq, H, D], and the log-sum-exp [Tq, H]. What is never seen counts as 0, whatever it holds."""
+    dtype, groups = lse_dtype(a.q.dtype), a.q.shape[1] // a.k.shape[1]
+    (b, i), (c, j) = owners(a.q_segments, len(a.q)), owners(a.k_segments, len(a.k))
+    seen = (b[:, None] == c) & (c > 0)  # [Tq, Tk]
+    if a.exclude_own:
+        seen = seen & (i[:, None] != j)
+    q = torch.where(seen.any(1)[:, None, None], a.q.to(dtype), 0)
+    k, v = (torch.where((c > 0)[:, None, None], x.to(dtype), 0) for x in (a.k, a.v))
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+
+    scores = torch.einsum("qhd,khd->hqk", q, k) * a.scale
+    if a.softcap is not None:
+        scores = a.softcap * (scores / a.softcap).tanh()
+    if a.affinity is not None:
+        scores = scores + a.affinity.to(dtype)[:, i][:, :, j]
+    if a.bias is not None:
+        scores = scores + of_pairs(a.bias.to(dtype), len(a.q_segments), *scores.shape)
+    weights, lse = softmax(scores.masked_fill(~seen | (scores <= NOTHING / 2), -torch.inf))
+    if a.key is not None:
+        rows = (torch.arange(n, device=q.device) for n in scores.shape)
+        head, q_row, k_row = torch.meshgrid(*rows, indexing="ij")
+        weights = weights * kept(a.key, q_row, head, k_row, a.dropout_p) / (1 - a.dropout_p)
+    out, lse = torch.einsum("hqk,khd->qhd", weights, v), lse.T
+    return out.masked_fill((lse == NOTHING)[..., None], 0).to(a.q.dtype), lse
 
 
-def _nothing_of(*tensors: Tensor | None) -> Tensor:
-    """0, which has a gradient (of 0) to each tensor though no element of it was read."""
-    return sum((x.flatten()[:0].sum() for x in tensors if x is not None), torch.tensor(0.0))
+def owners(segments: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """int64 [rows] each: the patient of a row, counted from 1, 0 outside all segments; and its modality."""
+    start, length = segments.long()[..., None].unbind(2)  # [B, M, 1]
+    row = torch.arange(rows, device=segments.device)
+    inside = (row >= start) & (row < start + length)  # [B, M, rows]
+    patients, modalities = (torch.arange(n, device=segments.device)[:, None] for n in segments.shape[:2])
+    return (inside.any(1) * (patients + 1)).sum(0), (inside.any(0) * modalities).sum(0)
+
+
+def of_pairs(bias: Tensor, B: int, H: int, Tq: int, Tk: int) -> Tensor:
+    """[1 or B, 1 or H, 1 or Lq, 1 or Lk] -> [H, B Lq, B Lk]: the bias of each pair of rows of one patient."""
+    by_patient = bias.expand(B, H, Tq // B, Tk // B)
+    return by_patient.transpose(0, 1).flatten(1, 2).repeat(1, 1, B)

@@ -10,37 +10,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-from robustmdiff.ops.bridge import differentiable
+from robustmdiff.ops.masked_attention.arguments import Arguments
 from robustmdiff.ops.masked_attention.dropout import kept
 from robustmdiff.ops.masked_attention.plan import Bucket, Plan, plan
-from robustmdiff.ops.masked_attention.schema import WRT, declare
-from robustmdiff.ops.registration import NOTHING, implement, lse_dtype
+from robustmdiff.ops.masked_attention.schema import PLAIN
+from robustmdiff.ops.registration import NOTHING, lse_dtype
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    q_segments: Tensor,
-    k_segments: Tensor,
-    affinity: Tensor | None,
-    key: Tensor | None,
-    scale: float,
-    exclude_own: bool,
-    dropout_p: float,
-) -> tuple[Tensor, Tensor]:
-    layout = plan(q_segments, k_segments, q.shape[0], k.shape[0], exclude_own, q.device)
+def forward(a: Arguments) -> tuple[Tensor, Tensor]:
+    q, k, affinity = a.q, a.k, a.affinity
+    layout = plan(a.q_segments, a.k_segments, q.shape[0], k.shape[0], a.exclude_own, q.device)
     H, D = q.shape[1:]
     if not layout.buckets:
         return q.new_zeros(q.shape), q.new_full((q.shape[0], H), NOTHING, dtype=lse_dtype(q.dtype))
-    operands = _operands(layout, q, k, v, affinity, scale)
+    operands = _operands(layout, a)
     outs, lses = [], []
     for bucket in layout.buckets:
-        keep = _keep(layout, bucket, H, k.shape[1], key, dropout_p, operands[0].dtype)
-        o, m = _attend(*_in_bucket(bucket, *operands), _bias(bucket, operands), _scale(affinity, scale), keep)
+        keep = _keep(layout, bucket, a, operands[0].dtype)
+        o, m = _attend(*_in_bucket(bucket, *operands), _bias(bucket, operands), _scale(a), keep)
         if affinity is not None:
             hidden = m <= NOTHING / 2  # -inf to every modality that is present: no key is seen
             o, m = o[..., :D].masked_fill(hidden[..., None], 0), m.masked_fill(hidden, NOTHING)
@@ -51,26 +41,15 @@ def forward(
 
 
 def backward(
-    grad_out: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    q_segments: Tensor,
-    k_segments: Tensor,
-    affinity: Tensor | None,
-    key: Tensor | None,
-    scale: float,
-    exclude_own: bool,
-    dropout_p: float,
+    grad_out: Tensor, out: Tensor, lse: Tensor, a: Arguments
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    layout = plan(q_segments, k_segments, q.shape[0], k.shape[0], exclude_own, q.device)
+    q, k, v, affinity = a.q, a.k, a.v, a.affinity
+    layout = plan(a.q_segments, a.k_segments, q.shape[0], k.shape[0], a.exclude_own, q.device)
     (H, D), Hkv = q.shape[1:], k.shape[1]
     daffinity = q.new_zeros(0) if affinity is None else torch.zeros_like(affinity)
     if not layout.buckets:
         return q.new_zeros(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape), daffinity
-    operands = _operands(layout, q, k, v, affinity, scale)
+    operands = _operands(layout, a)
     extra = operands[0].shape[-1] - D
     g, o = layout.q.gather(grad_out).to(lse.dtype), layout.q.gather(out).to(lse.dtype)
     if layout.q.padding is not None:  # a padded slot repeats a real row; nothing may come of it
@@ -88,14 +67,14 @@ def backward(
             o_b,
             m_b[..., 0],
             _bias(bucket, operands),
-            _scale(affinity, scale),
-            _keep(layout, bucket, H, Hkv, key, dropout_p, lse.dtype),
+            _scale(a),
+            _keep(layout, bucket, a, lse.dtype),
         )
         dq = _slots(dq, H)
         if affinity is not None:
             of_modality = one_hot(layout.q.modality[bucket.q], affinity.shape[1]).to(dq.dtype)  # [slots, Mq]
             daffinity += torch.einsum("si,shj->hij", of_modality, dq[..., D:]).to(affinity.dtype)
-            dq = dq[..., :D] * scale
+            dq = dq[..., :D] * a.scale
             dk, dv = dk[..., :D], dv[..., :D]
         dqs.append(dq.to(q.dtype))
         dks.append(_slots(dk, Hkv).to(k.dtype))
@@ -104,24 +83,22 @@ def backward(
     return layout.q.scatter(dqs, Tq), layout.k.scatter(dks, Tk), layout.k.scatter(dvs, Tk), daffinity
 
 
-def _operands(
-    layout: Plan, q: Tensor, k: Tensor, v: Tensor, affinity: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _operands(layout: Plan, a: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     """q [slots, H, D'], k and v [slots, Hkv, D'], float32 or float64; with affinity D' = D + M and
     the scale is in q."""
-    dtype = lse_dtype(q.dtype)
-    q_s, k_s, v_s = layout.q.gather(q).to(dtype), layout.k.gather(k).to(dtype), layout.k.gather(v).to(dtype)
-    if affinity is None:
-        return q_s, k_s, v_s
-    M = affinity.shape[2]
-    finite = affinity.to(dtype).clamp(min=NOTHING)  # 0 in the one-hot times -inf is NaN
+    dtype = lse_dtype(a.q.dtype)
+    q, k, v = layout.q.gather(a.q).to(dtype), layout.k.gather(a.k).to(dtype), layout.k.gather(a.v).to(dtype)
+    if a.affinity is None:
+        return q, k, v
+    M = a.affinity.shape[2]
+    finite = a.affinity.to(dtype).clamp(min=NOTHING)  # 0 in the one-hot times -inf is NaN
     to_modality = finite.transpose(0, 1)[layout.q.modality]  # [slots, H, M]
     is_modality = one_hot(layout.k.modality, M).to(dtype)[:, None].expand(-1, k.shape[1], -1)
-    return torch.cat([q_s * scale, to_modality], -1), torch.cat([k_s, is_modality], -1), pad(v_s, (0, M))
+    return torch.cat([q * a.scale, to_modality], -1), torch.cat([k, is_modality], -1), pad(v, (0, M))
 
 
-def _scale(affinity: Tensor | None, scale: float) -> float:
-    return scale if affinity is None else 1.0
+def _scale(a: Arguments) -> float:
+    return a.scale if a.affinity is None else 1.0
 
 
 def _in_bucket(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,17 +130,15 @@ def _slots(x: Tensor, H: int) -> Tensor:
     return x.transpose(1, 2).reshape(n * L, H, D)
 
 
-def _keep(
-    layout: Plan, bucket: Bucket, H: int, Hkv: int, key: Tensor | None, dropout_p: float, dtype: torch.dtype
-) -> Tensor | None:
+def _keep(layout: Plan, bucket: Bucket, a: Arguments, dtype: torch.dtype) -> Tensor | None:
     """Dropout's factor on the weights, 0 or 1 / (1 - p): [n, Hkv, groups * Lq, Lk]"""
-    if key is None:
+    if a.key is None:
         return None
     q_row = layout.q.rows()[bucket.q].view(bucket.n, 1, -1, 1)
     k_row = layout.k.rows()[bucket.k].view(bucket.n, 1, 1, -1)
-    head = torch.arange(H, device=key.device).view(1, H, 1, 1)
-    keep = kept(key, q_row, head, k_row, dropout_p).to(dtype) / (1 - dropout_p)
-    return _heads_together(keep, Hkv)
+    head = torch.arange(a.q.shape[1], device=a.key.device).view(1, -1, 1, 1)
+    keep = kept(a.key, q_row, head, k_row, a.dropout_p).to(dtype) / (1 - a.dropout_p)
+    return _heads_together(keep, a.k.shape[1])
 
 
 def _attend(
@@ -203,9 +178,4 @@ def _scores(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     return scores if bias is None else scores + bias
 
 
-forward_op, backward_op = declare("_torch")
-implement("masked_attention_fwd_torch", forward)
-implement("masked_attention_bwd_torch", backward)
-run = differentiable(
-    "masked_attention", forward_op, backward_op, wrt=WRT, outputs=(True, False), keep_outputs=True
-)
+forward_op, backward_op, run = PLAIN.operators("_torch", forward, backward)

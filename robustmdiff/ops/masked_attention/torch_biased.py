@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from robustmdiff.ops.bridge import differentiable
+from robustmdiff.ops.masked_attention.arguments import Arguments
 from robustmdiff.ops.masked_attention.dropout import kept
 from robustmdiff.ops.masked_attention.plan import Bucket, Plan, Rows, plan
-from robustmdiff.ops.masked_attention.schema import BIASED_WRT, declare_biased
+from robustmdiff.ops.masked_attention.schema import BIASED
 from robustmdiff.ops.masked_attention.segments import check_own_rows
-from robustmdiff.ops.registration import NOTHING, implement, lse_dtype
+from robustmdiff.ops.registration import NOTHING, lse_dtype
 
 BLOCK = 2**23  # scores held at once, but for the last patient's
 
@@ -35,26 +35,14 @@ class Part(NamedTuple):
     keep: Tensor | None
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    q_segments: Tensor,
-    k_segments: Tensor,
-    affinity: Tensor | None,
-    key: Tensor | None,
-    bias: Tensor | None,
-    scale: float,
-    exclude_own: bool,
-    dropout_p: float,
-    softcap: float | None,
-) -> tuple[Tensor, Tensor]:
-    layout = _layout(q, k, q_segments, k_segments, bias, exclude_own)
+def forward(a: Arguments) -> tuple[Tensor, Tensor]:
+    q = a.q
+    layout = _layout(a)
     if not layout.buckets:
         return q.new_zeros(q.shape), q.new_full(q.shape[:2], NOTHING, dtype=lse_dtype(q.dtype))
     outs, lses = [], []
-    for part in _parts(layout, q, k, v, affinity, key, bias, dropout_p, len(q_segments)):
-        scores, _ = _scores(part, scale, softcap)
+    for part in _parts(layout, a):
+        scores, _ = _scores(part, a)
         lse = scores.logsumexp(-1)
         p = (scores - lse[..., None]).exp_()
         hidden = lse <= NOTHING / 2  # -inf was added to every key: none is seen
@@ -65,24 +53,11 @@ def forward(
 
 
 def backward(
-    grad_out: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    q_segments: Tensor,
-    k_segments: Tensor,
-    affinity: Tensor | None,
-    key: Tensor | None,
-    bias: Tensor | None,
-    scale: float,
-    exclude_own: bool,
-    dropout_p: float,
-    softcap: float | None,
+    grad_out: Tensor, out: Tensor, lse: Tensor, a: Arguments
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    layout = _layout(q, k, q_segments, k_segments, bias, exclude_own)
-    dtype, B = lse.dtype, len(q_segments)
+    q, k, v, affinity, bias = a.q, a.k, a.v, a.affinity, a.bias
+    layout = _layout(a)
+    dtype, B = lse.dtype, len(a.q_segments)
     daffinity = q.new_zeros(0) if affinity is None else affinity.new_zeros(affinity.shape, dtype=dtype)
     Lq, Lk = len(q) // B, len(k) // B
     dbias = q.new_zeros(0) if bias is None else _no_bias_gradient(bias, Lq, Lk, dtype)
@@ -94,9 +69,9 @@ def backward(
             nothing.index_fill_(0, layout.q.padding, True)
         g.masked_fill_(nothing[..., None], 0)
     dqs, dks, dvs = [], [], []
-    for part in _parts(layout, q, k, v, affinity, key, bias, dropout_p, B):
+    for part in _parts(layout, a):
         g_b, o_b, m_b = (part.bucket.of_q(x) for x in (g, o, m[..., None]))
-        scores, slope = _scores(part, scale, softcap)
+        scores, slope = _scores(part, a)
         p = (scores - m_b).exp_()
         dp = _by_query(g_b, part.v.mT)
         if part.keep is not None:
@@ -109,8 +84,8 @@ def backward(
             _add_bias_gradient(dbias, dscores, layout, part.bucket, Lq, Lk)
         if slope is not None:
             dscores *= slope
-        dqs.append(_slots(_by_query(dscores, part.k) * scale).to(q.dtype))
-        dks.append(_slots(_by_key(dscores, part.q, k.shape[1]) * scale).to(k.dtype))
+        dqs.append(_slots(_by_query(dscores, part.k) * a.scale).to(q.dtype))
+        dks.append(_slots(_by_key(dscores, part.q, k.shape[1]) * a.scale).to(k.dtype))
         dvs.append(_slots(_by_key(p if part.keep is None else p * part.keep, g_b, k.shape[1])).to(v.dtype))
     if bias is not None:
         dbias = dbias[:, :, : bias.shape[2], : bias.shape[3]].to(bias.dtype).contiguous()
@@ -123,53 +98,40 @@ def backward(
     )
 
 
-def _layout(
-    q: Tensor, k: Tensor, q_segments: Tensor, k_segments: Tensor, bias: Tensor | None, exclude_own: bool
-) -> Plan:
-    layout = plan(q_segments, k_segments, len(q), len(k), exclude_own, q.device)
-    if bias is not None:
-        check_own_rows("q_segments", q_segments.cpu().numpy(), len(q))
-        check_own_rows("k_segments", k_segments.cpu().numpy(), len(k))
+def _layout(a: Arguments) -> Plan:
+    layout = plan(a.q_segments, a.k_segments, len(a.q), len(a.k), a.exclude_own, a.q.device)
+    if a.bias is not None:
+        check_own_rows("q_segments", a.q_segments.cpu().numpy(), len(a.q))
+        check_own_rows("k_segments", a.k_segments.cpu().numpy(), len(a.k))
     return layout
 
 
-def _parts(
-    layout: Plan,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    affinity: Tensor | None,
-    key: Tensor | None,
-    bias: Tensor | None,
-    dropout_p: float,
-    B: int,
-) -> Iterator[Part]:
-    dtype = lse_dtype(q.dtype)
-    q_s, k_s, v_s = layout.q.gather(q).to(dtype), layout.k.gather(k).to(dtype), layout.k.gather(v).to(dtype)
+def _parts(layout: Plan, a: Arguments) -> Iterator[Part]:
+    dtype, H, B = lse_dtype(a.q.dtype), a.q.shape[1], len(a.q_segments)
+    q, k, v = layout.q.gather(a.q).to(dtype), layout.k.gather(a.k).to(dtype), layout.k.gather(a.v).to(dtype)
     for whole in layout.buckets:
-        for bucket in whole.split(max(1, BLOCK // (q.shape[1] * whole.Lq * whole.Lk))):
-            added = q_s.new_zeros(bucket.n, 1, bucket.Lq, bucket.Lk)
+        for bucket in whole.split(max(1, BLOCK // (H * whole.Lq * whole.Lk))):
+            added = q.new_zeros(bucket.n, 1, bucket.Lq, bucket.Lk)
             if bucket.bias is not None:
                 added = added + bucket.bias.to(dtype)
-            if affinity is not None:
-                of_q, of_k = _modalities(layout, bucket, affinity, dtype)
-                added = added + torch.einsum(
-                    "nqi,hij,nkj->nhqk", of_q, affinity.to(dtype).clamp(min=NOTHING), of_k
-                )
-            if bias is not None:
-                added = added + _bias(layout, bucket, bias, len(q) // B, len(k) // B).to(dtype)
-            keep = None if key is None else _keep(layout, bucket, q.shape[1], key, dropout_p, dtype)
-            qkv = bucket.of_q(q_s), bucket.of_k(k_s), bucket.of_k(v_s)
+            if a.affinity is not None:
+                of_q, of_k = _modalities(layout, bucket, a.affinity, dtype)
+                finite = a.affinity.to(dtype).clamp(min=NOTHING)
+                added = added + torch.einsum("nqi,hij,nkj->nhqk", of_q, finite, of_k)
+            if a.bias is not None:
+                added = added + _bias(layout, bucket, a.bias, len(a.q) // B, len(a.k) // B).to(dtype)
+            keep = None if a.key is None else _keep(layout, bucket, H, a.key, a.dropout_p, dtype)
+            qkv = bucket.of_q(q), bucket.of_k(k), bucket.of_k(v)
             yield Part(bucket, *qkv, added.clamp_(min=NOTHING), keep)
 
 
-def _scores(part: Part, scale: float, softcap: float | None) -> tuple[Tensor, Tensor | None]:
+def _scores(part: Part, a: Arguments) -> tuple[Tensor, Tensor | None]:
     """[n, H, Lq, Lk], and the derivative of the cap where there is one"""
-    scores = _by_query(part.q, part.k.mT) * scale
-    if softcap is None:
+    scores = _by_query(part.q, part.k.mT) * a.scale
+    if a.softcap is None:
         return scores + part.added, None
-    share = scores.div_(softcap).tanh_()
-    return share * softcap + part.added, 1 - share * share
+    share = scores.div_(a.softcap).tanh_()
+    return share * a.softcap + part.added, 1 - share * share
 
 
 def _by_query(x: Tensor, y: Tensor) -> Tensor:
@@ -254,9 +216,4 @@ def _add_bias_gradient(
         total[b][:, i[:, None], j] += d
 
 
-forward_op, backward_op = declare_biased("_torch")
-implement("masked_attention_biased_fwd_torch", forward)
-implement("masked_attention_biased_bwd_torch", backward)
-run = differentiable(
-    "masked_attention", forward_op, backward_op, wrt=BIASED_WRT, outputs=(True, False), keep_outputs=True
-)
+forward_op, backward_op, run = BIASED.operators("_torch", forward, backward)

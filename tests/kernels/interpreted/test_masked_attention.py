@@ -8,6 +8,7 @@ from robustmdiff import use_backend
 from robustmdiff.kernels import masked_attention as kernels
 from robustmdiff.ops import masked_attention, philox_key
 from robustmdiff.ops.masked_attention import masked_attention_lse
+from robustmdiff.ops.masked_attention.arguments import Arguments
 from tests.ops.cases import draw, masked_case
 
 LONG = torch.tensor([[[0, 37], [40, 3]], [[43, 0], [43, 20]]], dtype=torch.int32)  # tiles hold 16 rows
@@ -105,7 +106,7 @@ def test_rows_beyond_2_to_31_elements():
     far.copy_(near)
     q, segments = draw(2, 1, D, seed=2).half(), torch.tensor([[[0, 2]]], dtype=torch.int32)
     settings = (segments, segments, None, None, 0.25, False, 0.0)
-    found, expected = kernels.forward(q, far, far, *settings), kernels.forward(q, near, near, *settings)
+    found, expected = (kernels.forward(Arguments(q, x, x, *settings)) for x in (far, near))
     for x, y in zip(found, expected, strict=True):
         assert torch.equal(x, y)
 
@@ -116,6 +117,6 @@ def test_segments_that_leave_the_rows_are_cut_off():
     bad = torch.tensor([[[0, 99], [-3, 5]]], dtype=torch.int32)
     good = torch.tensor([[[0, 20], [0, 0]]], dtype=torch.int32)
     settings = (None, None, 0.25, False, 0.0)
-    expected = kernels.forward(q, k, v, good, good, *settings)
-    for x, y in zip(kernels.forward(q, k, v, bad, bad, *settings), expected, strict=True):
+    expected = kernels.forward(Arguments(q, k, v, good, good, *settings))
+    for x, y in zip(kernels.forward(Arguments(q, k, v, bad, bad, *settings)), expected, strict=True):
         assert torch.equal(x, y)

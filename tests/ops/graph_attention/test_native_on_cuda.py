@@ -7,7 +7,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from robustmdiff import _native
-from robustmdiff.ops.graph_attention import native
+from robustmdiff.ops import Graph
+from robustmdiff.ops.graph_attention import OP, native
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +18,9 @@ def _kernels_are_there(monkeypatch):
 
 def reasons(dtype: torch.dtype, D: int) -> list[str]:
     with FakeTensorMode():
-        return native.reasons(torch.empty(10, 2, D, dtype=dtype, device="cuda"))
+        q = torch.empty(10, 2, D, dtype=dtype, device="cuda")
+        rowptr, none = (torch.empty(n, dtype=torch.int64, device="cuda") for n in (11, 0))
+        return native.reasons(OP.arguments(q, q, q, Graph(rowptr, none, None, rowptr, none, none)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from robustmdiff import _native
 from robustmdiff.ops.masked_attention import native
+from robustmdiff.ops.masked_attention.arguments import Arguments
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +23,8 @@ def reasons(dtype=torch.float16, D=64, M=3, gradient=False, dropout=False) -> li
         )
         segments = torch.empty(2, M, 2, dtype=torch.int32, device="cuda")
         key = torch.empty(2, dtype=torch.int64, device="cuda") if dropout else None
-        return native.reasons(q, k, v, segments, segments, None, key, 1.0, False, 0.5 if dropout else 0.0)
+        settings = None, key, 1.0, False, 0.5 if dropout else 0.0
+        return native.reasons(Arguments(q, k, v, segments, segments, *settings))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
