@@ -8,8 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
 
 from robustmdiff.nn import register_with_transformers
+from robustmdiff.ops import register_flops
 
 register_with_transformers()
+register_flops()
 
 
 def bert(attn_implementation: str) -> BertModel:

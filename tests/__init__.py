@@ -1,1 +1,1 @@
-"""Tests; `tests.ops.cases` is also what the benchmarks measure."""
+"""Tests; what they share with the benchmarks is robustmdiff.testing."""

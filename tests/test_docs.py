@@ -20,13 +20,14 @@ import typer
 
 from robustmdiff.cli.main import app
 from robustmdiff.cli.pairs import pairs
+from robustmdiff.testing import OPS
 from robustmdiff.training.config import load_config, make_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
-RUN_ELSEWHERE = [  # tests/ops/test_docs.py
-    ROOT / "docs" / "ops" / f"{op}.md"
-    for op in ("masked_attention", "knowledge_attention", "graph_attention")
+RUN_ELSEWHERE = [  # tests/ops/test_docs.py and tests/ops/test_adding_an_op.py
+    *(ROOT / "docs" / "ops" / f"{op}.md" for op in OPS),
+    ROOT / "docs" / "adding_an_op.md",
 ]
 SMALLER = {  # in examples that run
     r'("train": )\d{2,}': r"\g<1>24",

@@ -12,7 +12,7 @@ from benchmarks.candidates import BACKWARD, FORWARD, TRAINING, Candidate, Worklo
 from benchmarks.limits import EDGES
 from benchmarks.peers.ours import backends
 from robustmdiff.ops import Graph, graph_attention
-from tests.ops.cases import graph_case
+from robustmdiff.testing.cases.graph_attention import graph_case
 
 # Not the best peer, and three seconds a call on the graph of the table: two minutes of the suite's ten.
 SLOW = "left out to save time: slower than PyG TransformerConv"

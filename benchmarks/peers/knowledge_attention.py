@@ -17,7 +17,8 @@ from benchmarks.candidates import BACKWARD, FORWARD, TRAINING, Candidate, Worklo
 from benchmarks.limits import BYTES, FLOPS
 from benchmarks.peers.ours import backends
 from robustmdiff.ops import knowledge_attention
-from tests.ops.cases import draw, knowledge_case
+from robustmdiff.testing import draw
+from robustmdiff.testing.cases.knowledge_attention import knowledge_case
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from benchmarks.limits import BYTES, FLOPS
 from benchmarks.peers.ours import backends
 from robustmdiff.ops import masked_attention
 from robustmdiff.ops.masked_attention.plan import _plan, plan
-from tests.ops.cases import masked_case, segments_of_packed
+from robustmdiff.testing.cases.masked_attention import masked_case, segments_of_packed
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from robustmdiff.ops.masked_attention import (
     segments_from_padded,
 )
 from robustmdiff.ops.philox import philox_key
+from robustmdiff.ops.registration import register_flops
 
 __all__ = [
     "DynamicThreshold",
@@ -26,6 +27,7 @@ __all__ = [
     "masked_attention",
     "masked_attention_lse",
     "philox_key",
+    "register_flops",
     "segments_from_block_diagonal",
     "segments_from_key_padding",
     "segments_from_nested",

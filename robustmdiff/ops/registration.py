@@ -11,13 +11,12 @@ backward).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
-
-from robustmdiff.ops import flop_formulas
 
 NAMESPACE = "robustmdiff"
 
@@ -33,6 +32,27 @@ def lse_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 _TYPES = {Tensor: "Tensor", float: "float", bool: "bool", int: "int"}
+
+
+_flops: dict[Any, Callable[..., int]] = {}  # of each operator, from its own arguments
+
+
+def register_flops() -> None:
+    """Tell `torch.utils.flop_counter` what the ops cost; FlopCounterMode counts them from then on.
+
+    Not done by itself, because that module imports Triton where it is installed, which takes several times
+    as long as all of this package. Calling it again is harmless.
+    """
+    from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+    for operator, flops in _flops.items():
+        if operator not in flop_registry:
+            formula = partial(_without_output, flops)
+            register_flop_formula(operator, get_raw=True)(formula)
+
+
+def _without_output(flops: Callable[..., int], *args: Any, out_val: Any = None, **kwargs: Any) -> int:
+    return flops(*args, **kwargs)
 
 
 def inputs_of(arguments: type[Any], fields: tuple[str, ...]) -> str:
@@ -54,7 +74,8 @@ def tensors_of(arguments: type[Any]) -> tuple[int, ...]:
 
 
 def define(name: str, schema: str, fake: Callable[..., Any], flops: Callable[..., int]) -> Any:
-    """Define `robustmdiff::<name>` and return the operator; `flops` takes the op's own arguments.
+    """Define `robustmdiff::<name>` and return the operator; `flops` takes the operator's own
+    arguments; see `register_flops`.
 
     Under autocast the operator runs with autocast off: its inputs have been cast by the public
     function, and what it computes inside in float32 must stay in float32.
@@ -81,9 +102,7 @@ def define(name: str, schema: str, fake: Callable[..., Any], flops: Callable[...
 
     torch.library.impl(qualified, "AutocastCPU", without_autocast("cpu"))
     torch.library.impl(qualified, "AutocastCUDA", without_autocast("cuda"))
-    flop_formulas.register(
-        operator.overloadpacket, lambda *args, out_val=None, **kwargs: flops(*args, **kwargs)
-    )
+    _flops[operator.overloadpacket] = flops
     return operator
 
 

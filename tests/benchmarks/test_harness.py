@@ -12,7 +12,7 @@ from benchmarks import comparison
 from benchmarks.candidates import BACKWARD, FORWARD, TRAINING, Candidate, Workload, WrongResult
 from benchmarks.limits import BYTES, Limit, bandwidth, per_round
 from benchmarks.measure import measure, movement, peak_mib, ratio
-from tests.ops.cases import draw
+from robustmdiff.testing import draw
 
 
 def toy(rows: int = 64) -> Workload:

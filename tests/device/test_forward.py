@@ -13,8 +13,11 @@ from torch import Tensor
 from robustmdiff import use_backend
 from robustmdiff.ops import masked_attention
 from robustmdiff.ops.dispatch import BackendError
+from robustmdiff.testing import Case
+from robustmdiff.testing.cases.graph_attention import graph_case
+from robustmdiff.testing.cases.knowledge_attention import knowledge_case
+from robustmdiff.testing.cases.masked_attention import masked_case, segments
 from tests.device.conftest import DEVICE
-from tests.ops.cases import Case, graph_case, knowledge_case, masked_case, segments
 
 LENGTHS = [[70, 3, 130], [0, 64, 0], [0, 0, 0], [100, 0, 1], [0, 1, 17]]
 RAGGED, TOKENS = segments(LENGTHS, [0, 100, 164, 300]), 5 * 300

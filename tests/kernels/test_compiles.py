@@ -12,8 +12,8 @@ import torch
 
 from robustmdiff import use_backend
 from robustmdiff.ops.dispatch import Op
+from robustmdiff.testing import OPS, all_cases
 from tests.device.test_forward import wide_cases
-from tests.ops.conftest import CASES, OPS
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_what_the_contract_tests_launch(compiled, monkeypatch, op, dtype):
             out = case.run(**tensors)
         torch.autograd.grad(out, list(tensors.values()), torch.ones_like(out))
 
-    for case in [*CASES, *wide_cases()]:
+    for case in [*all_cases(), *wide_cases()]:
         if case.op == op and case.tensors["q"].numel():
             tensors = case.at(dtype)
             kernels = compiled(run, 90)

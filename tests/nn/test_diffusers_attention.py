@@ -11,6 +11,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch.utils.flop_counter import FlopCounterMode
 
 from robustmdiff.nn import MaskedAttnProcessor
+from robustmdiff.ops import register_flops
 
 B, Lk = 2, 7
 PADDED = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 0, 0]]).bool()
@@ -38,6 +39,7 @@ def test_a_unet_says_the_same_and_learns_the_same(mask):
     found = []
     for model in (theirs, ours):
         x, text = draw(B, 3, 8, 8), draw(B, Lk, 10).requires_grad_()
+        register_flops()
         with FlopCounterMode(display=False) as counter:
             out = model(x, torch.tensor([5, 900]), text, encoder_attention_mask=mask).sample
         out.square().sum().backward()

@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from robustmdiff.nn import MaskedCrossModalAttention
+from robustmdiff.ops import register_flops
 
 D, HEADS = 12, 3
 #                         patient 0            patient 1 lacks one    patient 2 lacks both
@@ -105,6 +106,7 @@ def test_absent_tokens_are_not_paid_for():
     half_hidden[:, 1, 1] = 0
     counts = []
     for segments in (nothing_hidden, half_hidden):
+        register_flops()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             module(tokens(), segments)
         counts.append(counter.get_flop_counts()["Global"])

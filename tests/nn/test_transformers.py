@@ -37,6 +37,7 @@ from transformers.masking_utils import bidirectional_mask_function
 
 from robustmdiff.nn import register_with_transformers
 from robustmdiff.nn.transformers import OwnAttentionError, attention, key_stretches
+from robustmdiff.ops import register_flops
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 36}
 
@@ -89,6 +90,7 @@ def test_vit_is_vit_with_sdpa():
 
 
 def test_our_attention_is_what_ran():
+    register_flops()
     with FlopCounterMode(display=False) as counter:
         vit("robustmdiff")(torch.randn(3, 3, 20, 20))
     assert any("masked_attention_fwd" in str(op) for op in counter.get_flop_counts()["Global"])

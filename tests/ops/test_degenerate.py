@@ -19,9 +19,9 @@ from robustmdiff import use_backend
 from robustmdiff.ops import Graph, graph_attention, knowledge_attention, masked_attention
 from robustmdiff.ops.softmax import softmax
 from robustmdiff.ops.triton_support import INTERPRETED
-from tests.ops.cases import DEVICE, draw, segments_of_packed
-from tests.ops.conftest import backends
-from tests.ops.test_contracts import gradients, largest, within
+from robustmdiff.testing import DEVICE, backends_under_test, draw
+from robustmdiff.testing.cases.masked_attention import segments_of_packed
+from robustmdiff.testing.contracts import gradients, largest, within
 
 DTYPES = [torch.float32, torch.float16] + ([] if INTERPRETED else [torch.bfloat16])
 MASKED = st.sampled_from([-torch.inf, 0.0, 1.5])
@@ -31,7 +31,9 @@ Run = Callable[..., Tensor]
 
 
 def of(op: str) -> Any:
-    return pytest.mark.parametrize("backend", [pytest.param(b, id=f"{op}-{b}") for b in backends(op)])
+    return pytest.mark.parametrize(
+        "backend", [pytest.param(b, id=f"{op}-{b}") for b in backends_under_test(op)]
+    )
 
 
 def as_the_definition(
@@ -133,7 +135,7 @@ def test_patients(backend, data):
     as_the_definition("masked_attention", backend, data.draw(st.sampled_from(DTYPES)), run, tensors)
 
 
-@pytest.mark.parametrize("backend", backends("graph_attention"))
+@pytest.mark.parametrize("backend", backends_under_test("graph_attention"))
 def test_a_key_of_minus_infinity_is_not_attended_to(backend):
     """Alone it leaves nothing to read; beside another, the other. (q's gradient is 0 x inf there: NaN.)"""
     graph = Graph.from_edges(torch.tensor([0, 0, 1]), torch.tensor([1, 2, 2]), 3).to(DEVICE)
@@ -149,7 +151,7 @@ def test_a_key_of_minus_infinity_is_not_attended_to(backend):
     assert dv[:, 0, 0].tolist() == [0, 1, 0]
 
 
-@pytest.mark.parametrize("backend", backends("graph_attention"))
+@pytest.mark.parametrize("backend", backends_under_test("graph_attention"))
 def test_gradients_of_16_bits_are_summed_in_float32(backend):
     """1,000 edges that share one key: sums in bfloat16 would stop growing at 256."""
     if INTERPRETED:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from robustmdiff.testing import OPS
+
 PAGES = Path(__file__).parents[2] / "docs" / "ops"
 
 
-@pytest.mark.parametrize("op", ["masked_attention", "knowledge_attention", "graph_attention"])
+@pytest.mark.parametrize("op", OPS)
 def test_the_example_runs(op):
     blocks = re.findall(r"```python\n(.*?)```", (PAGES / f"{op}.md").read_text(encoding="utf-8"), re.DOTALL)
     assert blocks

@@ -22,7 +22,7 @@ from robustmdiff.ops import (
 from robustmdiff.ops.dispatch import Op
 from robustmdiff.ops.philox import philox_key
 from robustmdiff.ops.triton_support import INTERPRETED
-from tests.ops.cases import DEVICE, draw
+from robustmdiff.testing import DEVICE, draw
 
 SEGMENTS = torch.tensor([[[0, 2], [2, 0]], [[3, 1], [4, 1]]], dtype=torch.int32, device=DEVICE)
 GRAPH = Graph.from_edges(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from robustmdiff.ops import Graph, graph_attention, knowledge_attention, masked_attention
+from robustmdiff.ops import Graph, graph_attention, knowledge_attention, masked_attention, register_flops
 from robustmdiff.ops.graph_attention import OP as GRAPH
 from robustmdiff.ops.graph_attention import torch_backend as graph_backend
 from robustmdiff.ops.knowledge_attention import OP as KNOWLEDGE
@@ -72,6 +72,7 @@ def test_the_backends_of_an_op_share_one_schema():
 
 def test_flops_count_the_pairs_that_are_present():
     q, k, v = torch.randn(7, 6, 5), torch.randn(7, 3, 5), torch.randn(7, 3, 5)
+    register_flops()
     with FlopCounterMode(display=False) as counter:
         masked_attention(q, k, v, SEGMENTS, SEGMENTS)
     assert counter.get_total_flops() == 4 * (3 * 3 + 3 * 3) * 6 * 5

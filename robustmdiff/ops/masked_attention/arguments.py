@@ -118,7 +118,7 @@ def _check_settings(a: Arguments) -> None:
     """Dropout and the soft cap."""
     if not 0 <= a.dropout_p < 1:
         raise ValueError(f"masked_attention: dropout_p is {a.dropout_p}, expected 0 <= dropout_p < 1")
-    if (a.key is None) != (a.dropout_p == 0):
+    if (a.key is None and a.dropout_p > 0) or (a.key is not None and a.dropout_p == 0):
         raise ValueError(
             f"masked_attention: dropout_p is {a.dropout_p} and key is {describe(a.key)}, expected a key "
             "(int64 [2]: seed, offset) exactly where dropout_p > 0"

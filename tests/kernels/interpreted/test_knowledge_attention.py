@@ -6,7 +6,7 @@ from torch import Tensor
 from robustmdiff import use_backend
 from robustmdiff.kernels import knowledge_attention as kernels
 from robustmdiff.ops import knowledge_attention
-from tests.ops.cases import draw
+from robustmdiff.testing import draw
 
 ROWS, K = 19, 75  # the interpreter's tiles hold 16 rows and 16 concepts, its splits 32 concepts
 

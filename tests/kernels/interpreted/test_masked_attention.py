@@ -9,7 +9,8 @@ from robustmdiff.kernels import masked_attention as kernels
 from robustmdiff.ops import masked_attention, philox_key
 from robustmdiff.ops.masked_attention import masked_attention_lse
 from robustmdiff.ops.masked_attention.arguments import Arguments
-from tests.ops.cases import draw, masked_case
+from robustmdiff.testing import draw
+from robustmdiff.testing.cases.masked_attention import masked_case
 
 LONG = torch.tensor([[[0, 37], [40, 3]], [[43, 0], [43, 20]]], dtype=torch.int32)  # tiles hold 16 rows
 

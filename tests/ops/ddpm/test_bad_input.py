@@ -9,7 +9,7 @@ import torch
 
 from robustmdiff.ops import DynamicThreshold, ddpm_noise, ddpm_noise_loss, ddpm_step, philox_key
 from robustmdiff.ops.ddpm import native
-from tests.ops.cases import refuses
+from tests.ops.refusal import refuses
 
 X = torch.zeros(3, 4)
 STEP = torch.tensor([0, 1, 2])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from robustmdiff.ops import Graph, graph_attention
-from tests.ops.cases import refuses
+from tests.ops.refusal import refuses
 
 X = torch.randn(5, 2, 3)
 SOURCE, TARGET, RELATION = torch.tensor([0, 1, 4]), torch.tensor([2, 2, 3]), torch.tensor([0, 2, 1])

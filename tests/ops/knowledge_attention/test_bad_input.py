@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from robustmdiff.ops import knowledge_attention, knowledge_top
-from tests.ops.cases import refuses
+from tests.ops.refusal import refuses
 
 Q, K, PRIOR = torch.randn(4, 3, 5), torch.randn(7, 5), torch.zeros(7)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from robustmdiff.ops import masked_attention, segments_from_padded
-from tests.ops.cases import refuses
+from tests.ops.refusal import refuses
 
 Q, K, V = torch.randn(9, 6, 4), torch.randn(9, 3, 4), torch.randn(9, 3, 4)
 GOOD = torch.tensor([[[0, 2], [2, 1]], [[3, 0], [5, 4]]], dtype=torch.int32)
