@@ -37,6 +37,8 @@ def differentiable(
     class Once(torch.autograd.Function):
         """The backward pass while a graph of it is recorded: it runs, but has no gradient."""
 
+        generate_vmap_rule = True
+
         @staticmethod
         def forward(*args: Any) -> Any:
             return backward(*args)

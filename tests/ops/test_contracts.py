@@ -71,6 +71,25 @@ def test_torch_func_gives_the_same_gradient(case):
             torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap_gives_each_its_own_answer_and_gradient(case):
+    tensors, g = case.at(torch.float64), grad_like(case, torch.float64)
+    two = {name: torch.stack([x.detach(), x.detach().flip(0)]) for name, x in tensors.items()}
+
+    def loss(tensors):
+        return (case.run(**tensors) * g).sum()
+
+    with use_backend(**{case.op: "torch"}):
+        found = torch.func.vmap(lambda tensors: case.run(**tensors))(two)
+        found_grads = torch.func.vmap(torch.func.grad(loss))(two)
+        for i in range(2):
+            one = {name: x[i].clone().requires_grad_() for name, x in two.items()}
+            out, grads = gradients(case.run, one, g)
+            torch.testing.assert_close(found[i], out, rtol=1e-12, atol=1e-12)
+            for name, expected in grads.items():
+                torch.testing.assert_close(found_grads[name][i], expected, rtol=1e-12, atol=1e-12)
+
+
 def test_torch_func_differentiates_once(case):
     of_operators(case)
     tensors, g = case.at(torch.float64), grad_like(case, torch.float64)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -90,11 +88,21 @@ def cases() -> list[Case]:
     one_row = torch.tensor([[[i, 1]] for i in range(5)], dtype=torch.int32)
     packed = torch.tensor([[[7, 2], [0, 0]], [[0, 3], [4, 2]]], dtype=torch.int32)
     left = segments_from_padded(torch.tensor([[2], [5], [0]]), torch.tensor([[3, 5], [0, 5], [5, 5]]))
-    heads = 2 if INTERPRETED else 6  # a program of a kernel takes milliseconds there
 
-    def case(name: str, k_segments: Tensor, Tk: int, *queries: Any, shared: int = 1, **flags: bool) -> Case:
-        Hkv = max(heads // shared, 1)
-        return masked_case(name, k_segments, Tk, *queries, H=heads, Hkv=Hkv, **flags)
+    def case(
+        name: str,
+        k_segments: Tensor,
+        Tk: int,
+        q_segments: Tensor | None = None,
+        Tq: int | None = None,
+        shared: int = 1,
+        affinity: bool = False,
+        exclude_own: bool = False,
+    ) -> Case:
+        heads = 2 if INTERPRETED else 6  # a program of a kernel takes milliseconds there
+        own = max(heads // shared, 1)
+        rest = (heads, own, 7, affinity, exclude_own)
+        return masked_case(name, k_segments, Tk, q_segments, Tq, *rest)
 
     return [
         case("some-absent", ragged, 65),
