@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustmdiff.knowledge.csr import csr_from_edges, find_cycle
+from robustmdiff.csr import csr_from_edges
+from robustmdiff.knowledge.cycle import find_cycle
 from robustmdiff.knowledge.sparse import SparseTable
 from robustmdiff.refusal import Refusal
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from robustmdiff.knowledge.concepts import ConceptTable, inverse_relation
-from robustmdiff.knowledge.csr import find_cycle
+from robustmdiff.knowledge.cycle import find_cycle
 from robustmdiff.knowledge.lines import OntologyError
 from robustmdiff.knowledge.sparse import SparseTable
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustmdiff.csr import csr_from_edges
+
 
 class Graph(NamedTuple):
     """n nodes and E edges, sorted by target; all int64. Make it with `Graph.from_edges`.
@@ -46,19 +48,14 @@ class Graph(NamedTuple):
         source = _indices("source", source, None, num_nodes)
         target = _indices("target", target, len(source), num_nodes)
         if relation is not None:
-            relation = _indices("relation", relation, len(source), None).to(source.device)
-        target = target.to(source.device)
-        order = target.argsort(stable=True)
-        row, col = target[order], source[order]
-        out_edge = col.argsort(stable=True)
-        return cls(
-            _pointers(row, num_nodes),
-            col,
-            None if relation is None else relation[order],
-            _pointers(col, num_nodes),
-            row[out_edge],
-            out_edge,
-        )
+            relation = _indices("relation", relation, len(source), None)
+        device, target = source.device, target.cpu().numpy()
+        rowptr, col, order = csr_from_edges(source.cpu().numpy(), target, num_nodes)
+        out_rowptr, out_target, out_edge = csr_from_edges(target[order], col, num_nodes)
+        if relation is not None:
+            relation = relation.cpu()[torch.from_numpy(order)]
+        graph = (rowptr, col, relation, out_rowptr, out_target, out_edge)
+        return cls(*(torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in graph)).to(device)
 
     def to(self, device: torch.device | str) -> Graph:
         return Graph(*(None if x is None else x.to(device) for x in self))  # type: ignore[arg-type]
@@ -89,7 +86,3 @@ def _indices(name: str, values: Tensor | np.ndarray, length: int | None, end: in
             expected = "no edge (num_nodes is 0)"
         raise ValueError(f"Graph.from_edges: {name}[{e}] is {int(indices[e])}, expected {expected}")
     return indices.to(torch.int64)
-
-
-def _pointers(rows: Tensor, n: int) -> Tensor:
-    return torch.cat([rows.new_zeros(1), torch.bincount(rows, minlength=n).cumsum(0)])
