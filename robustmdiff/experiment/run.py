@@ -92,7 +92,7 @@ def train_run(
 ) -> Run:
     """Train one kind of model on a study's training patients, validate and calibrate it on the
     calibration patients, and save everything. Resumes exactly where it stopped."""
-    from robustmdiff.training.trainer import train
+    from robustmdiff.diagnosis.train import train
 
     if kind not in MODELS:
         raise DataError(f"model is {kind!r}, expected one of {', '.join(MODELS)}")
@@ -114,7 +114,7 @@ def train_run(
     )
     # Validation picks the best weights by patients of the training split, calibration stays untouched.
     fitting, watching = hold_out(study.patients["train"], config.seed)
-    model = train(model, fitting, watching, collator, config, folder, resume=resume).model
+    model = train(model, fitting, watching, collator, config, folder, resume=resume, name=kind).model
     save_pretrained(model, folder / "model", kind=kind, tokenizer=tokenizer, options=options)
     calibrate(model, study, collator, folder, draws=config.model.draws)
     return load_run(folder)

@@ -1,1 +1,1 @@
-"""Training: the masking curriculum, rare-class weights, the trainer and its checkpoints."""
+"""Training: a loop for any model, its checkpoints and log; masked patients and rare-class weights."""

@@ -1,4 +1,4 @@
-"""Patients as batches: packed once where memory allows, taken in an order that needs no state."""
+"""Patients as batches: packed once where memory allows."""
 
 from __future__ import annotations
 
@@ -61,16 +61,6 @@ class PackedPatients:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def has_contrast(self) -> bool:
-        """Whether some class has known patients with it and without it."""
-        positive = ((self.label > 0.5) & self.label_known).any(dim=0)
-        negative = ((self.label <= 0.5) & self.label_known).any(dim=0)
-        return bool((positive & negative).any())
-
-    def has_truth(self) -> bool:
-        """Whether some class is known to hold for some patient."""
-        return bool(((self.label > 0.5) & self.label_known).any())
-
     def sample(self, n: int = 1024) -> Batch:
         """Everybody where they are packed, else the first n: to learn the scales of values from."""
         if not self.inputs:
@@ -111,27 +101,6 @@ def check_patients(train_set: PackedPatients, valid_set: PackedPatients) -> str:
         )
     digest = hashlib.sha256("\n".join(train_set.ids).encode()).hexdigest()[:12]
     return f"{len(train_set)} patients, digest {digest}"
-
-
-def epoch_batches(
-    n: int, steps: int, epoch: int, seed: int, weight: Tensor | None = None
-) -> list[np.ndarray]:
-    """The global batches of the `steps` steps of one epoch, a pure function of its arguments.
-
-    Every patient once, in batches whose sizes differ by one at most (so no batch is a small
-    remainder); with `weight` [n], n draws with replacement in proportion to it instead.
-    """
-    rng = np.random.default_rng([seed, epoch, 1])
-    if weight is None:
-        order = rng.permutation(n)
-    else:
-        p = weight.double().numpy()
-        order = rng.choice(n, size=n, p=p / p.sum())
-    return np.array_split(order, steps)
-
-
-def steps_per_epoch(n: int, batch_size: int) -> int:
-    return max(1, round(n / batch_size))
 
 
 def _join(parts: Sequence[Input], sizes: Sequence[int]) -> Input:

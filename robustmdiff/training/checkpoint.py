@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from robustmdiff.data.task import Task
-from robustmdiff.data.task_file import task_from
 from robustmdiff.refusal import Refusal
-from robustmdiff.training.config import TrainConfig, make_config, plain_config
+from robustmdiff.training.config import LoopConfig, plain_config, read_config
+from robustmdiff.whole import write_whole
 
 FORMAT = 1
 KEY = "robustmdiff"
 LAST, BEST = "last.safetensors", "best.safetensors"
-FREE = ("save_every", "log_every", "cache_gb")  # may differ on resume: they change no number
 
 
 class CheckpointError(Refusal):
     """A checkpoint that cannot be written, read, or used here; the message names file and reason."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Checkpoint:
     """step     optimiser steps done
-    config, task  it was trained with
     weights  of the whole model by name, averaged ones (EMA) where there are any: for use
     metrics  of the validation at that step, where there was one
-    state, tensors  all there is, for resuming"""
+    state    all that is no tensor, in JSON's types: "config", what the run said of its data, ...
+    tensors  all there are, for resuming"""
 
     path: Path
     step: int
-    config: TrainConfig
-    task: Task
     metrics: dict[str, float]
     weights: dict[str, Tensor]
     state: dict[str, Any]
@@ -47,9 +42,8 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write beside `path`, flush to the disk, and rename: at every moment `path` is either the
-    previous checkpoint or the new one. Raises CheckpointError and leaves the previous one."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Replaces `path` in one step and waits for the disk: at every moment it is either the previous
+    checkpoint or the new one. Raises CheckpointError and leaves the previous one."""
     seen: set[int] = set()
     own = {}
     for name, tensor in tensors.items():  # tied weights are written twice: the format has no aliases
@@ -57,11 +51,8 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
         own[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
     try:
-        _write(temporary, save(own, metadata={KEY: json.dumps({"format": FORMAT, **state})}))
-        os.replace(temporary, path)
-        _sync(path.parent)
+        write_whole(path, save(own, metadata={KEY: json.dumps({"format": FORMAT, **state})}), sync=True)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
         kept = "the previous one there is intact" if path.exists() else "there is none yet"
         raise CheckpointError(f"cannot write the checkpoint {path}: {e.strerror}; {kept}") from e
 
@@ -92,8 +83,6 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     return Checkpoint(
         path=path,
         step=state["step"],
-        config=make_config(state["config"], str(path)),
-        task=task_from(state["task"], str(path)),
         metrics=state["metrics"],
         weights=weights,
         state=state,
@@ -101,27 +90,20 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     )
 
 
-def check_same_run(checkpoint: Checkpoint, config: TrainConfig, task: Task, patients: str) -> None:
-    """CheckpointError that names what differs between a checkpoint and the run that would resume it."""
-    theirs, ours = checkpoint.task.to_json(), task.to_json()
-    for key in ours:
-        if theirs[key] != ours[key]:
+def check_same_run(checkpoint: Checkpoint, config: LoopConfig, data: Mapping[str, Any]) -> None:
+    """CheckpointError that names what differs between a checkpoint and the run that would resume it; data
+    is what the run says of its data, in JSON's types."""
+    state, path = checkpoint.state, checkpoint.path
+    for key, ours in data.items():
+        if state[key] != ours:
+            raise CheckpointError(f"{path}: is of other data: {_difference(key, state[key], ours)}")
+    theirs, own = plain_config(read_config(type(config), state["config"], str(path))), plain_config(config)
+    for key in own:
+        if key not in config.free and theirs[key] != own[key]:
             raise CheckpointError(
-                f"{checkpoint.path}: is of another task: {_difference(key, theirs[key], ours[key])}"
-            )
-    free = dict.fromkeys(FREE)
-    theirs, ours = plain_config(checkpoint.config) | free, plain_config(config) | free
-    for key in ours:
-        if theirs[key] != ours[key]:
-            raise CheckpointError(
-                f"{checkpoint.path}: is from another config: {_difference(key, theirs[key], ours[key])}; "
+                f"{path}: is from another config: {_difference(key, theirs[key], own[key])}; "
                 "resume with its own config.yaml, or train into another folder"
             )
-    if checkpoint.state["patients"] != patients:
-        raise CheckpointError(
-            f"{checkpoint.path}: saw other training patients ({checkpoint.state['patients']}), "
-            f"these are {patients}"
-        )
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -159,19 +141,3 @@ def _names(value: Any) -> Any:
     if isinstance(value, list) and value and all(isinstance(v, dict) and "name" in v for v in value):
         return [v["name"] for v in value]
     return value
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    """A rename reaches the disk with its folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""One YAML file, one `TrainConfig`: every hyper-parameter under its name in the papers."""
+"""One YAML file, one configuration: every hyper-parameter under its name in the papers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from robustmdiff.encoders.config import ModelConfig, without_retired
+from robustmdiff.encoders.config import RETIRED, ModelConfig, without_retired
 from robustmdiff.refusal import Refusal
 
 
@@ -19,15 +19,47 @@ class ConfigError(Refusal):
     """A configuration that cannot be used; one sentence with the key, its value and what was expected."""
 
 
-class TrainConfig(BaseModel):
-    """How to train. `model` holds the sizes of the network (`ModelConfig`), the rest is training.
+class LoopConfig(BaseModel):
+    """What the loop itself asks, whatever it trains; for each kind of training a subclass adds its own.
 
-    Keys unknown to it are refused. Numbers of steps are optimiser steps.
+    Keys unknown to it are refused. Numbers of steps are optimiser steps. None is a number that adapts
+    to how many patients there are (`training.budget`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
+    free: ClassVar[tuple[str, ...]] = ("save_every", "log_every")  # change no number: may differ on resume
+
     seed: int = Field(0, ge=0, description="of the order of patients, masks and noise")
+    learning_rate: float = Field(1e-3, gt=0, description="highest, after the warm-up; falls as a cosine")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps")
+    weight_decay: float = Field(0.01, ge=0, description="of matrices; biases and norms have none")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    epochs: int | None = Field(None, ge=1, description="null: 20, more where these are few steps")
+    batch_size: int | None = Field(
+        None, ge=1, description="patients per step, over all processes; null: 64, fewer where they are few"
+    )
+    accumulate: int = Field(1, ge=1, description="parts of a batch that one after the other give a gradient")
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="of the averaged weights that are evaluated")
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    valid_every: int = Field(1, ge=1, description="epochs between validations")
+    save_every: int = Field(0, ge=0, description="steps between checkpoints; 0: each epoch")
+    log_every: int = Field(10, ge=1, description="steps between lines of the log")
+
+    @model_validator(mode="after")
+    def _parts(self) -> Self:
+        if self.batch_size is not None and self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate is {self.accumulate}, expected at most batch_size = {self.batch_size}"
+            )
+        return self
+
+
+class TrainConfig(LoopConfig):
+    """How to train a diagnosis model. `model` holds the sizes of the network (`ModelConfig`)."""
+
+    free: ClassVar[tuple[str, ...]] = (*LoopConfig.free, "cache_gb")
+
     model: ModelConfig = ModelConfig()
 
     # L = lambda_diff L_diff + lambda_class L_class + ...: one weight per term that a model returns
@@ -49,31 +81,16 @@ class TrainConfig(BaseModel):
     gamma: float = Field(0.5, ge=0, description="0 treats all classes alike")
     rare: Literal["weight", "sample"] = Field("weight", description="in the loss, or by drawing more often")
 
-    learning_rate: float = Field(1e-3, gt=0, description="highest, after the warm-up; falls as a cosine")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of all steps")
-    weight_decay: float = Field(0.01, ge=0, description="of matrices; biases and norms have none")
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    epochs: int = Field(20, ge=1)
-    batch_size: int = Field(64, ge=1, description="patients per step, over all processes")
-    accumulate: int = Field(1, ge=1, description="parts of a batch that one after the other give a gradient")
-    ema_decay: float = Field(0.99, ge=0, lt=1, description="of the averaged weights that are evaluated")
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-
-    valid_every: int = Field(1, ge=1, description="epochs between validations")
     valid_missing: tuple[float, ...] = Field((0.0, 0.5), min_length=1, description="MCAR rates in validation")
-    monitor: Literal["macro_auroc", "log_loss"] = Field("macro_auroc", description="which picks the best")
-    save_every: int = Field(0, ge=0, description="steps between checkpoints; 0: each epoch")
-    log_every: int = Field(10, ge=1, description="steps between lines of the log")
+    monitor: Literal["macro_auroc", "log_loss", "last"] | None = Field(
+        None, description="which picks the best weights; null: by how many patients validate"
+    )
     cache_gb: float = Field(1.0, ge=0, description="patients are packed once if they fit into this memory")
 
     @model_validator(mode="after")
-    def _ranges(self) -> TrainConfig:
+    def _ranges(self) -> Self:
         if self.p_min > self.p_max:
             raise ValueError(f"p_min is {self.p_min}, expected at most p_max = {self.p_max}")
-        if self.accumulate > self.batch_size:
-            raise ValueError(
-                f"accumulate is {self.accumulate}, expected at most batch_size = {self.batch_size}"
-            )
         for name, scale in self.p_scale.items():
             if not scale >= 0:
                 raise ValueError(f"p_scale.{name} is {scale}, expected a number of at least 0")
@@ -82,18 +99,31 @@ class TrainConfig(BaseModel):
                 raise ValueError(f"valid_missing has {rate}, expected rates in [0, 1)")
         return self
 
+    @field_validator("model", mode="before")
+    @classmethod
+    def _of_an_earlier_version(cls, model: Any) -> Any:
+        return without_retired(model) if isinstance(model, Mapping) else model
 
-def make_config(values: Mapping[str, Any], source: str = "config") -> TrainConfig:
-    """A TrainConfig from plain values; ConfigError in one sentence when they do not fit."""
-    _known_keys(values, TrainConfig.model_fields, "", source)
-    model = values.get("model", {})
-    if isinstance(model, Mapping):
-        values = {**values, "model": (model := without_retired(model))}
-        _known_keys(model, [f.name for f in dataclasses.fields(ModelConfig)], "model.", source)
+
+Config = TypeVar("Config", bound=LoopConfig)
+
+
+def read_config(kind: type[Config], values: Mapping[str, Any], source: str) -> Config:
+    """A configuration of this kind from plain values; ConfigError in one sentence when they do not fit."""
+    _known_keys(values, kind.model_fields, "", source)
     try:
-        return TrainConfig.model_validate(dict(values))
+        return kind.model_validate(dict(values))
     except ValidationError as e:
         raise ConfigError(f"{source}: {_sentence(e)}") from None
+
+
+def make_config(values: Mapping[str, Any], source: str = "config") -> TrainConfig:
+    """`read_config` of a TrainConfig, which knows the keys of `model`, too."""
+    model = values.get("model", {})
+    if isinstance(model, Mapping):
+        sizes = {key: value for key, value in model.items() if key not in RETIRED}
+        _known_keys(sizes, [f.name for f in dataclasses.fields(ModelConfig)], "model.", source)
+    return read_config(TrainConfig, values, source)
 
 
 def load_config(path: Path | str, **overrides: Any) -> TrainConfig:
@@ -115,21 +145,21 @@ def load_config(path: Path | str, **overrides: Any) -> TrainConfig:
     return make_config({**values, **overrides}, str(path))
 
 
-def dump_config(config: TrainConfig) -> str:
+def dump_config(config: LoopConfig) -> str:
     """Every hyper-parameter, defaults included, as YAML with what each one means."""
     lines = []
     for name, value in plain_config(config).items():
         text = yaml.safe_dump({name: value}, sort_keys=False, default_flow_style=False, allow_unicode=True)
         if isinstance(value, list):
             text = f"{name}: {value}\n"
-        what = TrainConfig.model_fields[name].description
+        what = type(config).model_fields[name].description
         lines.append(f"{text.strip():<28}# {what}\n" if what and text.count("\n") == 1 else text)
     return "".join(lines)
 
 
-def plain_config(config: TrainConfig) -> dict[str, Any]:
+def plain_config(config: LoopConfig) -> dict[str, Any]:
     """The configuration in JSON's types."""
-    return TypeAdapter(TrainConfig).dump_python(config, mode="json")
+    return config.model_dump(mode="json")
 
 
 def _known_keys(values: Mapping[str, Any], known: Iterable[str], prefix: str, source: str) -> None:

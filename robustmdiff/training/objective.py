@@ -5,25 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.training.config import TrainConfig
+from robustmdiff.training.contract import Objective
 
 LAMBDA = "lambda_"
 LOSSES = tuple(name.removeprefix(LAMBDA) for name in TrainConfig.model_fields if name.startswith(LAMBDA))
 
 
-class Objective(nn.Module):
-    """One forward, as Accelerate and DDP want it: the weighted sum of the model's losses."""
+class DiagnosisObjective(Objective):
+    """The weighted sum of the losses of a `DiagnosisModel`."""
+
+    model: Any
 
     def __init__(self, model: Any, config: TrainConfig) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.weights = {name: getattr(config, LAMBDA + name) for name in LOSSES}
 
-    def forward(self, batch: Batch, kept: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """-> the loss, and [len(LOSSES) + 1] float32: each term (0 where the model has none), the sum."""
+    def forward(self, batch: Batch, kept: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """A term is 0 where the model has none."""
         losses = self.model.losses(self.model.encode(batch), batch, kept, weight)
         unknown = sorted(set(losses) - set(LOSSES))
         if unknown:
@@ -33,5 +35,12 @@ class Objective(nn.Module):
             )
         total = torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
         zero = total.new_zeros(())
-        parts = torch.stack([losses.get(name, zero).detach() for name in LOSSES] + [total.detach()])
-        return total, parts.float()
+        return total, {name: losses.get(name, zero).detach() for name in LOSSES}
+
+    def before_step(self, key: int) -> None:
+        step = dict(self.model.named_buffers(recurse=False)).get("step")
+        if step is not None:  # of the model's own noise
+            step.fill_(key)
+
+    def after_step(self) -> None:
+        self.model.after_step()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
@@ -30,15 +28,3 @@ def rare_weights(label: Tensor, label_known: Tensor, gamma: float) -> Tensor:
     positive = (label > 0.5) & label_known.bool()
     weight = torch.where(positive, factor, 1.0).amax(dim=1)
     return (weight / weight.mean()).float()
-
-
-def warn_unseen(classes: tuple[str, ...], label: Tensor, label_known: Tensor) -> None:
-    """Warns of classes that no training patient has: nothing but the prior can speak for them."""
-    seen = ((label > 0.5) & label_known.bool()).any(dim=0)
-    unseen = [name for name, one in zip(classes, seen.tolist(), strict=True) if not one]
-    if unseen:
-        warnings.warn(
-            f"no training patient has the class {', '.join(map(repr, unseen))}: "
-            f"the model can learn nothing about it from data",
-            stacklevel=3,
-        )

@@ -33,8 +33,9 @@ def validate(
 
     The masks of rate p hide a present modality where a number drawn once per patient and
     modality from `seed` is under p; they are the same at every validation. The processes share
-    the patients; each returns all the numbers. Raises TrainingError where the model gives NaN, which
-    is neither better nor worse than any number.
+    the patients; each returns all the numbers. A metric that these patients cannot have (an AUROC without
+    a class of both kinds, a log loss without a known label) is left out. Raises TrainingError where the
+    model gives NaN, which is neither better nor worse than any number.
     """
     u = torch.rand(patients.presence.shape, generator=torch.Generator().manual_seed(seed))
     mine = np.arange(accelerator.process_index, len(patients), accelerator.num_processes)
@@ -63,6 +64,7 @@ def validate(
             log_loss(p, patients.label, patients.label_known, model.task.multilabel) for p in probability
         ],
     }
+    rows = {name: values for name, values in rows.items() if not np.isnan(values).any()}
     metrics = {name: float(np.mean(values)) for name, values in rows.items()}
     for name, values in rows.items():
         metrics |= {f"{name}@{rate:g}": value for rate, value in zip(missing, values, strict=True)}

@@ -8,7 +8,7 @@ from robustmdiff.data.batch import Batch, Texts
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.encoders.tensors import tensors
-from robustmdiff.training.batches import PackedPatients, epoch_batches, steps_per_epoch
+from robustmdiff.training.batches import PackedPatients
 
 TASK = Task(
     modalities=(
@@ -106,19 +106,3 @@ def test_a_bad_patient_is_found_before_training():
     patients[71] = Patient("p71", {"labs": {"a": float("nan")}}, {"flu": True})
     with pytest.raises(DataError, match="p71"):
         PackedPatients(patients, WordCollator(), cache_gb=0)
-
-
-@pytest.mark.parametrize(("n", "batch_size", "sizes"), [(93, 16, {15, 16}), (5, 64, {5}), (100, 40, {50})])
-def test_an_epoch_is_everybody_once_in_even_batches(n, batch_size, sizes):
-    steps = steps_per_epoch(n, batch_size)
-    batches = epoch_batches(n, steps, epoch=2, seed=5)
-    assert {len(b) for b in batches} == sizes
-    assert sorted(np.concatenate(batches).tolist()) == list(range(n))
-    for other, equal in [((n, steps, 2, 5), True), ((n, steps, 3, 5), False), ((n, steps, 2, 6), False)]:
-        assert np.array_equal(np.concatenate(batches), np.concatenate(epoch_batches(*other))) is equal
-
-
-def test_sampling_follows_the_weights():
-    weight = torch.tensor([1.0] * 900 + [9.0] * 100)
-    chosen = np.concatenate([np.concatenate(epoch_batches(1000, 10, e, 0, weight)) for e in range(20)])
-    assert abs((chosen >= 900).mean() - 0.5) < 5 * 0.5 / len(chosen) ** 0.5

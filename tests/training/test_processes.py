@@ -16,11 +16,11 @@ import toy
 from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.tokenizer import train_tokenizer
+from robustmdiff.diagnosis.train import train
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.models import MODELS
 from robustmdiff.training.checkpoint import load_checkpoint
 from robustmdiff.training.config import TrainConfig
-from robustmdiff.training.trainer import train
 
 
 def one_of_many(out_dir: Path, accumulate: int) -> None:
@@ -97,7 +97,6 @@ def test_two_processes_equal_one(tmp_path, accumulate):
         torch.testing.assert_close(b.tensors[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.filterwarnings("ignore:no training patient has the class")
 @pytest.mark.parametrize("kind", ["robustmdiff", "dropout_transformer"])
 def test_two_processes_train_a_model_as_one_does(kind, tmp_path):
     """Masks, noise, dropout and weights belong to the patient, not to the process."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustmdiff.training.rare import class_frequency, rare_weights, warn_unseen
+from robustmdiff.training.rare import class_frequency, rare_weights
 
 
 def one_hot(classes: list[int], C: int) -> torch.Tensor:
@@ -39,10 +39,3 @@ def test_no_positive_label_at_all_gives_equal_weights():
 def test_negative_gamma_is_refused():
     with pytest.raises(ValueError, match=r"gamma is -0\.5"):
         rare_weights(torch.zeros(3, 2), torch.ones(3, 2, dtype=torch.bool), -0.5)
-
-
-def test_a_class_nobody_has_is_named():
-    label = one_hot([0, 0, 2], 3)
-    known = torch.ones_like(label, dtype=torch.bool)
-    with pytest.warns(UserWarning, match="no training patient has the class 'flu'"):
-        warn_unseen(("none", "flu", "tb"), label, known)

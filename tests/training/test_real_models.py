@@ -14,9 +14,9 @@ from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.tokenizer import train_tokenizer
 from robustmdiff.diagnosis.model import RobustMDiff
+from robustmdiff.diagnosis.train import train
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.training.config import TrainConfig
-from robustmdiff.training.trainer import train
 
 SMALL = ModelConfig(
     d_h=8, layers=1, heads=2, patch=8, width=16, depth=1, T=50, steps=2, draws=2, dropout=0.0, max_tokens=24
@@ -47,7 +47,6 @@ def rows(out_dir: Path) -> list[dict]:
     return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.filterwarnings("ignore:no training patient has the class")
 @pytest.mark.parametrize("kind", [RobustMDiff, DropoutTransformer], ids=lambda kind: kind.__name__)
 def test_a_run_cut_off_and_resumed_is_the_same(kind, study, tmp_path, monkeypatch):
     _, patients, collator, _ = study
@@ -72,7 +71,6 @@ def test_a_run_cut_off_and_resumed_is_the_same(kind, study, tmp_path, monkeypatc
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
-@pytest.mark.filterwarnings("ignore:no training patient has the class")
 @pytest.mark.parametrize("kind", [RobustMDiff, DropoutTransformer], ids=lambda kind: kind.__name__)
 def test_a_batch_in_parts_has_the_same_class_loss(kind, study, tmp_path):
     """The first step, before differences in rounding grow; what several processes do to a batch is

@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
+from robustmdiff.diagnosis.train import train
 from robustmdiff.training.batches import PackedPatients
 from robustmdiff.training.log import TrainingError
-from robustmdiff.training.trainer import train
 from robustmdiff.training.validation import log_loss, macro_auroc, validate
 
 
@@ -57,6 +57,15 @@ def test_validation_masks_hide_at_the_rate_and_stay_the_same():
     assert one == pytest.approx(other, rel=1e-6)
     assert model.training
     assert one["log_loss"] == pytest.approx((one["log_loss@0"] + one["log_loss@0.4"]) / 2)
+
+
+def test_a_metric_that_these_patients_cannot_have_is_left_out():
+    alike = [dataclasses.replace(p, labels={"flu": True}) for p in toy.make_patients(9)]
+    unknown = [dataclasses.replace(p, labels={}) for p in toy.make_patients(9)]
+    for patients, names in ((alike, {"log_loss", "log_loss@0"}), (unknown, set())):
+        packed = PackedPatients(patients, toy.collator(), 1)
+        metrics = validate(toy.Toy(), Accelerator(cpu=True), packed, [0.0], batch_size=4, draws=2, seed=3)
+        assert set(metrics) == names
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.5])

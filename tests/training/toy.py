@@ -19,9 +19,9 @@ from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.diagnosis.train import train
 from robustmdiff.encoders.encoded import Diagnosis, Encoded
 from robustmdiff.training.config import TrainConfig
-from robustmdiff.training.trainer import train
 
 TASK = Task(
     modalities=(
@@ -40,6 +40,7 @@ CONFIG = TrainConfig(
     ema_decay=0.9,
     log_every=3,
     p_max=0.9,
+    monitor="macro_auroc",
     seed=11,
     lambda_cons=0.5,
 )
@@ -153,7 +154,7 @@ def start(target: Callable[..., None], *arguments: Any, stderr: Path, **environm
     """Calls target(*arguments) in a process of its own, forked from one that has done the imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["robustmdiff.training.trainer", "torch._dynamo", "torch.utils.tensorboard"]
+        ["robustmdiff.diagnosis.train", "torch._dynamo", "torch.utils.tensorboard"]
     )
     process = context.Process(target=_quiet, args=(target, arguments, stderr, environment))
     process.start()

@@ -9,10 +9,12 @@ import toy
 from toy import CONFIG, Toy, make_patients
 
 from robustmdiff.data.patient import Patient
+from robustmdiff.data.task import Task
+from robustmdiff.diagnosis.train import train
 from robustmdiff.training.checkpoint import CheckpointError, load_checkpoint
-from robustmdiff.training.config import load_config
+from robustmdiff.training.config import load_config, make_config
 from robustmdiff.training.log import TrainingError
-from robustmdiff.training.trainer import train
+from robustmdiff.training.notes import read_notes
 
 
 def changed(**values):
@@ -32,6 +34,7 @@ def finished(tmp_path_factory):
 def test_it_learns_and_leaves_everything_behind(finished):
     assert {p.name for p in finished.out_dir.iterdir()} == {
         "config.yaml",
+        "notes.json",
         "metrics.jsonl",
         "tensorboard",
         "best.safetensors",
@@ -54,7 +57,8 @@ def test_returned_and_saved_weights_are_the_best_averaged_ones(finished):
     checkpoint = load_checkpoint(finished.out_dir)
     assert checkpoint.path.name == "best.safetensors"
     assert (checkpoint.step, checkpoint.metrics) == (finished.best_step, finished.metrics)
-    assert (checkpoint.config, checkpoint.task) == (CONFIG, toy.TASK)
+    assert Task.from_json(checkpoint.state["task"]) == toy.TASK
+    assert make_config(checkpoint.state["config"]) == CONFIG
     for name, value in finished.model.state_dict().items():
         assert torch.equal(value, checkpoint.weights[name]), name
     last = load_checkpoint(finished.out_dir / "last.safetensors")
@@ -134,10 +138,25 @@ def test_patients_with_nothing_and_modalities_that_no_one_has(tmp_path):
     assert all(row["loss"] < 10 for row in rows(tmp_path) if "loss" in row)
 
 
-def test_a_class_no_training_patient_has_is_named(tmp_path):
-    patients = [p for p in make_patients(60) if "tb" not in p.labels]
-    with pytest.warns(UserWarning, match="no training patient has the class 'tb'"):
-        train(seeded(), patients, make_patients(40, 1, "v"), toy.collator(), changed(epochs=1), tmp_path)
+def test_what_a_reader_has_to_know_is_told_once_and_kept(tmp_path, capfd):
+    patients = [p for p in make_patients(30) if "tb" not in p.labels]
+    config = changed(epochs=None, batch_size=None, monitor=None)
+    arguments = (patients, make_patients(3, 1, "v"), toy.collator(), config, tmp_path)
+    result = train(seeded(), *arguments, name="late_fusion")
+    notes = {note.topic: note for note in read_notes(tmp_path)}
+    assert set(notes) == {"few", "unseen", "batch_size", "epochs", "monitor"}
+    assert notes["unseen"].sentence.startswith("No training patient has 'tb'")
+    assert (notes["batch_size"].n, notes["epochs"].n, notes["monitor"].n) == (len(patients), result.steps, 3)
+    told = capfd.readouterr().err
+    for note in notes.values():
+        assert told.count(f"late_fusion: {note.sentence}\n") == 1
+    assert "late_fusion, epoch 1 of" in told
+    assert "3 patients, 0 of 3 classes: log_loss" in told  # all have one class: there is no macro_auroc
+    assert result.best_step == result.steps  # the last averaged weights
+    assert load_config(tmp_path / "config.yaml").monitor == "last"
+    train(seeded(), *arguments, resume=True)
+    assert notes["monitor"].sentence not in capfd.readouterr().err
+    assert {note.topic: note for note in read_notes(tmp_path)} == notes
 
 
 @pytest.mark.parametrize(
@@ -166,7 +185,6 @@ def test_a_class_no_training_patient_has_is_named(tmp_path):
     ],
     ids=["nobody", "on-both-sides", "one-valid", "more-parts-than-patients", "unknown-modality"],
 )
-@pytest.mark.filterwarnings("ignore:no training patient has the class")
 def test_bad_input_is_refused_before_training(tmp_path, patients, valid, config, message):
     with pytest.raises(ValueError, match=message):
         train(seeded(), patients, valid, toy.collator(), config, tmp_path)

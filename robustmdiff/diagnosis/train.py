@@ -1,0 +1,99 @@
+"""Training of a diagnosis model: the loop of `robustmdiff.training` on masked patients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustmdiff.data.batch import Batch
+from robustmdiff.data.patient import Patient
+from robustmdiff.refusal import Refusal
+from robustmdiff.training.batches import PackedPatients, check_patients
+from robustmdiff.training.budget import Budget, budget
+from robustmdiff.training.checkpoint import LAST
+from robustmdiff.training.config import TrainConfig
+from robustmdiff.training.contract import Validation
+from robustmdiff.training.counts import count, rare_notes
+from robustmdiff.training.loop import Loop, TrainResult, claim, make_accelerator
+from robustmdiff.training.notes import Note
+from robustmdiff.training.objective import DiagnosisObjective
+from robustmdiff.training.order import VALIDATION, random_key
+from robustmdiff.training.plan import PatientPlan
+from robustmdiff.training.selection import choose_monitor
+from robustmdiff.training.validation import validate
+
+
+def train(
+    model: Any,
+    patients_train: Sequence[Patient],
+    patients_valid: Sequence[Patient],
+    collator: Callable[[Sequence[Patient]], Batch],
+    config: TrainConfig,
+    out_dir: Path | str,
+    resume: bool = False,
+    name: str | None = None,
+) -> TrainResult:
+    """Train a `DiagnosisModel` and return it, where it was trained, with the weights that were chosen.
+
+    What `config` leaves open adapts to the number of patients; what was chosen, and what so few patients
+    cannot show, is told and stands in `out_dir`/notes.json. patients_valid may be empty: then the last
+    averaged weights are taken. With resume, goes on from `out_dir`/last.safetensors, or starts if there is
+    none yet; without, a folder that holds one is refused. name is the model's in the log, its class if
+    None. Raises Refusal (DataError, CheckpointError, TrainingError among them); Interrupted (code 130) after
+    Ctrl-C, once the checkpoint is written. Seeds the global generators of torch, numpy and random. Under
+    `torchrun --nproc-per-node 2` (or `accelerate launch` on GPUs) the processes share each batch and give
+    the loss curve of one, unless a pretrained encoder drops attention weights (see `training.loop`).
+    """
+    if len(patients_train) == 0:
+        raise Refusal("train: patients_train is empty, expected at least one patient")
+    out_dir = Path(out_dir)
+    claim(out_dir, resume)
+    accelerator = make_accelerator(config, out_dir)
+    quiet = not accelerator.is_main_process
+    train_set = PackedPatients(patients_train, collator, config.cache_gb, quiet)
+    valid_set = PackedPatients(patients_valid, collator, config.cache_gb, quiet)
+    data = {"task": model.task.to_json(), "patients": check_patients(train_set, valid_set)}
+
+    config, length, notes = _adapted(config, model.task.classes, train_set, valid_set)
+
+    def measure() -> dict[str, float]:
+        return validate(
+            model,
+            accelerator,
+            valid_set,
+            config.valid_missing,
+            batch_size=length.batch_size,
+            draws=config.model.draws,
+            seed=random_key(config.seed, VALIDATION),
+        )
+
+    chosen_by = None if config.monitor == "last" else config.monitor
+    of = str(count(valid_set.label, valid_set.label_known))
+    validation = Validation(measure, chosen_by, chosen_by == "macro_auroc", of)
+    plan = PatientPlan(train_set, model.task, config, length, accelerator.num_processes)
+    if not (out_dir / LAST).exists():
+        model.fit(train_set.sample())
+    return Loop(
+        DiagnosisObjective(model, config),
+        plan,
+        config,
+        out_dir,
+        accelerator,
+        name=name or type(model).__name__,
+        data=data,
+        validation=validation if len(valid_set) else None,
+        notes=notes,
+    ).run()
+
+
+def _adapted(
+    config: TrainConfig, classes: Sequence[str], train_set: PackedPatients, valid_set: PackedPatients
+) -> tuple[TrainConfig, Budget, list[Note]]:
+    """The configuration with what it leaves open filled in, how long that is, and what to say of it."""
+    trained, validated = (count(held.label, held.label_known) for held in (train_set, valid_set))
+    length = budget(len(train_set), config)
+    monitor, chosen = choose_monitor(config.monitor if len(valid_set) else None, validated)
+    filled = {"batch_size": length.batch_size, "epochs": length.epochs, "monitor": monitor}
+    notes = [*rare_notes(classes, trained), *length.notes, *chosen]
+    return config.model_copy(update=filled), length, notes

@@ -1,0 +1,74 @@
+"""What the loop is handed: what is minimised, on which batches, how weights are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Objective(nn.Module):
+    """A model under its loss: one forward, as Accelerate and DDP want it.
+
+    model  what is trained, averaged and saved; everything that training changes is a parameter or
+           a buffer of it
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    #: The inputs of a `Part` -> the loss [], a mean over the part's rows, and the terms [] it is made of,
+    #: by name, for the log; at every step the same names.
+    forward: Callable[..., tuple[Tensor, dict[str, Tensor]]]
+
+    def before_step(self, key: int) -> None:
+        """key, below 2^31, is a function of the seed and the step alone: for noise that shall not depend
+        on the process."""
+
+    def after_step(self) -> None:
+        """After the optimiser's step; a teacher that follows the model moves here."""
+
+
+class Part(NamedTuple):
+    """A process's part of a global batch: what the objective is called with, the id of each row (dropout
+    belongs to it), and the share of the batch's rows that these are."""
+
+    inputs: tuple[Any, ...]
+    ids: Sequence[str]
+    share: float
+
+
+class Plan(Protocol):
+    """Which batches, in which order. A step is a pure function of its number: nothing to save."""
+
+    epoch_steps: int
+    steps: int  # in all
+
+    def parts(self, step: int, process: int, device: torch.device) -> Iterator[Part]:
+        """The parts of a step's batch that are this process's, `accumulate` of them, on the device."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """measure  the averaged weights' metrics by name, the same on every process
+    monitor  the metric that chooses the weights; None: the last ones are taken
+    higher   whether more of it is better
+    of       what is measured on, for the log ("41 patients, 3 of 3 classes")"""
+
+    measure: Callable[[], dict[str, float]]
+    monitor: str | None
+    higher: bool
+    of: str
+
+    def better(self, new: dict[str, float], old: dict[str, float]) -> bool:
+        """Whether weights with these metrics are to be taken; old is empty before the first."""
+        if self.monitor is None:
+            return False
+        if not old:
+            return True
+        a, b = new[self.monitor], old[self.monitor]
+        return a > b if self.higher else a < b
