@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustmdiff.encoders.encoded import check_probability
 from robustmdiff.encoders.tensors import tensors
+from robustmdiff.labels import Labels, labels_of
 from robustmdiff.training.batches import PackedPatients
 from robustmdiff.training.log import TrainingError
 
@@ -61,7 +62,7 @@ def validate(
     rows = {
         "macro_auroc": [macro_auroc(p, patients.label, patients.label_known) for p in probability],
         "log_loss": [
-            log_loss(p, patients.label, patients.label_known, model.task.multilabel) for p in probability
+            log_loss(p, patients.label, patients.label_known, labels_of(model.task)) for p in probability
         ],
     }
     rows = {name: values for name, values in rows.items() if not np.isnan(values).any()}
@@ -86,12 +87,9 @@ def macro_auroc(probability: Tensor, label: Tensor, known: Tensor) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def log_loss(probability: Tensor, label: Tensor, known: Tensor, multilabel: bool) -> float:
-    """-log p of the true class, the mean over patients whose label is known; with `multilabel` the
+def log_loss(probability: Tensor, label: Tensor, known: Tensor, labels: Labels) -> float:
+    """-log p of the true class, the mean over patients whose label is known; for many labels the
     binary one, the mean over known cells. All tensors [n, C]. NaN if nothing is known; ValueError for
     what is no probability."""
     check_probability("log_loss", probability)
-    p = probability.double().clamp(EPS, 1 - EPS)
-    if multilabel:
-        return float(-torch.where(label > 0.5, p.log(), (1 - p).log())[known].mean())
-    return float(-p[(label > 0.5) & known].log().mean())
+    return float(labels.surprise(probability.double().clamp(EPS, 1 - EPS), label, known).mean())

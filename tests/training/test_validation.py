@@ -12,6 +12,7 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
 from robustmdiff.diagnosis.train import train
+from robustmdiff.labels import Exclusive, Independent
 from robustmdiff.training.batches import PackedPatients
 from robustmdiff.training.log import TrainingError
 from robustmdiff.training.validation import log_loss, macro_auroc, validate
@@ -27,14 +28,14 @@ def test_metrics_equal_sklearns():
     auroc = [roc_auc_score(y[5:] == c, p[5:, c]) for c in range(3)]
     assert macro_auroc(p, label, known) == pytest.approx(np.mean(auroc), abs=1e-12)
     expected = sklearn_log_loss(y[5:], p[5:].numpy(), labels=range(4))
-    assert log_loss(p, label, known, multilabel=False) == pytest.approx(expected, rel=1e-6)
+    assert log_loss(p, label, known, labels=Exclusive()) == pytest.approx(expected, rel=1e-6)
 
 
 def test_multilabel_log_loss_counts_known_cells():
     p = torch.tensor([[0.9, 0.2], [0.5, 0.5]])
     label, known = torch.tensor([[1.0, 1], [0, 0]]), torch.tensor([[True, True], [False, True]])
     expected = -(math.log(0.9) + math.log(0.2) + math.log(0.5)) / 3
-    assert log_loss(p, label, known, multilabel=True) == pytest.approx(expected, rel=1e-6)
+    assert log_loss(p, label, known, labels=Independent()) == pytest.approx(expected, rel=1e-6)
     assert math.isnan(macro_auroc(p, label, torch.zeros(2, 2, dtype=torch.bool)))
 
 
@@ -43,7 +44,7 @@ def test_validation_masks_hide_at_the_rate_and_stay_the_same():
 
     class Spy(toy.Toy):
         def diagnose(self, encoded, **kwargs):
-            seen.append(encoded.presence())
+            seen.append(encoded.m)
             return super().diagnose(encoded, **kwargs)
 
     patients = PackedPatients(toy.make_patients(700), toy.collator(), 1)
@@ -72,7 +73,7 @@ def test_a_metric_that_these_patients_cannot_have_is_left_out():
 def test_no_metric_of_what_is_no_probability(bad):
     p, label = torch.full((3, 2), 0.5), torch.eye(2)[[0, 1, 1]]
     p[2, 0] = bad
-    for metric in (lambda *x: macro_auroc(*x), lambda *x: log_loss(*x, multilabel=False)):
+    for metric in (lambda *x: macro_auroc(*x), lambda *x: log_loss(*x, labels=Exclusive())):
         with pytest.raises(ValueError, match=rf"the probability of class 0 is {bad} for row 2, expected"):
             metric(p, label, torch.ones(3, 2, dtype=torch.bool))
 

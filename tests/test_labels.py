@@ -1,0 +1,86 @@
+"""What one label and many labels have each their own rule for, against their definitions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy, cross_entropy
+
+from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.labels import Exclusive, Independent, labels_of
+
+LOGITS = torch.tensor([[1.0, -2, 0.5], [0, 3, -1]], dtype=torch.float64)
+BOTH = pytest.mark.parametrize("labels", [Exclusive(), Independent()], ids=["one-label", "many-labels"])
+
+
+def test_a_task_says_which_it_is():
+    modalities = (Modality("m", "values", fields=(Field("x"),)),)
+    assert labels_of(Task(modalities, ("a", "b"), (0.4, 0.6))).exclusive
+    assert not labels_of(Task(modalities, ("a", "b"), (0.4, 0.4), multilabel=True)).exclusive
+
+
+@BOTH
+def test_the_log_prior_gives_the_prevalence_back(labels):
+    p = (0.5, 0.3, 0.2)
+    torch.testing.assert_close(labels.probability(labels.log_prior(p)), torch.tensor(p))
+    assert labels.log_prior((0.0, 1.0)).isfinite().all()
+
+
+def test_one_label_is_a_softmax_and_counts_where_the_class_is_known():
+    label = torch.tensor([[0.0, 0, 1], [0, 1, 0]], dtype=torch.float64)
+    known = torch.tensor([[True, True, True], [True, False, True]])  # not which class the second one has
+    expected = cross_entropy(LOGITS, torch.tensor([2, 1]), reduction="none")
+    torch.testing.assert_close(Exclusive().loss(LOGITS, label, known), expected * torch.tensor([1, 0]))
+    torch.testing.assert_close(Exclusive().loss(LOGITS, label, torch.ones_like(known)), expected)
+
+
+def test_an_unknown_cell_counts_nothing_and_makes_no_other_count_more():
+    label = torch.tensor([[1.0, 0, 1], [0, 1, 0]], dtype=torch.float64)
+    known = torch.tensor([[True, False, True], [False, False, False]])
+    each = binary_cross_entropy(LOGITS.sigmoid(), label, reduction="none")
+    expected = torch.stack([(each[0, 0] + each[0, 2]) / 3, each.new_zeros(())])
+    torch.testing.assert_close(Independent().loss(LOGITS, label, known), expected)
+
+
+def test_the_gradient_of_many_labels_is_p_minus_y_also_at_0():
+    logits = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+    Independent().loss(logits, torch.tensor([[1.0, 0.0]]).double(), torch.ones(1, 2).bool()).sum().backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([[-0.25, 0.25]], dtype=torch.float64))
+
+
+@BOTH
+def test_several_answers_of_a_patient_are_scored_by_the_same_label(labels):
+    label = torch.tensor([[0.0, 0, 1], [0, 1, 0]], dtype=torch.float64)
+    known = torch.ones(2, 3, dtype=torch.bool)
+    several = torch.stack([LOGITS, -LOGITS], dim=1)  # [B, R, C]
+    expected = torch.stack([labels.loss(LOGITS, label, known), labels.loss(-LOGITS, label, known)], dim=1)
+    torch.testing.assert_close(labels.loss(several, label[:, None], known[:, None]), expected)
+
+
+def test_surprise_is_minus_log_p_of_what_is_so():
+    p = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]])
+    label, known = torch.tensor([[0.0, 1, 0], [1, 0, 0]]), torch.tensor([[True, True, False]] * 2)
+    torch.testing.assert_close(Exclusive().surprise(p, label, known), -torch.tensor([0.2, 0.3]).log())
+    expected = -torch.tensor([0.3, 0.2, 0.3, 0.7]).log()
+    torch.testing.assert_close(Independent().surprise(p, label, known), expected)
+
+
+def test_entropy_of_even_odds_and_of_certainty():
+    even, certain = torch.full((4,), 0.25), torch.tensor([1.0, 0, 0, 0])
+    assert float(Exclusive().entropy(even)) == pytest.approx(math.log(4))
+    assert float(Independent().entropy(torch.full((3,), 0.5))) == pytest.approx(3 * math.log(2))
+    for labels in (Exclusive(), Independent()):
+        assert float(labels.entropy(certain)) == 0
+
+
+def test_distance_is_total_variation():
+    p, q = torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 1, 0])
+    assert float(Exclusive().distance(p, q)) == 1
+    assert float(Independent().distance(p, q)) == pytest.approx(2 / 3)
+
+
+def test_many_labels_are_weighed_against_the_background():
+    torch.testing.assert_close(Independent().contrast(torch.tensor([3.0, 1, 2])), torch.tensor([1.0, -1]))
+    assert (Exclusive().hypotheses(5), Independent().hypotheses(5)) == (5, 6)
