@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from torch import nn
 
     from robustmdiff.data.task import Task
+    from robustmdiff.diagnosis.contract import DiagnosisModel
     from robustmdiff.encoders.config import ModelConfig
 
 NAME_TOKENS = 30  # of a concept's name
@@ -20,13 +20,13 @@ NAME_TOKENS = 30  # of a concept's name
 class Kind(NamedTuple):
     """One kind of model.
 
-    build     build(task, config, concepts=, tokenizer=, **options) -> the untrained model, an nn.Module
+    build     build(task, config, concepts=, tokenizer=, **options) -> the untrained model, a DiagnosisModel
     about     what it is, in a few words
     baseline  whether it is there to be compared with
     needs     options of `build` that must be given: no command trains such a kind by its name alone
     """
 
-    build: Callable[..., nn.Module]
+    build: Callable[..., DiagnosisModel]
     about: str
     baseline: bool = True
     needs: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Kind(NamedTuple):
 
 def _robustmdiff(
     task: Task, config: ModelConfig, *, concepts: Any, tokenizer: Any, **options: Any
-) -> nn.Module:
+) -> DiagnosisModel:
     from robustmdiff.data.tokenizer import tokenize
     from robustmdiff.diagnosis.model import RobustMDiff
 
@@ -44,10 +44,12 @@ def _robustmdiff(
     return RobustMDiff(task, config, concepts, read if tokenizer is not None else None, **options)
 
 
-def _without_knowledge(module: str, name: str) -> Callable[..., nn.Module]:
+def _without_knowledge(module: str, name: str) -> Callable[..., DiagnosisModel]:
     """The class `name` of the baseline `module`, imported when it is built: this list costs nothing."""
 
-    def build(task: Task, config: ModelConfig, *, concepts: Any, tokenizer: Any, **options: Any) -> nn.Module:
+    def build(
+        task: Task, config: ModelConfig, *, concepts: Any, tokenizer: Any, **options: Any
+    ) -> DiagnosisModel:
         baseline = import_module(f"robustmdiff.baselines.{module}")
         return getattr(baseline, name)(task, config, **options)
 
@@ -72,7 +74,7 @@ BY_NAME = tuple(name for name, kind in MODELS.items() if not kind.needs)  # trai
 BASELINES = tuple(name for name in BY_NAME if MODELS[name].baseline)
 
 
-def load_model(folder: str | Path) -> tuple[Any, Tokenizer | None]:
+def load_model(folder: str | Path) -> tuple[DiagnosisModel, Tokenizer | None]:
     """The trained model of a folder, whatever its kind, in evaluation mode, and its tokenizer. Raises
     PretrainedError."""
     from robustmdiff.diagnosis.pretrained import load_pretrained

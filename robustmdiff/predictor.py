@@ -162,7 +162,7 @@ class Predictor:
         run, task = self.run, self.task
         encoded = self._encode(patients)
         diagnosis = run.model.diagnose(encoded, draws=draws or run.model.config.draws, seed=seed)
-        presence = encoded.presence().cpu()
+        presence = encoded.m.cpu()
         known = presence.any(1)
         p = torch.where(known[:, None], diagnosis.probability.cpu(), torch.tensor(task.prevalence))
         sets = run.conformal.sets(p, presence)

@@ -5,27 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustmdiff.baselines.heads import FindingHeads, class_loss, log_prevalence, probability
+from robustmdiff.baselines.heads import FindingHeads, class_head
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.task import Task
+from robustmdiff.diagnosis.contract import Diagnosis, DiagnosisModel
+from robustmdiff.diagnosis.losses import Losses, class_loss
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.encoders.encoded import Diagnosis, Encoded
+from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.modalities import ModalityEncoders
 from robustmdiff.nn.dropout import of_rows
 
 PATIENTS_AT_ONCE = 16  # sorted by length first, so that little is padded
 
 
-class DropoutTransformer(nn.Module):
+class DropoutTransformer(DiagnosisModel):
     """A class token, the patient's tokens with an embedding of their modality, `config.layers`
     layers of plain PyTorch attention, a linear head. The dropout is `kept` of the trainer, so its
     schedule is ours; nothing present leaves the class token alone, which is a learned prior."""
 
     def __init__(self, task: Task, config: ModelConfig) -> None:
-        super().__init__()
-        self.task, self.config = task, config
-        d, M, C = config.d_h, len(task.modalities), len(task.classes)
-        self.encoders = ModalityEncoders(task, config)
+        super().__init__(task, config, ModalityEncoders(task, config))
+        d, M = config.d_h, len(task.modalities)
         self.modality = nn.Parameter(torch.randn(M, d) * 0.02)
         self.class_token = nn.Parameter(torch.randn(d) * 0.02)
         layer = nn.TransformerEncoderLayer(
@@ -35,14 +35,8 @@ class DropoutTransformer(nn.Module):
         self.transformer = nn.TransformerEncoder(
             layer, config.layers, norm=nn.LayerNorm(d), enable_nested_tensor=False
         )
-        self.head = nn.Linear(d, C)
-        nn.init.zeros_(self.head.weight)
-        with torch.no_grad():
-            self.head.bias.copy_(log_prevalence(task))
+        self.head = class_head(d, self.labels.log_prior(task.prevalence))
         self.findings = FindingHeads(task, d) if task.findings else None
-
-    def encode(self, batch: Batch) -> Encoded:
-        return self.encoders(batch)
 
     def _fuse(self, encoded: Encoded) -> Tensor:
         """-> the class token after the last layer [B, d]."""
@@ -67,15 +61,15 @@ class DropoutTransformer(nn.Module):
         padding = torch.cat([row.new_zeros(len(x), 1, dtype=torch.bool), row == 0], dim=1)
         return self.transformer(torch.cat([first, x], dim=1), src_key_padding_mask=padding)[:, 0]
 
-    def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> Losses:
         """L_class and L_find."""
         student = encoded.keep(kept)
-        fused, present = self._fuse(student), student.presence()
-        losses = {"class": class_loss(self.head(fused), batch, weight, self.task)}
-        if self.findings is not None:
-            H = student.H.masked_fill(~present[..., None], 0)
-            losses["find"] = self.findings.loss(fused, H, present, batch)
-        return losses
+        fused = self._fuse(student)
+        H = student.H.masked_fill(~student.m[..., None], 0)
+        return Losses(
+            L_class=class_loss(self.labels, self.head(fused), batch, weight),
+            L_find=0.0 if self.findings is None else self.findings.loss(fused, H, student.m, batch),
+        )
 
     @torch.no_grad()
     def diagnose(self, encoded: Encoded, *, draws: int = 16, seed: int = 0) -> Diagnosis:
@@ -83,13 +77,7 @@ class DropoutTransformer(nn.Module):
         fused = self._fuse(encoded)
         logits = self.head(fused)
         findings = None if self.findings is None else self.findings.together(fused).sigmoid()
-        return Diagnosis(probability(logits, self.task), findings=findings)
-
-    def fit(self, batch: Batch) -> None:
-        self.encoders.fit(batch)
-
-    def after_step(self) -> None:
-        """Nothing to do: no teacher."""
+        return Diagnosis(self.labels.probability(logits), findings=findings)
 
 
 def _padded(segments: Tensor) -> tuple[Tensor, Tensor]:

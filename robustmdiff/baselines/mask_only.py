@@ -5,31 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustmdiff.baselines.heads import FindingHeads, class_loss, log_prevalence, probability
+from robustmdiff.baselines.heads import FindingHeads, class_head
 from robustmdiff.data.batch import Batch, Panels
 from robustmdiff.data.task import Task
+from robustmdiff.diagnosis.contract import Diagnosis, DiagnosisModel
+from robustmdiff.diagnosis.losses import Losses, class_loss
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.encoders.encoded import Diagnosis, Encoded
+from robustmdiff.encoders.encoded import Encoded
 
 
-class MaskOnly(nn.Module):
+class MaskOnly(DiagnosisModel):
     """Sees which modalities are present, and in panels which cells were measured; never a value.
     Whatever it knows above chance, missingness tells."""
 
     def __init__(self, task: Task, config: ModelConfig) -> None:
-        super().__init__()
-        self.task, self.config = task, config
-        d, C = config.d_h, len(task.classes)
+        super().__init__(task, config, encoders=None)
+        d = config.d_h
         self.d = d
         self.present = nn.Parameter(torch.randn(len(task.modalities), d))
         self.cells = nn.ModuleDict(
             {m.name: nn.Linear(len(m.fields), d, bias=False) for m in task.modalities if m.kind == "values"}
         )
         self.mlp = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
-        self.head = nn.Linear(d, C)
-        nn.init.zeros_(self.head.weight)
-        with torch.no_grad():
-            self.head.bias.copy_(log_prevalence(task))
+        self.head = class_head(d, self.labels.log_prior(task.prevalence))
         self.findings = FindingHeads(task, d) if task.findings else None
 
     def encode(self, batch: Batch) -> Encoded:
@@ -46,25 +44,19 @@ class MaskOnly(nn.Module):
 
     def _fuse(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
         """-> H with absent rows 0 [B, M, d], fused [B, d]."""
-        H = encoded.H.masked_fill(~encoded.presence()[..., None], 0)
+        H = encoded.H.masked_fill(~encoded.m[..., None], 0)
         return H, self.mlp(H.sum(1))
 
-    def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> Losses:
         """L_class and L_find."""
         student = encoded.keep(kept)
         H, fused = self._fuse(student)
-        losses = {"class": class_loss(self.head(fused), batch, weight, self.task)}
-        if self.findings is not None:
-            losses["find"] = self.findings.loss(fused, H, student.presence(), batch)
-        return losses
+        return Losses(
+            L_class=class_loss(self.labels, self.head(fused), batch, weight),
+            L_find=0.0 if self.findings is None else self.findings.loss(fused, H, student.m, batch),
+        )
 
     @torch.no_grad()
     def diagnose(self, encoded: Encoded, *, draws: int = 16, seed: int = 0) -> Diagnosis:
         """Deterministic: draws and seed change nothing."""
-        return Diagnosis(probability(self.head(self._fuse(encoded)[1]), self.task))
-
-    def fit(self, batch: Batch) -> None:
-        """Nothing to do: it reads no value."""
-
-    def after_step(self) -> None:
-        """Nothing to do: no teacher."""
+        return Diagnosis(self.labels.probability(self.head(self._fuse(encoded)[1])))

@@ -74,9 +74,9 @@ class ConceptEmbedding(nn.Module):
 class FindingEvidence(nn.Module):
     """What each modality's tokens say about each finding, as a log-likelihood ratio.
 
-    Finding f asks the tokens x_t of a modality with its row of K R, and reads what it asked for:
+    Finding f asks the tokens x_t of a modality with its row of K E, and reads what it asked for:
 
-        a_tf = x_t Q (K_f R)^T / sqrt(d_k),   lambda_f = sum_t softmax_t(a_tf) x_t V (K_f R)^T + b_if
+        a_tf = x_t Q (K_f E)^T / sqrt(d_k),   lambda_f = sum_t softmax_t(a_tf) x_t V (K_f E)^T + b_if
 
     Readings of different modalities are independent given the finding, so evidence adds up over
     whatever is present, and an absent modality adds nothing: Bayes' rule, not an imputation.
@@ -84,18 +84,20 @@ class FindingEvidence(nn.Module):
 
     def __init__(self, d_h: int, modalities: int, findings: int) -> None:
         super().__init__()
+        self.E = nn.Linear(d_h, d_h, bias=False)
         self.norm = nn.LayerNorm(d_h)
         self.Q = nn.Linear(d_h, d_h, bias=False)
         self.V = nn.Linear(d_h, d_h, bias=False)
         self.b = nn.Parameter(torch.zeros(modalities, findings))
 
-    def forward(self, tokens: Tensor, segments: Tensor, KR: Tensor) -> Tensor:
-        """tokens [T, d_h] that lie modality by modality, segments [B, M, 2], KR [F, d_h] ->
-        [B, M, F]. Rows of absent modalities hold b and mean nothing."""
-        (B, M), F = segments.shape[:2], len(KR)
+    def forward(self, tokens: Tensor, segments: Tensor, K: Tensor) -> Tensor:
+        """tokens [T, d_h] that lie modality by modality, segments [B, M, 2], K [F, d_h] of the findings
+        -> [B, M, F]. Rows of absent modalities hold b and mean nothing."""
+        (B, M), F = segments.shape[:2], len(K)
+        KE = self.E(K)
         x = self.norm(tokens)
-        a = self.Q(x) @ KR.T * KR.shape[-1] ** -0.5  # [T, F]
-        value = self.V(x) @ KR.T
+        a = self.Q(x) @ KE.T * KE.shape[-1] ** -0.5  # [T, F]
+        value = self.V(x) @ KE.T
         lengths = segments[..., 1].T.reshape(-1).long()
         owner = torch.repeat_interleave(
             torch.arange(M * B, device=x.device), lengths, output_size=len(tokens)

@@ -25,7 +25,7 @@ class CrossModalLayer(nn.Module):
     def forward(self, H: Tensor, encoded: Encoded) -> Tensor:
         B, M, d = H.shape
         rows = torch.arange(B * M, device=H.device, dtype=torch.int32).view(B, M)
-        own = torch.stack([rows, encoded.presence().int()], dim=-1)  # H_i is a segment of one row
+        own = torch.stack([rows, encoded.m.int()], dim=-1)  # H_i is a segment of one row
         read = self.attend(
             encoded.tokens, encoded.segments, queries=self.norm(H).view(B * M, d), query_segments=own
         )
@@ -66,18 +66,17 @@ class Integration(nn.Module):
 
     def fuse(self, encoded: Encoded) -> Tensor:
         """H [B, M, d] after the cross-modal layers: what asks the concepts."""
-        H = encoded.H.masked_fill(~encoded.presence()[..., None], 0)  # absent rows are never read
+        H = encoded.H.masked_fill(~encoded.m[..., None], 0)  # absent rows are never read
         for layer in self.layers:
             H = layer(H, encoded)
         return H
 
     def forward(self, encoded: Encoded) -> Tensor:
-        """-> Z [B, d]."""
-        present = encoded.presence()
+        """Z(m) = sum_i m_i W_i(m) (H_i + A_med K) / sum_i m_i, [B, d]."""
         H = self.fuse(encoded)
         B, M, d = H.shape
         H = H + self.knowledge(H.reshape(B * M, d), encoded.K).view(B, M, d)  # H_i + A_med K
-        m = present.to(H.dtype)
+        m = encoded.m.to(H.dtype)
         Z = (self.W(H, m) * m[..., None]).sum(1) / m.sum(1, keepdim=True).clamp(min=1)
-        Z = torch.where(present.any(1, keepdim=True), Z, self.prior)
+        Z = torch.where(encoded.m.any(1, keepdim=True), Z, self.prior)
         return self.norm(Z)

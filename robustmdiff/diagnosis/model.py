@@ -9,41 +9,46 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.concepts import ConceptEmbedding, DiseaseTable, FindingEvidence
+from robustmdiff.diagnosis.contract import Diagnosis, DiagnosisModel
 from robustmdiff.diagnosis.integration import Integration
+from robustmdiff.diagnosis.losses import Losses, class_loss, consistency_loss, finding_loss
+from robustmdiff.diagnosis.noise import PatientNoise
+from robustmdiff.diagnosis.views import between, fullest, most_frequent
 from robustmdiff.diffusion.denoiser import Condition, LatentDenoiser
 from robustmdiff.diffusion.loss import diffusion_loss
 from robustmdiff.diffusion.sample import pure_noise, sample_ddpm
 from robustmdiff.diffusion.schedule import Schedule
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.encoders.encoded import Diagnosis, Encoded
+from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.modalities import ModalityEncoders
 from robustmdiff.knowledge.concepts import ConceptTable
+from robustmdiff.labels import Labels
 from robustmdiff.nn.dropout import patient_numbers
 from robustmdiff.ops import philox_key
-from robustmdiff.ops.philox import philox_row_words
 from robustmdiff.refusal import Refusal
 
 EVIDENCE_LIMIT = 8.0  # nats; beyond it a finding is as good as seen, and the head's answer no longer moves
 EVIDENCE_UNIT = 4.0  # nats per unit of the latent, so that both of its parts have a similar scale
-VIEWS = 64  # combinations of modalities remembered from training
 NOISINGS = 4  # noise levels per patient and training step: the denoiser is cheap, the encoders are not
 
 
-class RobustMDiff(nn.Module):
+class RobustMDiff(DiagnosisModel):
     """concepts: diseases named as the task's classes and findings named as the task's findings
     are tied to them; further concepts only inform. read: name -> token ids, for the encoder of the
     first text modality (see ConceptEmbedding).
     """
 
+    renamed: ClassVar = {"R.weight": "evidence.E.weight"}
+    encoders: ModalityEncoders
+    concept_table: ConceptTable
     finding_rows: Tensor
     views: Tensor
     log_prior: Tensor
@@ -56,9 +61,6 @@ class RobustMDiff(nn.Module):
         concepts: ConceptTable,
         read: Callable[[str], Sequence[int]] | None = None,
     ) -> None:
-        super().__init__()
-        self.task, self.config, self.concept_table = task, config, concepts
-        d, M, F = config.d_h, len(task.modalities), len(task.findings)
         row = {
             (kind, name): i for i, (kind, name) in enumerate(zip(concepts.kind, concepts.name, strict=True))
         }
@@ -67,14 +69,15 @@ class RobustMDiff(nn.Module):
             raise Refusal(
                 f"RobustMDiff: concepts lack the findings {missing}, expected one for each of the task's"
             )
+        super().__init__(task, config, ModalityEncoders(task, config))
+        self.concept_table = concepts
+        d, M, F = config.d_h, len(task.modalities), len(task.findings)
         self.register_buffer(
             "finding_rows", torch.tensor([row["finding", f] for f in task.findings], dtype=torch.long)
         )
 
-        self.encoders = ModalityEncoders(task, config)
         self.concepts = ConceptEmbedding(concepts, d, config.heads, read)
         self.text = next((m.name for m in task.modalities if m.kind == "text"), None)
-        self.R = nn.Linear(d, d, bias=False)  # relevance
         self.evidence = FindingEvidence(d, M, F)
         self.integration = Integration(config, M, log_prevalence(concepts))
         self.teacher = copy.deepcopy(self.integration).requires_grad_(False)
@@ -83,19 +86,17 @@ class RobustMDiff(nn.Module):
         self.schedule = Schedule(config.T, config.beta_schedule, config.steps)
         self.denoiser = LatentDenoiser(self.latent, d, M, config.width, config.depth, config.heads)
 
-        frequency = class_frequencies(task, concepts)
-        prevalence = torch.tensor(task.prevalence).clamp(1e-5, 1 - 1e-5)
-        self.register_buffer("log_prior", prevalence.logit() if task.multilabel else prevalence.log())
+        self.register_buffer("log_prior", self.labels.log_prior(task.prevalence))
         self.prior_shift = nn.Parameter(torch.zeros(len(task.classes)))
-        self.table = DiseaseTable(frequency)
+        self.table = DiseaseTable(class_frequencies(task, concepts, self.labels))
         self.head = nn.Linear(d, len(task.classes))
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        prevalence = self.labels.probability(self.log_prior)
         base = (prevalence[:, None] * self.table.T()[: len(prevalence)]).sum(0) / prevalence.sum()
         self.finding_prior = nn.Parameter(base.detach().logit())
-        views = torch.zeros(VIEWS, M, dtype=torch.bool)
-        views[0] = True
-        self.register_buffer("views", views)
+        everything = torch.ones(1, M, dtype=torch.bool)
+        self.register_buffer("views", most_frequent(everything))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     # What is observed -> latent -> probabilities
@@ -111,13 +112,13 @@ class RobustMDiff(nn.Module):
     def inform(self, encoded: Encoded, K: Tensor | None = None) -> Encoded:
         """What the encoders gave, with the concepts and the evidence for each finding."""
         K = self.embed_concepts() if K is None else K
-        evidence = self.evidence(encoded.tokens, encoded.segments, self.R(K[self.finding_rows]))
+        evidence = self.evidence(encoded.tokens, encoded.segments, K[self.finding_rows])
         return encoded._replace(evidence=evidence, K=K)
 
     def total_evidence(self, encoded: Encoded) -> Tensor:
-        """lambda(m) [B, F], nats: summed over what is present, bounded smoothly."""
+        """lambda(m) [B, F], nats: summed over what is visible, bounded smoothly."""
         assert encoded.evidence is not None
-        total = encoded.evidence.masked_fill(~encoded.presence()[..., None], 0).sum(1)
+        total = encoded.evidence.masked_fill(~encoded.m[..., None], 0).sum(1)
         return EVIDENCE_LIMIT * torch.tanh(total / EVIDENCE_LIMIT)
 
     def observe(self, encoded: Encoded, integration: Integration | None = None) -> Tensor:
@@ -128,54 +129,55 @@ class RobustMDiff(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """x [..., d_h + F] -> [..., C]: prevalence, the disease table on the evidence, and a head on Z."""
         Z, evidence = x[..., : self.config.d_h], x[..., self.config.d_h :] * EVIDENCE_UNIT
-        likelihood = self.table(evidence)
-        if self.task.multilabel:  # against the background row: the finding's rate without the disease
-            likelihood = likelihood[..., :-1] - likelihood[..., -1:]
+        likelihood = self.labels.contrast(self.table(evidence))
         return self.log_prior + self.prior_shift + likelihood + self.head(Z)
 
     def probability(self, x: Tensor) -> Tensor:
-        logits = self.logits(x)
-        return logits.sigmoid() if self.task.multilabel else logits.softmax(-1)
+        """p(y | Z) of the paper, at x = (Z, lambda) [..., d_h + F] -> [..., C]: softmax of the logits, for
+        many labels their sigmoid."""
+        return self.labels.probability(self.logits(x))
 
     # Training
 
     @torch.no_grad()
     def fit(self, batch: Batch) -> None:
-        """Scales of the values, and the most frequent combinations of modalities of the training
-        patients: only these can be imagined, because nothing else was ever seen together."""
-        self.encoders.fit(batch)
-        views, counts = batch.presence.unique(dim=0, return_counts=True)
-        views = views[counts.argsort(descending=True, stable=True)][:VIEWS]
-        self.views.zero_()
-        self.views[: len(views)] = views
+        """Scales of the values, and the views that can be imagined (see `views`)."""
+        super().fit(batch)
+        self.views.copy_(most_frequent(batch.presence))
 
-    def held_by(self, m: Tensor) -> Tensor:
-        """Which combinations of the training patients hold m, bool [..., M] -> [..., VIEWS]."""
-        return (self.views | ~m.unsqueeze(-2)).all(-1)
-
-    def fullest(self, m: Tensor) -> Tensor:
-        """The largest combination seen in training that holds m, bool [..., M]; m itself if none does."""
-        holds = self.held_by(m)
-        best = (self.views.sum(-1) * holds).argmax(-1)  # the more frequent of equals
-        return torch.where(holds.any(-1, keepdim=True), self.views[best], m)
-
-    def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """L_class, L_diff, L_cons and, where findings are labelled, L_find (see docs/concepts.md)."""
-        present = encoded.presence()
+    def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> Losses:
+        """The student sees what is kept and is taught by what else was observed (see docs/concepts.md)."""
+        noise = PatientNoise(patient_numbers(batch.ids, self.step.device), self.step)
         student = encoded.keep(kept)
         x_m = self.observe(student)
-        x_0, view, complete = self._targets(encoded, present, kept & present, batch)
-        x_hat, diff = self._denoise(x_0, x_m, view, student, batch)
-        classified = self._class_loss(self._settle_evidence(x_m, batch), batch, weight)
-        imagined = self._class_loss(x_hat.detach(), batch, weight)
-        losses = {
-            "class": (classified + imagined) / 2,
-            "diff": diff,
-            "cons": (x_m[:, : self.config.d_h] - complete).square().mean(),
-        }
-        if batch.findings.shape[1]:
-            losses["find"] = self._finding_loss(student, batch)
-        return losses
+        view = between(encoded.m, student.m, noise.uniform(1 + kept.shape[1], stream=1))
+        with torch.no_grad():
+            x_0 = self.observe(encoded.keep(view), self.teacher)
+            complete = self.teacher(encoded)
+        L_diff, x_hat = self._denoise(x_0, self._condition(x_m, view, student), noise)
+        classified = class_loss(self.labels, self.logits(self._settle_evidence(x_m, batch)), batch, weight)
+        imagined = class_loss(self.labels, self.logits(x_hat.detach()), batch, weight)
+        return Losses(
+            L_diff=L_diff,
+            L_cons=consistency_loss(x_m[:, : self.config.d_h], complete),
+            L_class=(classified + imagined) / 2,
+            L_find=self._finding_loss(student, batch) if self.task.findings else 0.0,
+        )
+
+    def _denoise(self, x_0: Tensor, condition: Condition, noise: PatientNoise) -> tuple[Tensor, Tensor]:
+        """L_diff at NOISINGS noise levels per patient, and the one-step estimates of x_0 [B, R, D]."""
+        (B, D), R = x_0.shape, NOISINGS
+        t = (noise.uniform(R, stream=2) * self.config.T).long().clamp(max=self.config.T - 1)
+        loss, x_hat = diffusion_loss(
+            self.denoiser,
+            self.schedule,
+            x_0.repeat_interleave(R, 0),
+            t.view(-1),
+            condition,
+            key=noise.key(stream=3),
+            row_ids=noise.rows(R),
+        )
+        return loss.mean(), x_hat.view(B, R, D)
 
     def _settle_evidence(self, x: Tensor, batch: Batch) -> Tensor:
         """x with its evidence cut off from the class loss for patients whose findings are labelled.
@@ -187,79 +189,23 @@ class RobustMDiff(nn.Module):
         labelled = batch.findings_known.any(1, keepdim=True)
         return torch.cat([Z, torch.where(labelled, evidence.detach(), evidence)], dim=-1)
 
-    def _class_loss(self, x: Tensor, batch: Batch, weight: Tensor) -> Tensor:
-        """Weighted cross entropy at x [B, D] or [B, R, D], mean over patients; what is unknown counts 0."""
-        logits = self.logits(x if x.dim() == 3 else x[:, None])  # [B, R, C]
-        target = batch.label[:, None].expand_as(logits)
-        if self.task.multilabel:
-            loss = binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
-            each = mean_where(loss, batch.label_known)
-        else:
-            loss = cross_entropy(logits.transpose(1, 2), target.transpose(1, 2), reduction="none").mean(1)
-            each = loss * batch.label_known.all(1)
-        return (each * weight).mean()
-
     def _finding_loss(self, student: Encoded, batch: Batch) -> Tensor:
-        """Evidence must be worth what it claims: summed over what is kept, and each modality alone."""
+        """Evidence must be worth what it claims, each modality's alone and their sum."""
         assert student.evidence is not None
-        each = student.evidence  # [B, M, F]
-        counts = batch.findings_known[:, None] & student.presence()[..., None]
-        alone = binary_cross_entropy_with_logits(
-            self.finding_prior + each.masked_fill(~counts, 0),
-            batch.findings[:, None].expand_as(each),
-            reduction="none",
-        )
-        together = binary_cross_entropy_with_logits(
-            self.finding_prior + self.total_evidence(student), batch.findings, reduction="none"
-        )
-        return (mean_where(alone, counts) + mean_where(together, batch.findings_known)).mean()
-
-    @torch.no_grad()
-    def _targets(
-        self, encoded: Encoded, present: Tensor, kept: Tensor, batch: Batch
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The teacher's x_0 under a view m' that holds at least what is kept: half the time all that
-        was observed, else something in between (so that one modality more can be asked for).
-        Returns x_0 [B, D], view [B, M], and Z of all that was observed [B, d_h]."""
-        uniform = self._uniform(batch, 1 + present.shape[1], stream=1)
-        more = (uniform[:, :1] < 0.5) | (uniform[:, 1:] < 0.5)
-        view = present & (kept | more)
-        x_0 = self.observe(encoded.keep(view), self.teacher)
-        return x_0, view, self.teacher(encoded)
-
-    def _denoise(
-        self, x_0: Tensor, x_m: Tensor, view: Tensor, student: Encoded, batch: Batch
-    ) -> tuple[Tensor, Tensor]:
-        """L_diff at NOISINGS noise levels per patient, and the one-step estimates of x_0 [B, R, D]."""
-        (B, D), R = x_0.shape, NOISINGS
-        t = (self._uniform(batch, R, stream=2) * self.config.T).long().clamp(max=self.config.T - 1)
-        key, _, patient = self._stream(batch, stream=3)
-        rows = (patient[:, None] * R + torch.arange(R, device=t.device)) % 2**32
-        condition = self._condition(x_m, view, student)
-        x_0 = x_0.repeat_interleave(R, 0)
-        loss, x_hat = diffusion_loss(
-            self.denoiser, self.schedule, x_0, t.view(-1), condition, key=key, row_ids=rows.view(-1)
-        )
-        return x_hat.view(B, R, D), loss.mean()
+        alone = self.finding_prior + student.evidence
+        return finding_loss(alone, self.finding_prior + self.total_evidence(student), student.m, batch)
 
     def _condition(self, x_m: Tensor, view: Tensor, encoded: Encoded) -> Condition:
-        return self.denoiser.condition_on(x_m, encoded.presence(), view, encoded.tokens, encoded.segments)
-
-    def _stream(self, batch: Batch, stream: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Philox key, step and rows for random numbers that depend on the patient and the training
-        step alone, not on the batch, the process or the order."""
-        rows = patient_numbers(batch.ids, self.step.device)
-        return torch.stack([torch.full_like(self.step, stream), self.step]), torch.zeros_like(rows), rows
-
-    def _uniform(self, batch: Batch, n: int, stream: int) -> Tensor:
-        words = philox_row_words(*self._stream(batch, stream), n)
-        return (words.double() / 2**32).to(self.log_prior.dtype)
+        return self.denoiser.condition_on(x_m, encoded.m, view, encoded.tokens, encoded.segments)
 
     def train(self, mode: bool = True) -> Self:
         """The teacher stays in evaluation mode: its targets have no dropout."""
         super().train(mode)
         self.teacher.eval()
         return self
+
+    def before_step(self, key: int) -> None:
+        self.step.fill_(key)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -276,8 +222,9 @@ class RobustMDiff(nn.Module):
         """Draws of x under the view m', bool [B, M] (the fullest that training knows, unless given)
         -> [B, S, d_h + F]. Draw s uses the same noise for every patient, so an answer depends neither
         on the batch nor on its order."""
-        m, x_m = encoded.presence(), self.observe(encoded)
-        condition = self._condition(x_m, self.fullest(m) if view is None else view | m, encoded)
+        m, x_m = encoded.m, self.observe(encoded)
+        view = fullest(self.views, m) if view is None else view | m
+        condition = self._condition(x_m, view, encoded)
         B, D = x_m.shape
         key = philox_key(seed, device=x_m.device)
         row_ids = torch.arange(draws, device=x_m.device).repeat(B)
@@ -301,16 +248,11 @@ class RobustMDiff(nn.Module):
         x = self.imagine(encoded, draws=draws, seed=seed)
         p = self.probability(x)  # [B, S, C]
         evidence = x[..., self.config.d_h :] * EVIDENCE_UNIT
-        if self.task.multilabel:
-            findings = torch.sigmoid(self.finding_prior + evidence)
-        else:
+        if self.labels.exclusive:
             findings = self.table.findings(evidence, p)
+        else:
+            findings = torch.sigmoid(self.finding_prior + evidence)
         return Diagnosis(p.mean(1), p.transpose(0, 1), findings.mean(1))
-
-
-def mean_where(x: Tensor, known: Tensor) -> Tensor:
-    """The mean of each patient's known entries, x and known [B, ...] -> [B]; 0 where none is known."""
-    return (x * known).flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)
 
 
 def log_prevalence(concepts: ConceptTable) -> Tensor:
@@ -320,13 +262,11 @@ def log_prevalence(concepts: ConceptTable) -> Tensor:
     return torch.where(known, log, log[known].mean() if known.any() else torch.zeros(()))
 
 
-def class_frequencies(task: Task, concepts: ConceptTable) -> Tensor:
-    """P(finding | class) in the task's order, NaN where nothing is stated; [C, F], and a last row
-    for the absence of every class if the task is multilabel."""
+def class_frequencies(task: Task, concepts: ConceptTable, labels: Labels) -> Tensor:
+    """P(finding | class) in the task's order, NaN where nothing is stated; [`labels.hypotheses`, F]."""
     diseases = {concepts.name[i]: n for n, i in enumerate(concepts.indices("disease"))}
     findings = {concepts.name[i]: n for n, i in enumerate(concepts.indices("finding"))}
-    rows = len(task.classes) + task.multilabel
-    frequency = torch.full((rows, len(task.findings)), torch.nan)
+    frequency = torch.full((labels.hypotheses(len(task.classes)), len(task.findings)), torch.nan)
     for c, name in enumerate(task.classes):
         for f, finding in enumerate(task.findings):
             if name in diseases:

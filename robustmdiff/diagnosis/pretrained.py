@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustmdiff.data.task_file import task_from
 from robustmdiff.data.tokenizer import load_tokenizer, save_tokenizer
+from robustmdiff.diagnosis.contract import DiagnosisModel
 from robustmdiff.encoders.backbone import save_architectures, with_architectures
 from robustmdiff.encoders.config import ModelConfig, without_retired
 from robustmdiff.knowledge.archive import read_concepts, save_concepts
@@ -35,7 +36,7 @@ class PretrainedError(Refusal):
 
 
 def save_pretrained(
-    model: Any,
+    model: DiagnosisModel,
     folder: str | Path,
     *,
     kind: str,
@@ -53,10 +54,10 @@ def save_pretrained(
     folder.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder / "tokenizer.json")
-    table = getattr(model, "concept_table", None)
-    if table is not None:
-        save_concepts(table, folder / "concepts.npz")
-    save_architectures(model, model.task, folder / "encoders")
+    if model.concept_table is not None:
+        save_concepts(model.concept_table, folder / "concepts.npz")
+    if model.encoders is not None:
+        save_architectures(model.encoders.encoders, model.task, folder / "encoders")
     plain = {
         "format": FORMAT,
         "kind": kind,
@@ -70,9 +71,9 @@ def save_pretrained(
 
 
 def load_pretrained(
-    folder: str | Path, kinds: Mapping[str, Callable[..., Any]]
-) -> tuple[Any, Tokenizer | None]:
-    """The model of a folder, in evaluation mode, and its tokenizer.
+    folder: str | Path, kinds: Mapping[str, Callable[..., DiagnosisModel]]
+) -> tuple[DiagnosisModel, Tokenizer | None]:
+    """The model of a folder, in evaluation mode, and its tokenizer. What an earlier version saved loads, too.
 
     kinds maps each kind to what builds it: build(task, config, concepts=, tokenizer=, **options).
     """
@@ -97,6 +98,7 @@ def load_pretrained(
         state = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise PretrainedError(f"{weights}: cannot be read ({error}), expected whole weights") from error
+    state = {model.renamed.get(name, name): value for name, value in state.items()}
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     if expected != found:

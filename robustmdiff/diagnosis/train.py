@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.patient import Patient
+from robustmdiff.diagnosis.contract import DiagnosisModel
+from robustmdiff.diagnosis.losses import DiagnosisObjective
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.batches import PackedPatients, check_patients
 from robustmdiff.training.budget import Budget, budget
@@ -17,7 +18,6 @@ from robustmdiff.training.contract import Validation
 from robustmdiff.training.counts import count, rare_notes
 from robustmdiff.training.loop import Loop, TrainResult, claim, make_accelerator
 from robustmdiff.training.notes import Note
-from robustmdiff.training.objective import DiagnosisObjective
 from robustmdiff.training.order import VALIDATION, random_key
 from robustmdiff.training.plan import PatientPlan
 from robustmdiff.training.selection import choose_monitor
@@ -25,7 +25,7 @@ from robustmdiff.training.validation import validate
 
 
 def train(
-    model: Any,
+    model: DiagnosisModel,
     patients_train: Sequence[Patient],
     patients_valid: Sequence[Patient],
     collator: Callable[[Sequence[Patient]], Batch],

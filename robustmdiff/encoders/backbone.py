@@ -220,11 +220,11 @@ def load_own_tokenizer(modality: Modality) -> tuple[Tokenizer, int, int]:
     return tokenizer, entries, min(longest, fast.model_max_length)
 
 
-def save_architectures(model: nn.Module, task: Task, folder: Path) -> None:
-    """Writes folder/NAME.json for each modality whose encoder in the model is a transformers model."""
+def save_architectures(encoders: nn.ModuleDict, task: Task, folder: Path) -> None:
+    """Writes folder/NAME.json for each modality whose encoder, by its name, is a transformers model."""
     from transformers import PreTrainedModel
 
-    for name, encoder in getattr(getattr(model, "encoders", None), "encoders", {}).items():
+    for name, encoder in encoders.items():
         if not is_backbone(task.modality(name)):
             continue
         for part in encoder.children():

@@ -1,15 +1,12 @@
-"""What every diagnosis model shares: encoded patients, a diagnosis, and the model's contract."""
+"""What the encoders hand on: patients as tokens and summaries of what is visible."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-from robustmdiff.data.batch import Batch
-from robustmdiff.data.task import Task
 
 ROUNDING = 1e-5  # by which a mean of float32 probabilities may pass 1
 
@@ -32,8 +29,9 @@ class Encoded(NamedTuple):
     evidence: Tensor | None = None
     K: Tensor | None = None
 
-    def presence(self) -> Tensor:
-        """bool [B, M]."""
+    @property
+    def m(self) -> Tensor:
+        """What is visible, bool [B, M]."""
         return self.segments[..., 1] > 0
 
     def keep(self, mask: Tensor) -> Encoded:
@@ -63,15 +61,6 @@ class Encoded(NamedTuple):
         )
 
 
-class Diagnosis(NamedTuple):
-    """probability [B, C], the mean over the draws; draws [S, B, C] or None for a model that
-    makes none; findings [B, F], the probability of each finding, or None."""
-
-    probability: Tensor
-    draws: Tensor | None = None
-    findings: Tensor | None = None
-
-
 def check_probability(what: str, probability: Any, patients: Sequence[str] | None = None) -> None:
     """Raises ValueError for the first of probability [..., n, C], a tensor or array, that is none:
     NaN, infinite or, but for rounding, outside [0, 1]. `patients` are the ids of the n rows."""
@@ -85,25 +74,3 @@ def check_probability(what: str, probability: Any, patients: Sequence[str] | Non
         raise ValueError(
             f"{what}: the probability of class {c} is {value} for {who}, expected a number in [0, 1]"
         )
-
-
-class DiagnosisModel(Protocol):
-    """What the trainer, the evaluation and the explanations ask of a model (an nn.Module).
-
-    losses   scalars by name ("class", "diff", ...), each a mean over the batch in which patient b
-             counts weight[b]; `kept` bool [B, M] is what the student may see of the batch.
-    fit      called once before training with (a sample of) the training patients: scales and the like.
-    after_step  called after every optimiser step; an EMA teacher moves there.
-    """
-
-    task: Task
-
-    def fit(self, batch: Batch) -> None: ...
-
-    def encode(self, batch: Batch) -> Encoded: ...
-
-    def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> dict[str, Tensor]: ...
-
-    def diagnose(self, encoded: Encoded, *, draws: int = 16, seed: int = 0) -> Diagnosis: ...
-
-    def after_step(self) -> None: ...

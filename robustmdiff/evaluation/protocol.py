@@ -13,8 +13,9 @@ from torch import Tensor
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Task
+from robustmdiff.diagnosis.contract import DiagnosisModel
 from robustmdiff.diagnosis.uncertainty import ConformalSets
-from robustmdiff.encoders.encoded import DiagnosisModel, check_probability
+from robustmdiff.encoders.encoded import check_probability
 from robustmdiff.encoders.tensors import tensors
 from robustmdiff.evaluation.masks import RATES, Masks, draw_masks
 from robustmdiff.evaluation.metrics import Array, Bools, Truth

@@ -172,9 +172,10 @@ def calibrate(model: Any, study: Study, collator: Collator, folder: Path, *, dra
         probability.append(model.diagnose(masked, draws=draws).probability[new])
         label.append(batch.label[new])
         known.append(batch.label_known[new])
-        presence.append(masked.presence()[new])
-        if hasattr(model, "observe"):
-            latent.append(model.observe(masked)[new])
+        presence.append(masked.m[new])
+        x = model.observe(masked)
+        if x is not None:
+            latent.append(x[new])
     sets = ConformalSets.fit(
         torch.cat(probability),
         torch.cat(label),
@@ -185,7 +186,7 @@ def calibrate(model: Any, study: Study, collator: Collator, folder: Path, *, dra
     )
     if latent:
         seen = [
-            (model.observe(masked)[new], masked.presence()[new])
+            (model.observe(masked)[new], masked.m[new])
             for masked, _, new in _masked(model, study.patients["train"][:ENOUGH_FOR_MEANS], collator)
         ]
         abstention = Abstention.fit(
@@ -218,7 +219,7 @@ def _masked(
         before = torch.empty(0, *batch.presence.shape, dtype=torch.bool)
         for pattern in patterns(batch.presence.shape[1]):
             masked = encoded.keep(pattern.expand_as(batch.presence))
-            presence = masked.presence()
+            presence = masked.m
             yield masked, batch, ~(before == presence).all(-1).any(0)
             before = torch.cat([before, presence[None]])
 

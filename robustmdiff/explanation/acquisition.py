@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from robustmdiff.diagnosis.views import held_by
 from robustmdiff.encoders.encoded import Encoded
+from robustmdiff.labels import Labels, labels_of
 from robustmdiff.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -64,9 +66,9 @@ def rank_next_tests(
     """
     if draws < 2:
         raise Refusal(f"rank_next_tests: draws is {draws}, expected at least 2 (64 or more to report)")
-    present = encoded.presence()[patient]  # [M]
+    present = encoded.m[patient]  # [M]
     more = present | torch.eye(len(present), dtype=torch.bool, device=present.device)
-    together = model.held_by(more).any(-1)
+    together = held_by(model.views, more).any(-1)
     absent = (~present & together).nonzero()[:, 0]
     if not len(absent):
         return ()
@@ -75,7 +77,7 @@ def rank_next_tests(
     x = model.imagine(encoded.repeat(patient, len(view)), view=view, draws=draws, seed=seed)
     with torch.no_grad():
         p = model.probability(x).double()  # [absent + 1, S, C]
-    change, surer = (each.tolist() for each in spread(p, multilabel=model.task.multilabel))
+    change, surer = (each.tolist() for each in spread(p, labels_of(model.task)))
     floor = change[-1]
     tests = []
     for j, c, h in zip(absent.tolist(), change, surer, strict=False):
@@ -85,23 +87,9 @@ def rank_next_tests(
     return tuple(sorted(tests, key=lambda test: (-test.value, -test.expected_change / test.cost)))
 
 
-def spread(p: Tensor, *, multilabel: bool) -> tuple[Tensor, Tensor]:
+def spread(p: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
     """Posteriors p [..., S, C] of S draws -> the mean total variation distance to their mean, and
     the entropy of the mean less the mean entropy, [...] each."""
     mean = p.mean(-2, keepdim=True)
-    distance = (p - mean).abs().mean(-2)  # [..., C]
-    if multilabel:
-        change, surer = distance.mean(-1), (_entropy(mean[..., 0, :]) - _entropy(p).mean(-2)).sum(-1)
-    else:
-        change = distance.sum(-1) / 2
-        surer = _nats(mean[..., 0, :]).sum(-1) - _nats(p).sum(-1).mean(-1)
-    return change, surer.clamp(min=0)
-
-
-def _nats(p: Tensor) -> Tensor:
-    return -torch.special.xlogy(p, p)
-
-
-def _entropy(p: Tensor) -> Tensor:
-    """Of a yes or no with probability p."""
-    return _nats(p) + _nats(1 - p)
+    surer = labels.entropy(mean[..., 0, :]) - labels.entropy(p).mean(-1)
+    return labels.distance(p, mean).mean(-1), surer.clamp(min=0)

@@ -68,7 +68,7 @@ def explain_patient(
     reading = read(model, patient, collator)
     with torch.no_grad():
         encoded = model.encode(reading.batch)
-        present = encoded.presence().cpu()
+        present = encoded.m.cpu()
         observed = bool(present.any())
         diagnosis = model.diagnose(encoded, draws=draws, seed=seed)
         probability = (
@@ -163,7 +163,7 @@ def _modalities(
 def _findings(model: RobustMDiff, encoded: Encoded, probability: Tensor | None) -> tuple[FindingRow, ...]:
     if probability is None or encoded.evidence is None:
         return ()
-    present = encoded.presence()[0].tolist()
+    present = encoded.m[0].tolist()
     evidence = encoded.evidence[0].tolist()  # [M][F]
     rows = [
         FindingRow(
@@ -181,7 +181,7 @@ def _concepts(model: RobustMDiff, encoded: Encoded) -> tuple[ConceptRow, ...]:
     a weight may be a little too small."""
     K = encoded.K
     assert K is not None
-    asking = encoded.presence()[0].nonzero()[:, 0].tolist()
+    asking = encoded.m[0].nonzero()[:, 0].tolist()
     H = model.integration.fuse(encoded)[0, asking]
     index, weight = model.integration.knowledge.top(H, K, min(TOP, len(K)))  # [modalities, heads, n]
     found = H.new_zeros(len(asking), len(K)).scatter_add(1, index.flatten(1), weight.flatten(1))

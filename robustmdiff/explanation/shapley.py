@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustmdiff.encoders.encoded import DiagnosisModel, Encoded
+from robustmdiff.diagnosis.contract import DiagnosisModel
+from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.refusal import Refusal
 
 LARGEST = 12  # modalities present; 4,096 diagnoses of one patient
@@ -33,7 +34,7 @@ def modality_shapley(
     left. Encoders are not run again: the 2^n masks are the rows of one batch, all reading the
     same tokens. Raises ValueError for a patient with more than 12 modalities.
     """
-    present = encoded.presence()[patient]  # [M]
+    present = encoded.m[patient]  # [M]
     players = present.nonzero()[:, 0]
     n = len(players)
     if n > LARGEST:

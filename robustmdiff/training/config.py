@@ -62,7 +62,7 @@ class TrainConfig(LoopConfig):
 
     model: ModelConfig = ModelConfig()
 
-    # L = lambda_diff L_diff + lambda_class L_class + ...: one weight per term that a model returns
+    # the weights of L_total (diagnosis.losses)
     lambda_diff: float = Field(1.0, ge=0, description="of the noise prediction")
     lambda_cons: float = Field(0.1, ge=0, description="of the agreement with the teacher's complete view")
     lambda_class: float = Field(1.0, ge=0, description="of the classification")

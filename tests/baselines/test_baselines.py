@@ -132,7 +132,7 @@ def gradients(model, encoded, batch):
     losses = model.losses(encoded, batch, KEPT, weight)
     # only what stands behind the encoders: the poison is put where an encoder never writes
     behind = {n: p for n, p in model.named_parameters() if not n.startswith(("encoder", "present", "cells"))}
-    found = torch.autograd.grad(sum(losses.values()), list(behind.values()), allow_unused=True)
+    found = torch.autograd.grad(sum(losses), list(behind.values()), allow_unused=True)
     return losses, dict(zip(behind, found, strict=True))
 
 
@@ -148,14 +148,14 @@ def test_absent_memory_is_never_read(make, poison):
         read[start : start + length] = True
     bad = clean._replace(
         tokens=clean.tokens.masked_fill(~read[:, None], poison),
-        H=clean.H.masked_fill(~seen.presence()[..., None], poison),
+        H=clean.H.masked_fill(~seen.m[..., None], poison),
     )
     assert torch.equal(
         model.diagnose(clean.keep(KEPT)).probability, model.diagnose(bad.keep(KEPT)).probability
     )
     (losses, expected), (bad_losses, got) = (gradients(model, e, batch) for e in (clean, bad))
-    for name in losses:
-        assert torch.equal(losses[name], bad_losses[name]), name
+    for name in ("L_class", "L_find"):
+        assert torch.equal(getattr(losses, name), getattr(bad_losses, name)), name
     for name in expected:
         if expected[name] is not None:
             assert torch.isfinite(expected[name]).all(), name
@@ -167,9 +167,9 @@ def test_losses_are_finite_and_reach_every_parameter(make, multilabel):
     model = make(multilabel).train()
     batch = collate(WARD, multilabel)
     losses = model.losses(model.encode(batch), batch, torch.ones(7, 3, dtype=torch.bool), torch.ones(7))
-    assert losses.keys() == {"class", "find"}
-    assert all(loss.dim() == 0 and torch.isfinite(loss) for loss in losses.values())
-    sum(losses.values()).backward()
+    assert (losses.L_diff, losses.L_cons) == (0, 0)
+    assert all(loss.dim() == 0 and torch.isfinite(loss) for loss in (losses.L_class, losses.L_find))
+    sum(losses).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -182,14 +182,14 @@ def test_a_patient_without_weight_or_label_teaches_nothing(make):
     kept = torch.ones(7, 3, dtype=torch.bool)
     weight = torch.ones(7)
     weight[2] = 0
-    a = model.losses(model.encode(batch), batch, kept, weight)["class"]
+    a = model.losses(model.encode(batch), batch, kept, weight).L_class
     other = collate([*WARD[:2], patient(2, PATTERNS[2], label=0), *WARD[3:]])
-    b = model.losses(model.encode(other), other, kept, weight)["class"]
+    b = model.losses(model.encode(other), other, kept, weight).L_class
     assert torch.equal(a, b)
     unlabelled = collate([Patient("x", WARD[0].modalities)])
     losses = model.losses(model.encode(unlabelled), unlabelled, kept[:1], torch.ones(1))
-    assert losses["class"] == 0
-    assert losses["find"] == 0
+    assert losses.L_class == 0
+    assert losses.L_find == 0
 
 
 def test_it_learns(make):
@@ -205,7 +205,7 @@ def test_it_learns(make):
     batch, kept = collate(ward), torch.ones(40, 3, dtype=torch.bool)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(30):
-        loss = model.losses(model.encode(batch), batch, kept, torch.ones(40))["class"]
+        loss = model.losses(model.encode(batch), batch, kept, torch.ones(40)).L_class
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -232,7 +232,7 @@ def test_single_modality_reads_no_other():
         model.head.weight.normal_()
     only = diagnose(model, [patient(3), patient(3, (0, 1, 0))])
     torch.testing.assert_close(only[0], only[1])
-    assert model.encode(collate(WARD)).presence().tolist() == [[False, bool(h[1]), False] for h in PATTERNS]
+    assert model.encode(collate(WARD)).m.tolist() == [[False, bool(h[1]), False] for h in PATTERNS]
     with pytest.raises(KeyError, match="unknown modality 'lab'"):
         SingleModality(make_task(), CONFIG, "lab")
 

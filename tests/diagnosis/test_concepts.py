@@ -99,15 +99,16 @@ def test_evidence_is_what_its_formula_says(lengths):
     for m in range(M):  # tokens lie modality by modality
         for b in range(B):
             start[b, m], total = total, total + int(length[b, m])
-    tokens, KR = torch.randn(total, d).double(), torch.randn(F, d).double()
-    got = layer(tokens, torch.stack([start, length], -1), KR)
+    tokens, K = torch.randn(total, d).double(), torch.randn(F, d).double()
+    got = layer(tokens, torch.stack([start, length], -1), K)
+    KE = layer.E(K)
     for b, m in itertools.product(range(B), range(M)):
         n = int(length[b, m])
         if n == 0:
             continue
         x = layer.norm(tokens[start[b, m] : start[b, m] + n])
-        a = (layer.Q(x) @ KR.T / d**0.5).softmax(0)
-        torch.testing.assert_close(got[b, m], (a * (layer.V(x) @ KR.T)).sum(0) + layer.b[m])
+        a = (layer.Q(x) @ KE.T / d**0.5).softmax(0)
+        torch.testing.assert_close(got[b, m], (a * (layer.V(x) @ KE.T)).sum(0) + layer.b[m])
     got.sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in layer.parameters())
 

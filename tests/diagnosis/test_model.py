@@ -7,6 +7,10 @@ import torch
 
 from robustmdiff.data.patient import Patient
 from robustmdiff.diagnosis.model import RobustMDiff, class_frequencies, log_prevalence
+from robustmdiff.diagnosis.noise import PatientNoise
+from robustmdiff.diagnosis.views import fullest, held_by
+from robustmdiff.labels import Exclusive
+from robustmdiff.nn.dropout import patient_numbers
 
 
 def poison(encoded, mask):
@@ -23,7 +27,7 @@ def test_what_is_hidden_is_never_read(study, model):
     with torch.no_grad():
         encoded = model.encode(study.collator(study.patients))
     torch.manual_seed(0)
-    mask = torch.rand(encoded.presence().shape) < 0.5
+    mask = torch.rand(encoded.m.shape) < 0.5
     clean, dirty = encoded.keep(mask), poison(encoded, mask)
     assert torch.equal(model.diagnose(clean).probability, model.diagnose(dirty).probability)
     gradients = []
@@ -73,9 +77,8 @@ def test_every_loss_is_finite_and_every_weight_learns(multilabel, make_study):
     batch = study.collator(study.patients)
     kept = torch.rand(batch.presence.shape, generator=torch.Generator().manual_seed(0)) < 0.6
     losses = model.losses(model.encode(batch), batch, kept, torch.ones(len(batch)))
-    assert set(losses) == {"class", "diff", "cons", "find"}
-    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
-    sum(losses.values()).backward()
+    assert all(loss.isfinite() and loss > 0 for loss in losses)
+    sum(losses).backward()
     still = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert still == []
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
@@ -92,16 +95,17 @@ def test_unknown_labels_do_not_count(study):
         model.losses(model.encode(b), b, torch.ones_like(b.presence), torch.ones(len(b)))
         for b in (known, mixed)
     ]
-    for name in ("class", "find"):  # means over patients: eight more who say nothing
-        torch.testing.assert_close(losses[0][name] * 5 / 13, losses[1][name], rtol=1e-3, atol=1e-4)
+    for name in ("L_class", "L_find"):  # means over patients: eight more who say nothing
+        before, after = (getattr(each, name) for each in losses)
+        torch.testing.assert_close(before * 5 / 13, after, rtol=1e-3, atol=1e-4)
 
 
 def test_a_batch_of_patients_with_nothing_still_trains(study):
     model = study.model().train()
     batch = study.collator([Patient("a", {}, labels={"no acute disease": True}), Patient("b", {})])
     losses = model.losses(model.encode(batch), batch, batch.presence, torch.ones(2))
-    sum(losses.values()).backward()
-    assert all(loss.isfinite() for loss in losses.values())
+    sum(losses).backward()
+    assert all(loss.isfinite() for loss in losses)
     assert model.integration.prior.grad.isfinite().all()
 
 
@@ -111,7 +115,7 @@ def test_evidence_learns_from_finding_labels_where_there_are_any(study):
     for patients, expected in ((study.patients, False), (bare, True)):
         model, batch = study.model(), study.collator(patients)
         seen = torch.ones_like(batch.presence)
-        model.losses(model.encode(batch), batch, seen, torch.ones(len(batch)))["class"].backward()
+        model.losses(model.encode(batch), batch, seen, torch.ones(len(batch))).L_class.backward()
         moved = model.evidence.b.grad is not None and bool(model.evidence.b.grad.abs().sum() > 0)
         assert moved is expected
 
@@ -119,10 +123,14 @@ def test_evidence_learns_from_finding_labels_where_there_are_any(study):
 def test_noise_depends_on_the_patient_and_the_step_not_on_the_batch(study):
     model = study.model()
     batch, one = study.collator(study.patients), study.collator(study.patients[3:4])
-    assert torch.equal(model._uniform(batch, 6, stream=1)[3], model._uniform(one, 6, stream=1)[0])
-    before = model._uniform(one, 6, stream=1)
-    model.step.fill_(9)
-    assert not torch.equal(before, model._uniform(one, 6, stream=1))
+    together, alone = (
+        PatientNoise(patient_numbers(b.ids, model.step.device), model.step) for b in (batch, one)
+    )
+    before = alone.uniform(6, stream=1)
+    assert torch.equal(together.uniform(6, stream=1)[3], before[0])
+    assert torch.equal(together.rows(4)[12:16], alone.rows(4))
+    model.before_step(9)
+    assert not torch.equal(before, alone.uniform(6, stream=1))
 
 
 def test_the_teacher_follows_slowly(study):
@@ -149,11 +157,11 @@ def test_only_what_training_saw_together_is_imagined(study, model):
     model.fit(study.collator(rows))
     views = {tuple(v) for v in study.collator(rows).presence.tolist()}
     m = torch.tensor([[n == "text" for n in names], [n == "mri" for n in names]])
-    fullest = model.fullest(m)
-    assert tuple(fullest[0].tolist()) in views
-    assert int(fullest[0].sum()) == max(sum(v) for v in views)
-    assert torch.equal(fullest[1], m[1])  # nobody had an MRI: nothing to go by
-    assert model.held_by(m).any(-1).tolist() == [True, False]
+    found = fullest(model.views, m)
+    assert tuple(found[0].tolist()) in views
+    assert int(found[0].sum()) == max(sum(v) for v in views)
+    assert torch.equal(found[1], m[1])  # nobody had an MRI: nothing to go by
+    assert held_by(model.views, m).any(-1).tolist() == [True, False]
 
 
 def test_a_finding_without_a_concept_is_refused(study):
@@ -164,7 +172,7 @@ def test_a_finding_without_a_concept_is_refused(study):
 
 def test_prevalence_and_frequencies_arrive_in_the_tasks_order(study):
     concepts, task = study.cohort.concepts(), study.cohort.task
-    frequency = class_frequencies(task, concepts)
+    frequency = class_frequencies(task, concepts, Exclusive())
     assert frequency.shape == (12, 42)
     c, f = 7, 20
     disease = [concepts.name[i] for i in concepts.indices("disease")].index(task.classes[c])

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.diagnosis.pretrained import PretrainedError, save_pretrained
@@ -33,6 +34,17 @@ def test_a_folder_of_an_earlier_version_loads(study, saved):
     plain["config"]["start"] = "noise"
     (saved / "model.json").write_text(json.dumps(plain), encoding="utf-8")
     assert load_model(saved)[0].config == study.config
+
+
+def test_the_weights_of_an_earlier_version_load_under_their_new_names(study, saved):
+    """What projects the findings' concepts was once called R, as the relevance matrix is."""
+    state = load_file(saved / "model.safetensors")
+    state["R.weight"] = state.pop("evidence.E.weight")
+    save_file(state, saved / "model.safetensors", {"format": "pt"})
+    batch, expected = study.collator(study.patients), study.model()
+    model, _ = load_model(saved)
+    p = model.diagnose(model.encode(batch)).probability
+    assert torch.equal(p, expected.diagnose(expected.encode(batch)).probability)
 
 
 def test_nothing_unfinished_stays_behind(saved):

@@ -20,7 +20,7 @@ from robustmdiff.encoders.values import PanelEncoder
 def test_only_what_is_present_becomes_tokens(study, model):
     batch = study.collator(study.patients)
     encoded = model.encoders(batch)
-    assert torch.equal(encoded.presence(), batch.presence)
+    assert torch.equal(encoded.m, batch.presence)
     assert not batch.presence.all()
     assert batch.presence.any()
     assert int(encoded.segments[..., 1].sum()) == len(encoded.tokens)
@@ -49,19 +49,19 @@ def test_a_modality_that_nobody_has(study, model):
         for p in study.patients
     ]
     encoded = model.encoders(study.collator(without))
-    assert not encoded.presence()[:, study.cohort.task.modality_names.index("ct")].any()
+    assert not encoded.m[:, study.cohort.task.modality_names.index("ct")].any()
 
 
 def test_patients_without_anything(study, model):
     encoded = model.encoders(study.collator([Patient("a", {}), Patient("b", {"text": None})]))
     assert encoded.tokens.shape == (0, 8)
-    assert not encoded.presence().any()
+    assert not encoded.m.any()
 
 
 def test_an_empty_text_is_present_and_an_absent_one_is_not(study, model):
     batch = study.collator([Patient("empty", {"text": ""}), Patient("absent", {"text": None})])
     text = study.cohort.task.modality_names.index("text")
-    assert model.encoders(batch).presence()[:, text].tolist() == [True, False]
+    assert model.encoders(batch).m[:, text].tolist() == [True, False]
 
 
 def panel_encoder() -> PanelEncoder:
@@ -107,7 +107,7 @@ def test_hiding_takes_a_mask_of_the_right_shape(study, model):
     with pytest.raises(ValueError, match=r"mask is torch.float32 \[3, 6\], expected bool \[3, 6\]"):
         encoded.keep(torch.ones(3, 6))
     hidden = encoded.keep(torch.zeros(3, 6, dtype=torch.bool))
-    assert not hidden.presence().any()
+    assert not hidden.m.any()
 
 
 def test_an_encoder_is_embed_and_encode(study, model):

@@ -12,7 +12,8 @@ from torch import nn
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field, Modality, Task
-from robustmdiff.encoders.encoded import Diagnosis, Encoded
+from robustmdiff.diagnosis.contract import Diagnosis
+from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.tensors import tensors
 from robustmdiff.evaluation.masks import COMPLETE, RATES, Masks, draw_masks, mcar
 from robustmdiff.evaluation.protocol import evaluate
@@ -80,7 +81,7 @@ class Stub(nn.Module):
 
     def diagnose(self, encoded, *, draws=16, seed=0):
         assert not self.training
-        here = encoded.presence()
+        here = encoded.m
         x = encoded.H[..., 0].masked_fill(~here, 0)
         p = torch.from_numpy(posterior(x.numpy(), here.numpy())).float() ** self.sharpen
         return Diagnosis(p / p.sum(1, keepdim=True))
@@ -295,7 +296,7 @@ def test_several_labels_at_once():
 
     class Yes(Stub):
         def diagnose(self, encoded, *, draws=16, seed=0):
-            x = encoded.H[..., 0].masked_fill(~encoded.presence(), 0).sum(1, keepdim=True)
+            x = encoded.H[..., 0].masked_fill(~encoded.m, 0).sum(1, keepdim=True)
             return Diagnosis((x - torch.arange(C)).sigmoid().detach())
 
     patients, calibration = (

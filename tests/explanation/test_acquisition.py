@@ -9,6 +9,7 @@ import torch
 from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.explanation.acquisition import rank_next_tests, spread
+from robustmdiff.labels import Exclusive, Independent
 
 NAMES = ("xray", "ct", "labs", "genes")
 COST = (1.0, 8.0, 0.5, 2.0)
@@ -23,15 +24,13 @@ class Stub:
         )
         self.task = Task(modalities, ("no", "yes"), (0.7, 0.3), multilabel=multilabel)
         self.width, self.floor = torch.tensor(width), floor
-
-    def held_by(self, view):
-        return torch.ones(*view.shape[:-1], 1, dtype=torch.bool)
+        self.views = torch.ones(1, len(NAMES), dtype=torch.bool)  # all were seen together
 
     def imagine(self, encoded, *, view, draws, seed):
         g = torch.Generator().manual_seed(seed)
         noise = torch.randn(draws, generator=g)  # the same for every row
-        added = self.floor + ((view & ~encoded.presence()) * self.width).sum(1)  # [B]
-        own = encoded.H.masked_fill(~encoded.presence()[..., None], 0).sum((1, 2))
+        added = self.floor + ((view & ~encoded.m) * self.width).sum(1)  # [B]
+        own = encoded.H.masked_fill(~encoded.m[..., None], 0).sum((1, 2))
         return (own[:, None] + added[:, None] * noise)[..., None]
 
     def probability(self, x):
@@ -106,7 +105,7 @@ def test_one_draw_has_no_spread():
 def test_spread_of_certain_opposites():
     """Half the draws certain of one class, half of the other: one bit, half the distance."""
     p = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]], dtype=torch.float64)
-    change, surer = spread(p, multilabel=False)
+    change, surer = spread(p, Exclusive())
     assert change.item() == pytest.approx(0.5)
     assert surer.item() == pytest.approx(math.log(2))
 
@@ -114,7 +113,7 @@ def test_spread_of_certain_opposites():
 def test_spread_of_many_labels():
     """Each label is a yes or no of its own; the third never moves."""
     p = torch.tensor([[1.0, 1, 0.3], [0, 1, 0.3]], dtype=torch.float64)
-    change, surer = spread(p, multilabel=True)
+    change, surer = spread(p, Independent())
     assert change.item() == pytest.approx(0.5 / 3)
     assert surer.item() == pytest.approx(math.log(2))
 
@@ -123,9 +122,9 @@ def test_multilabel_is_passed_on():
     model = Stub([0.0, 2.0, 0.0, 0.0], multilabel=True)
     test = rank_next_tests(model, encoded([[1, 0, 1, 1]]), draws=50)[0]
     x = model.imagine(
-        SimpleNamespace(presence=lambda: torch.tensor([[1, 0, 1, 1]]).bool(), H=torch.zeros(1, 4, 1)),
+        SimpleNamespace(m=torch.tensor([[1, 0, 1, 1]]).bool(), H=torch.zeros(1, 4, 1)),
         view=torch.ones(1, 4, dtype=torch.bool), draws=50, seed=0,
     )  # fmt: skip
     own = float(encoded([[1, 0, 1, 1]]).H.nan_to_num().sum())
-    change, _ = spread(model.probability(x + own).double(), multilabel=True)
+    change, _ = spread(model.probability(x + own).double(), Independent())
     assert test.expected_change == pytest.approx(change.item(), rel=1e-6)

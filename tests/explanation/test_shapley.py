@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from robustmdiff.encoders.encoded import Diagnosis, Encoded
+from robustmdiff.diagnosis.contract import Diagnosis
+from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.explanation.shapley import modality_shapley, shapley_values
 
 
@@ -17,7 +18,7 @@ class Stub:
         self.worth, self.rows = worth, []
 
     def diagnose(self, encoded, *, draws=16, seed=0):
-        present = encoded.presence()
+        present = encoded.m
         self.rows.append(len(present))
         return Diagnosis(torch.stack([self.worth(m, h) for m, h in zip(present, encoded.H, strict=True)]))
 

@@ -19,8 +19,11 @@ from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.diagnosis.contract import Diagnosis, DiagnosisModel
+from robustmdiff.diagnosis.losses import Losses
 from robustmdiff.diagnosis.train import train
-from robustmdiff.encoders.encoded import Diagnosis, Encoded
+from robustmdiff.encoders.config import ModelConfig
+from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.training.config import TrainConfig
 
 TASK = Task(
@@ -88,35 +91,30 @@ class ToyEncoders(nn.Module):
         return Encoded(H.flatten(0, 1), segments, H)
 
 
-class Toy(nn.Module):
+class Toy(DiagnosisModel):
     """Noise per patient and step, a loss against a teacher, dropout if asked for."""
 
     def __init__(self, task: Task = TASK, d: int = 5, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.task = task
-        self.encoders = ToyEncoders(d)
+        super().__init__(task, ModelConfig(), ToyEncoders(d))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(d, len(task.classes))
         self.teacher = nn.Linear(d, len(task.classes)).requires_grad_(False)
         self.teacher.load_state_dict(self.head.state_dict())
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
-    def fit(self, batch: Batch) -> None:
-        self.encoders.fit(batch)
-
-    def encode(self, batch: Batch) -> Encoded:
-        return self.encoders(batch)
-
     def logits(self, encoded: Encoded, head: nn.Module) -> Tensor:
-        return head(self.dropout((encoded.H * encoded.presence()[..., None]).sum(1)))
+        return head(self.dropout((encoded.H * encoded.m[..., None]).sum(1)))
 
-    def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> Losses:
         logits = self.logits(encoded.keep(kept), self.head)
         noise = torch.tensor([(zlib.crc32(f"{id} {self.step}".encode()) % 1000) / 1000 for id in batch.ids])
         with torch.no_grad():
             target = self.logits(encoded, self.teacher) + noise[:, None]
         nll = -(batch.label * logits.log_softmax(-1)).sum(-1)
-        return {"class": (weight * nll).mean(), "cons": (logits - target).square().mean()}
+        return Losses(L_class=(weight * nll).mean(), L_cons=(logits - target).square().mean())
+
+    def before_step(self, key: int) -> None:
+        self.step.fill_(key)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -130,7 +128,7 @@ class Toy(nn.Module):
 class SlowToy(Toy):
     """Waits in every step, so that a signal can hit any place of one."""
 
-    def losses(self, *args: Tensor) -> dict[str, Tensor]:
+    def losses(self, *args: Tensor) -> Losses:
         time.sleep(0.02)
         return super().losses(*args)
 

@@ -1,0 +1,99 @@
+"""L_total = lambda_diff L_diff + lambda_cons L_cons + lambda_class L_class + lambda_find L_find.
+
+Every term is a mean over all patients of a batch, and what is not known counts 0 in it. So the parts of a
+batch, weighted by their share of its patients, add up to the whole, however many processes share it or
+parts accumulate its gradient. Divided by the patients whose label is known they would not, and a patient
+would count more the fewer labels its batch mates have. For the same reason a cell of many labels counts the
+same whether or not the patient's others are known: a term is minus the log likelihood of what is known, over
+a number that does not depend on it. RobustMDiff and its baselines share these functions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from robustmdiff.data.batch import Batch
+from robustmdiff.labels import Labels
+from robustmdiff.training.config import TrainConfig
+from robustmdiff.training.contract import Objective
+
+if TYPE_CHECKING:
+    from robustmdiff.diagnosis.contract import DiagnosisModel
+
+
+TERMS = ("diff", "cons", "class", "find")  # of `Losses`, in its order, as the log calls them
+
+
+class Losses(NamedTuple):
+    """The terms of L_total, scalars; 0 where a model has none."""
+
+    L_diff: Tensor | float = 0.0
+    L_cons: Tensor | float = 0.0
+    L_class: Tensor | float = 0.0
+    L_find: Tensor | float = 0.0
+
+
+def total_loss(losses: Losses, c: TrainConfig) -> Tensor | float:
+    """L_total of the paper, and L_find for data whose findings are labelled."""
+    L_diff, L_cons, L_class, L_find = losses
+    return c.lambda_diff * L_diff + c.lambda_cons * L_cons + c.lambda_class * L_class + c.lambda_find * L_find
+
+
+class DiagnosisObjective(Objective):
+    """What training minimises: L_total of a `DiagnosisModel`."""
+
+    model: DiagnosisModel
+
+    def __init__(self, model: DiagnosisModel, config: TrainConfig) -> None:
+        super().__init__(model)
+        self.config = config
+
+    def forward(self, batch: Batch, kept: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = self.model.losses(self.model.encode(batch), batch, kept, weight)
+        total = torch.as_tensor(total_loss(losses, self.config))
+        parts = zip(TERMS, losses, strict=True)
+        return total, {name: torch.as_tensor(x, device=total.device).detach() for name, x in parts}
+
+    def before_step(self, key: int) -> None:
+        self.model.before_step(key)
+
+    def after_step(self) -> None:
+        self.model.after_step()
+
+
+def class_loss(labels: Labels, logits: Tensor, batch: Batch, weight: Tensor) -> Tensor:
+    """L_class: the cross entropy of the classes, patient b counting weight[b] = w_c (`rare_weights`).
+
+    logits [B, C], or [B, R, C]: R answers of each patient, of which the mean counts.
+    """
+    several = logits if logits.dim() == 3 else logits[:, None]
+    each = labels.loss(several, batch.label[:, None], batch.label_known[:, None]).mean(1)
+    return (each * weight).mean()
+
+
+def finding_loss(alone: Tensor, together: Tensor, m: Tensor, batch: Batch) -> Tensor:
+    """L_find: the cross entropy of the findings, said by each modality that is visible and by all together.
+
+    alone logits [B, M, F], of which those where m bool [B, M] is False are not read; together [B, F].
+    """
+    target = batch.findings[:, None].expand_as(alone)
+    each = binary_cross_entropy_with_logits(alone.masked_fill(~m[..., None], 0), target, reduction="none")
+    both = binary_cross_entropy_with_logits(together, batch.findings, reduction="none")
+    return ((mean_where(each, m) + both) * batch.findings_known).mean()
+
+
+def consistency_loss(Z: Tensor, complete: Tensor) -> Tensor:
+    """L_cons = |Z(m) - Z(1)|^2, the mean over its elements: Z of what the student sees, and the teacher's
+    of everything that was observed, both [B, d_h]."""
+    return (Z - complete).square().mean()
+
+
+def mean_where(x: Tensor, m: Tensor) -> Tensor:
+    """The mean over the modalities that are visible: x [B, M, ...], m bool [B, M] -> [B, ...]; 0 where none
+    is. What stands at the others is finite and counts 0."""
+    weight = m.to(x.dtype).view(*m.shape, *[1] * (x.dim() - 2))
+    return (x * weight).sum(1) / weight.sum(1).clamp(min=1)

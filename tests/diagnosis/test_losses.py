@@ -1,0 +1,147 @@
+"""The terms of L_total against sums written out, and that parts of a batch add up to the whole."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from robustmdiff.data.batch import Batch
+from robustmdiff.diagnosis.losses import (
+    DiagnosisObjective,
+    Losses,
+    class_loss,
+    consistency_loss,
+    finding_loss,
+    mean_where,
+    total_loss,
+)
+from robustmdiff.labels import Exclusive, Independent
+from robustmdiff.training.config import TrainConfig
+
+B, M, C, F = 7, 3, 4, 5
+BOTH = pytest.mark.parametrize("labels", [Exclusive(), Independent()], ids=["one-label", "many-labels"])
+
+
+def draw(seed: int = 0) -> tuple[Batch, torch.Tensor]:
+    """Labels of which some rows are known, some not, some in part; and weights."""
+    g = torch.Generator().manual_seed(seed)
+    label = torch.eye(C)[torch.randint(C, (B,), generator=g)].double()
+    known = torch.rand(B, C, generator=g) < 0.6
+    known[1], known[4] = True, False
+    batch = Batch(
+        ids=tuple(map(str, range(B))),
+        presence=torch.ones(B, M, dtype=torch.bool),
+        inputs={},
+        label=label,
+        label_known=known,
+        findings=(torch.rand(B, F, generator=g) < 0.5).double(),
+        findings_known=torch.rand(B, F, generator=g) < 0.5,
+    )
+    return batch, torch.rand(B, generator=g, dtype=torch.float64) + 0.5
+
+
+def rows(batch: Batch, where: slice) -> Batch:
+    fields = (batch.presence, batch.label, batch.label_known, batch.findings, batch.findings_known)
+    presence, *rest = (each[where] for each in fields)
+    return Batch(batch.ids[where], presence, {}, *rest)
+
+
+def nats(logit: torch.Tensor, holds: torch.Tensor) -> float:
+    p = 1 / (1 + math.exp(-float(logit)))
+    return -math.log(p if holds else 1 - p)
+
+
+def test_the_class_loss_of_one_label_is_a_mean_over_all_patients():
+    batch, weight = draw()
+    logits = torch.randn(B, C, dtype=torch.float64)
+    expected = 0.0
+    for b in range(B):
+        if batch.label_known[b].all():
+            p = logits[b].softmax(-1)[int(batch.label[b].argmax())]
+            expected -= float(weight[b] * p.log()) / B
+    assert expected > 0
+    assert float(class_loss(Exclusive(), logits, batch, weight)) == pytest.approx(expected)
+
+
+def test_the_class_loss_of_many_labels_is_a_mean_over_all_cells():
+    batch, weight = draw()
+    logits = torch.randn(B, C, dtype=torch.float64)
+    expected = sum(
+        float(weight[b]) * nats(logits[b, c], batch.label[b, c]) / (B * C)
+        for b, c in batch.label_known.nonzero().tolist()
+    )
+    assert float(class_loss(Independent(), logits, batch, weight)) == pytest.approx(expected)
+
+
+@BOTH
+def test_of_several_answers_the_mean_counts(labels):
+    batch, weight = draw()
+    logits = torch.randn(B, 2, C, dtype=torch.float64)
+    each = [class_loss(labels, logits[:, r], batch, weight) for r in range(2)]
+    torch.testing.assert_close(class_loss(labels, logits, batch, weight), sum(each) / 2)
+
+
+def test_the_finding_loss_is_of_each_visible_modality_and_of_all():
+    batch, _ = draw(1)
+    alone, together = torch.randn(B, M, F).double(), torch.randn(B, F).double()
+    m = torch.rand(B, M, generator=torch.Generator().manual_seed(2)) < 0.5
+    m[2] = False
+    expected = 0.0
+    for b, f in batch.findings_known.nonzero().tolist():
+        holds = batch.findings[b, f]
+        visible = m[b].nonzero()[:, 0].tolist()
+        own = sum(nats(alone[b, i, f], holds) for i in visible) / max(len(visible), 1)
+        expected += (own + nats(together[b, f], holds)) / (B * F)
+    hidden = alone.masked_fill(~m[..., None], float("nan"))  # never read
+    assert float(finding_loss(hidden, together, m, batch)) == pytest.approx(expected)
+
+
+@BOTH
+def test_parts_add_up_to_the_whole_however_labels_lie(labels):
+    """Measured: 1.1e-16, the rounding of float64."""
+    batch, weight = draw()
+    logits = torch.randn(B, C, dtype=torch.float64)
+    alone, together = torch.randn(B, M, F).double(), torch.randn(B, F).double()
+    m = torch.rand(B, M, generator=torch.Generator().manual_seed(3)) < 0.5
+
+    def terms(w: slice) -> torch.Tensor:
+        part = rows(batch, w)
+        return torch.stack(
+            [class_loss(labels, logits[w], part, weight[w]), finding_loss(alone[w], together[w], m[w], part)]
+        )
+
+    parts = sum(terms(w) * len(batch.ids[w]) / B for w in (slice(0, 2), slice(2, 5), slice(5, B)))
+    torch.testing.assert_close(parts, terms(slice(0, B)), rtol=1e-14, atol=0)
+
+
+def test_consistency_is_a_mean_square():
+    Z, complete = torch.tensor([[1.0, 2]]), torch.tensor([[0.0, 4]])
+    assert float(consistency_loss(Z, complete)) == 2.5
+
+
+def test_the_mean_over_what_is_visible():
+    x = torch.tensor([[1.0, 2, 6], [3, 4, 5]])
+    m = torch.tensor([[True, False, True], [False] * 3])
+    assert mean_where(x, m).tolist() == [3.5, 0]
+    assert mean_where(x[..., None].expand(2, 3, 4), m).shape == (2, 4)
+
+
+def test_the_total_weighs_each_term_by_its_own_lambda():
+    config = TrainConfig(lambda_diff=2, lambda_cons=3, lambda_class=5, lambda_find=7)
+    assert total_loss(Losses(L_diff=1, L_cons=10, L_class=100, L_find=1000), config) == 7532
+    assert total_loss(Losses(L_class=1.0), config) == 5
+
+
+def test_the_objective_names_its_terms():
+    class Stub(torch.nn.Module):
+        def encode(self, batch):
+            return batch
+
+        def losses(self, encoded, batch, kept, weight):
+            return Losses(L_class=torch.tensor(0.5), L_cons=torch.tensor(4.0))
+
+    total, terms = DiagnosisObjective(Stub(), TrainConfig(lambda_cons=0.25, lambda_class=1))(None, None, None)
+    assert float(total) == 1.5
+    assert {name: float(x) for name, x in terms.items()} == {"diff": 0, "cons": 4, "class": 0.5, "find": 0}
