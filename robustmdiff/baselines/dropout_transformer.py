@@ -72,7 +72,7 @@ class DropoutTransformer(DiagnosisModel):
         )
 
     @torch.no_grad()
-    def diagnose(self, encoded: Encoded, *, draws: int = 16, seed: int = 0) -> Diagnosis:
+    def diagnose(self, encoded: Encoded, *, draws: int | None = None, seed: int = 0) -> Diagnosis:
         """Deterministic: draws and seed change nothing."""
         fused = self._fuse(encoded)
         logits = self.head(fused)

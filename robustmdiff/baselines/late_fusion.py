@@ -52,6 +52,6 @@ class LateFusion(DiagnosisModel):
         )
 
     @torch.no_grad()
-    def diagnose(self, encoded: Encoded, *, draws: int = 16, seed: int = 0) -> Diagnosis:
+    def diagnose(self, encoded: Encoded, *, draws: int | None = None, seed: int = 0) -> Diagnosis:
         """Deterministic: draws and seed change nothing."""
         return Diagnosis(self.labels.probability(self._logits(encoded)[2]))

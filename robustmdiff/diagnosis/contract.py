@@ -60,8 +60,9 @@ class DiagnosisModel(nn.Module, ABC):
         weight[b] of L_class; `kept` bool [B, M] is what the student may see of the batch."""
 
     @abstractmethod
-    def diagnose(self, encoded: Encoded, *, draws: int = 16, seed: int = 0) -> Diagnosis:
-        """What is visible -> the probability of each class; a model that makes no draws ignores both."""
+    def diagnose(self, encoded: Encoded, *, draws: int | None = None, seed: int = 0) -> Diagnosis:
+        """What is visible -> the probability of each class. draws: the config's unless given; a model that
+        makes none ignores both."""
 
     def observe(self, encoded: Encoded) -> Tensor | None:
         """The latent [B, D] of what is visible, by which patients unlike the training data are told; None

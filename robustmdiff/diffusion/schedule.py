@@ -71,7 +71,8 @@ class Schedule:
         return (1 - self.betas).cumprod(0)
 
     def at(self, t: Tensor) -> Level:
-        """The levels of timesteps t, int64 [...], on its device (Ho et al. 2020, eq. 4)."""
+        """The levels of timesteps t, int64 [...], on its device: q(x_t | x_0) = N(a x_0, s^2 I), what all
+        steps q(x_t | x_{t-1}) up to t make of x_0 (Ho et al. 2020, eq. 4)."""
         alpha_bar = self.alphas_cumprod.to(t.device)[t]
         return Level(t, alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
 

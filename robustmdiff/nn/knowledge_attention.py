@@ -60,7 +60,8 @@ class KnowledgeAttention(nn.Module):
         return (self.strength * self.log_prior).masked_fill(self.absent, -torch.inf)
 
     def forward(self, H: Tensor, K: Tensor) -> Tensor:
-        """H [N, d], K [k, concept_d] -> [N, d]; errors as in robustmdiff.ops.knowledge_attention."""
+        """A_med K, joined over the heads: H [N, d], K [k, concept_d] -> [N, d]; errors as in
+        robustmdiff.ops.knowledge_attention."""
         q = self.Q(H).unflatten(-1, (self.heads, self.d_k))  # [N, heads, d_k]
         if self.folds:
             read = knowledge_attention(self._fold(q), K, self.prior(), scale=self.d_k**-0.5)  # A_med K

@@ -56,7 +56,7 @@ class MaskingCurriculum:
         return min(1.0, progress / self.r) if self.r > 0 else 1.0
 
     def p_mask(self, progress: float) -> Tensor:
-        """float32 [M], the drop rate of each modality at this progress."""
+        """p_mask(i, e), float32 [M]: the drop rate of each modality at this progress."""
         p = self.p_min + (self.p_max - self.p_min) * self.ramp(progress)
         return (p * self._scales()).clamp(max=1.0)
 

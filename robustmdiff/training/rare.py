@@ -15,7 +15,7 @@ def class_frequency(label: Tensor, label_known: Tensor) -> Tensor:
 
 
 def rare_weights(label: Tensor, label_known: Tensor, gamma: float) -> Tensor:
-    """float32 [n], mean 1: each patient weighs (f_max / f_c)^gamma for the class c they have.
+    """float32 [n], mean 1: each patient weighs w_c = (f_max / f_c)^gamma for the class c they have.
 
     With several positive classes the largest counts, that is the rarest class (a sum would let a
     patient with three common diseases outweigh one with a rare one). No known positive class

@@ -48,6 +48,11 @@ def predicted_x0(output: Tensor, sample: Tensor, a: Tensor, b: Tensor, predictio
     return a * sample - b * output
 
 
+def posterior_mean(x0: Tensor, sample: Tensor, c: Coefficients) -> Tensor:
+    """mu_theta(x_t, t), the mean of q(x_{t-1} | x_t, x_0) at the estimate of x_0 (Ho et al. 2020, eq. 7)."""
+    return c.weight_x0 * x0 + c.weight_xt * sample
+
+
 def learned_deviation(variance_output: Tensor, log_min: Tensor | float, log_max: Tensor | float) -> Tensor:
     share = (variance_output + 1) / 2
     return torch.exp(0.5 * (share * log_max + (1 - share) * log_min))
@@ -74,7 +79,7 @@ def ddpm_step(
         model_output = uncond + guidance * (model_output - uncond)
     a, b = c.sqrt_alpha_bar, c.sqrt_beta_bar
     x0 = clipped(predicted_x0(model_output, sample, a, b, prediction), clip)
-    mean = c.weight_x0 * x0 + c.weight_xt * sample
+    mean = posterior_mean(x0, sample, c)
     sigma = c.sigma
     deviation = sigma
     if variance_output is not None:
