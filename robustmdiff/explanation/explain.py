@@ -28,6 +28,7 @@ from robustmdiff.explanation.record import (
     TextView,
 )
 from robustmdiff.explanation.shapley import modality_shapley
+from robustmdiff.labels import Labels, labels_of
 from robustmdiff.refusal import Refusal
 
 INTERVAL = (0.05, 0.95)
@@ -131,15 +132,15 @@ def _classes(
             prevalence=task.prevalence[c],
             rare=name in task.rare,
             in_set=None if in_set is None else in_set[c],
-            recorded=_recorded(patient, name, task.multilabel),
+            recorded=_recorded(patient, name, labels_of(task)),
         )
         for c, (name, p) in enumerate(zip(task.classes, probability.tolist(), strict=True))
     ]
     return tuple(sorted(rows, key=lambda row: -row.probability))
 
 
-def _recorded(patient: Patient, name: str, multilabel: bool) -> bool | None:
-    if not multilabel and any(patient.labels.values()):
+def _recorded(patient: Patient, name: str, labels: Labels) -> bool | None:
+    if labels.exclusive and any(patient.labels.values()):
         return bool(patient.labels.get(name, False))
     return patient.labels.get(name)
 
