@@ -55,11 +55,11 @@ class Integration(nn.Module):
     """Z(m), layer-normalised without affine so that its scale is fixed (the diffusion needs one
     and a consistency term cannot shrink it). Nothing present: a learned prior."""
 
-    def __init__(self, config: ModelConfig, modalities: int, log_prevalence: Tensor) -> None:
+    def __init__(self, config: ModelConfig, modalities: int, log_pi: Tensor) -> None:
         super().__init__()
         d = config.d_h
         self.layers = nn.ModuleList(CrossModalLayer(config, modalities) for _ in range(config.fusion_layers))
-        self.knowledge = KnowledgeAttention(d, config.heads, log_prior=log_prevalence)
+        self.knowledge = KnowledgeAttention(d, config.heads, log_prior=log_pi)
         self.W = MaskAdaptiveWeights(modalities, d, config.rank)
         self.prior = nn.Parameter(torch.randn(d))
         self.norm = nn.LayerNorm(d, elementwise_affine=False)

@@ -79,7 +79,8 @@ class RobustMDiff(DiagnosisModel):
         self.concepts = ConceptEmbedding(concepts, d, config.heads, read)
         self.text = next((m.name for m in task.modalities if m.kind == "text"), None)
         self.evidence = FindingEvidence(d, M, F)
-        self.integration = Integration(config, M, log_prevalence(concepts))
+        log_pi = torch.from_numpy(concepts.prevalence).float().clamp(min=1e-9).log()  # NaN where unknown
+        self.integration = Integration(config, M, log_pi)
         self.teacher = copy.deepcopy(self.integration).requires_grad_(False)
 
         self.latent = d + F
@@ -253,13 +254,6 @@ class RobustMDiff(DiagnosisModel):
         else:
             findings = torch.sigmoid(self.finding_prior + evidence)
         return Diagnosis(p.mean(1), p.transpose(0, 1), findings.mean(1))
-
-
-def log_prevalence(concepts: ConceptTable) -> Tensor:
-    """float32 [k]; a concept of unknown prevalence counts as an average one."""
-    log = torch.from_numpy(concepts.prevalence).float().clamp(min=1e-9).log()
-    known = ~log.isnan()
-    return torch.where(known, log, log[known].mean() if known.any() else torch.zeros(()))
 
 
 def class_frequencies(task: Task, concepts: ConceptTable, labels: Labels) -> Tensor:

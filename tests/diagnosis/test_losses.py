@@ -100,7 +100,7 @@ def test_the_finding_loss_is_of_each_visible_modality_and_of_all():
 
 @BOTH
 def test_parts_add_up_to_the_whole_however_labels_lie(labels):
-    """Measured: 1.1e-16, the rounding of float64."""
+    """Measured: at most 4.4e-16 of their value in 50 draws."""
     batch, weight = draw()
     logits = torch.randn(B, C, dtype=torch.float64)
     alone, together = torch.randn(B, M, F).double(), torch.randn(B, F).double()

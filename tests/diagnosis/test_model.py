@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustmdiff.data.patient import Patient
-from robustmdiff.diagnosis.model import RobustMDiff, class_frequencies, log_prevalence
+from robustmdiff.diagnosis.model import RobustMDiff, class_frequencies
 from robustmdiff.diagnosis.noise import PatientNoise
 from robustmdiff.diagnosis.views import fullest, held_by
 from robustmdiff.labels import Exclusive
@@ -170,7 +170,7 @@ def test_a_finding_without_a_concept_is_refused(study):
         RobustMDiff(task, study.config, study.cohort.concepts())
 
 
-def test_prevalence_and_frequencies_arrive_in_the_tasks_order(study):
+def test_frequencies_arrive_in_the_tasks_order(study):
     concepts, task = study.cohort.concepts(), study.cohort.task
     frequency = class_frequencies(task, concepts, Exclusive())
     assert frequency.shape == (12, 42)
@@ -178,4 +178,12 @@ def test_prevalence_and_frequencies_arrive_in_the_tasks_order(study):
     disease = [concepts.name[i] for i in concepts.indices("disease")].index(task.classes[c])
     finding = [concepts.name[i] for i in concepts.indices("finding")].index(task.findings[f])
     assert float(frequency[c, f]) == pytest.approx(float(concepts.frequency[disease, finding]), nan_ok=True)
-    assert log_prevalence(concepts).isfinite().all()
+
+
+def test_a_concept_of_unknown_prevalence_counts_as_an_average_one(study, model):
+    log_pi = torch.from_numpy(study.cohort.concepts().prevalence).log()
+    known = log_pi.isfinite()
+    assert 0 < int(known.sum()) < len(known)
+    found = model.integration.knowledge.log_prior
+    torch.testing.assert_close(found[known], log_pi[known])
+    torch.testing.assert_close(found[~known], log_pi[known].mean().expand(int((~known).sum())))

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from robustmdiff.baselines.late_fusion import LateFusion
+from robustmdiff.baselines.mask_only import MaskOnly
+from robustmdiff.diagnosis.contract import DiagnosisModel
+from robustmdiff.diagnosis.losses import DiagnosisObjective
+from robustmdiff.training.config import TrainConfig
+
+
+def test_losses_and_diagnose_are_a_models_own(study):
+    class Neither(DiagnosisModel):
+        pass
+
+    with pytest.raises(TypeError, match=r"abstract.*diagnose.*losses"):
+        Neither(study.cohort.task, study.config, None)
+
+
+def test_a_model_that_says_no_more_has_the_defaults(study):
+    """It encodes with its encoders, which learn the scales of values, and has no latent to compare."""
+    fields = tuple(
+        dataclasses.replace(f, reference=None) for f in study.cohort.task.modality("structured").fields
+    )
+    modalities = [
+        dataclasses.replace(m, fields=fields) if m.name == "structured" else m
+        for m in study.cohort.task.modalities
+    ]
+    task = dataclasses.replace(study.cohort.task, modalities=tuple(modalities))
+    model, batch = LateFusion(task, study.config), study.collator(study.patients)
+    before = model.encoders.encoders["structured"].centre.clone()
+    model.fit(batch)
+    assert not torch.equal(model.encoders.encoders["structured"].centre, before)
+    encoded = model.encode(batch)
+    assert encoded.m.shape == (13, len(task.modalities))
+    assert model.observe(encoded) is None
+    assert (model.concept_table, model.renamed) == (None, {})
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    model.before_step(7)
+    model.after_step()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert isinstance(model.objective(TrainConfig()), DiagnosisObjective)
+
+
+def test_a_model_without_encoders_has_nothing_to_fit(study):
+    model, batch = MaskOnly(study.cohort.task, study.config), study.collator(study.patients)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    model.fit(batch)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert model.encode(batch).m.shape == (13, len(study.cohort.task.modalities))
