@@ -15,7 +15,8 @@ def tensors(batch: Batch[Any], device: torch.device | str = "cpu") -> Batch[Tens
     on the CPU an array and its tensor share their memory."""
 
     def move(array: Any) -> Tensor:
-        return torch.as_tensor(array).to(device, non_blocking=True)
+        tensor = array if isinstance(array, Tensor) else torch.from_numpy(array)
+        return tensor.to(device, non_blocking=True)
 
     return Batch(
         ids=batch.ids,
