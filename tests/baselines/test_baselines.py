@@ -16,6 +16,7 @@ from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.tensors import tensors
+from robustmdiff.models import MODELS
 
 NAMES = ("picture", "labs", "genes")
 CONFIG = ModelConfig(d_h=24, layers=1, heads=3, patch=8, dropout=0.0)
@@ -56,20 +57,19 @@ def patient(i, has=(True, True, True), values=(7.0, 11.0), label=None, cells=2):
 PATTERNS = [(1, 1, 1), (0, 1, 0), (1, 0, 1), (0, 0, 0), (1, 1, 0), (0, 0, 1), (1, 0, 0)]
 WARD = [patient(i, has) for i, has in enumerate(PATTERNS)]
 KEPT = torch.tensor([[1, 0, 1], [1, 1, 1], [0, 0, 1], [1, 1, 1], [0, 0, 0], [1, 1, 1], [1, 0, 1]]).bool()
-MODELS = {
-    "late fusion": LateFusion,
-    "dropout transformer": DropoutTransformer,
-    "mask only": MaskOnly,
-    "labs only": lambda task, config: SingleModality(task, config, "labs"),
-    "picture only": lambda task, config: SingleModality(task, config, "picture"),
-}
+OPTIONS = {"single_modality": ({"name": "labs"}, {"name": "picture"})}
+CASES = [
+    (name, options) for name, kind in MODELS.items() if kind.baseline for options in OPTIONS.get(name, ({},))
+]
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=CASES, ids=lambda case: " ".join([case[0], *case[1].values()]))
 def make(request):
     def build(multilabel=False, untrained=False):
         torch.manual_seed(0)
-        model = MODELS[request.param](make_task(multilabel), CONFIG)
+        name, options = request.param
+        build = MODELS[name].build
+        model = build(make_task(multilabel), CONFIG, concepts=None, tokenizer=None, **options)
         if not untrained:  # heads start at the prevalence: move everything off its start
             with torch.no_grad():
                 for parameter in model.parameters():

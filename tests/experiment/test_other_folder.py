@@ -206,7 +206,7 @@ def test_a_run_is_measured_on_people_it_has_never_seen(run, one, tmp_path):
     }
     found = results.probability["RobustMDiff"][COMPLETE]
     for i in range(PEOPLE):
-        both = [expected[f"p{i}", name][0] for name in trained.task.classes]
+        both = [expected[f"p{i}", name] for name in trained.task.classes]
         assert found[i].tolist() == pytest.approx(both, abs=1e-5)
 
 
