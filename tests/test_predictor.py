@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -99,6 +100,19 @@ def test_the_same_answers_in_threads(predictor, folder):
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda patient: fresh.diagnose(patient, draws=4), patients)) == expected
     assert isinstance(expected[0], Answer)
+
+
+def test_the_same_explanations_in_threads(predictor, folder):
+    patients = predictor.patients(folder)[:4]
+
+    def ask(patient):
+        labs = replace(patient, modalities={"labs": patient.modalities["labs"]})
+        why = predictor.explain(labs, draws=4).to_json()
+        return json.dumps(why), predictor.next_test(labs, draws=4), predictor.diagnose(patient, draws=4)
+
+    expected = list(map(ask, patients))
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, patients)) == expected
 
 
 IN_ANOTHER_PROCESS = """

@@ -58,6 +58,7 @@ def verify(
         "Classes": there.counts.classes,
         "Sites": there.counts.sites,
         "Splits": there.splits,
+        "Of this format": [{"what": what, "count": count} for what, count in more.items()],
     }
     result = {**there.counts._asdict(), "splits": there.splits, "more": more, "warnings": said}
     people = f"{there.counts.patients} records of {there.counts.people} people"

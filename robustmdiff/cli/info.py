@@ -10,6 +10,7 @@ import typer
 
 from robustmdiff.cli.arguments import AsJson
 from robustmdiff.cli.show import show
+from robustmdiff.models import MODELS
 
 
 def info(
@@ -28,7 +29,7 @@ def info(
 
 
 def describe_installation() -> dict[str, Any]:
-    """Versions, the native module or the reason why it is not there, and the backends of each op."""
+    """Versions, the native module or the reason why it is not there, the backends of each op, the models."""
     import importlib.metadata
 
     import torch
@@ -51,6 +52,7 @@ def describe_installation() -> dict[str, Any]:
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "no device",
         "native": _native.reason or "loaded",
         **{name: ", ".join(b.name for b in op.backends) for name, op in sorted(Op.registry.items())},
+        **{f"model {name}": kind.about for name, kind in MODELS.items()},
     }
 
 

@@ -13,6 +13,8 @@ import pytest
 from robustmdiff.cli.explain import explain_run
 from robustmdiff.cli.predict import predict_run
 from robustmdiff.data.patient import DataError
+from robustmdiff.data.pictures.read import ImageFile
+from robustmdiff.data.sources.folder import LOOKED_AT
 from robustmdiff.data.splits import load_split
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.evaluation.masks import COMPLETE
@@ -250,6 +252,18 @@ def test_who_only_asks_reads_no_ontology(run, one, monkeypatch):
     id = load_split(run / "split.json")["test"][0]
     assert {row["patient"] for row in predict_run(run, ids=[id], draws=2)} == {id}
     evaluate_run(run, draws=2, replicates=10)
+
+
+def test_one_patient_does_not_decode_a_collection(run, one, monkeypatch):
+    decoded = []
+    pixels = ImageFile.pixels
+    monkeypatch.setattr(ImageFile, "pixels", lambda image: decoded.append(image.path) or pixels(image))
+    id = load_split(run / "split.json")["test"][0]
+    for data in (None, one):
+        decoded.clear()
+        assert {row["patient"] for row in predict_run(run, data=data, ids=[id], draws=2)} == {id}
+        assert len(set(decoded)) <= LOOKED_AT + 1 < PEOPLE / 4  # whether all are dark is seen from a few
+        assert str(one / f"{id[1:]}.npy") in decoded
 
 
 def test_the_own_folder_whose_task_says_another_thing_since_is_refused(own):
