@@ -11,7 +11,6 @@ import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustmdiff.data.spelling import did_you_mean
 from robustmdiff.data.task import Modality
 from robustmdiff.encoders.config import EncoderConfig
 from robustmdiff.encoders.kinds import ENCODERS
@@ -42,8 +42,7 @@ def load_own(modality: Modality, config: EncoderConfig) -> nn.Module:
     where = getattr(module, "__file__", None) or path
     if found is None:
         classes = [n for n, x in vars(module).items() if isinstance(x, type) and issubclass(x, nn.Module)]
-        close = get_close_matches(name, classes, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = did_you_mean(name, classes)
         raise _refusal(modality, f"is not there: {where} has no {name!r}{hint}", "the name of a class in it")
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         what = f"class {found.__name__}" if isinstance(found, type) else type(found).__name__
