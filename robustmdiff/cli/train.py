@@ -49,7 +49,8 @@ def train(
     encoder: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="MODALITY=MODEL", help="Read a modality with a transformers model: text=FOLDER or a name."
+            metavar="MODALITY=MODEL",
+            help="Read a modality with a transformers model (text=FOLDER or a name) or package.module:Class.",
         ),
     ] = None,
     ontology: Annotated[
