@@ -53,9 +53,9 @@ class Cohort:
         n, (M, F) = len(self), self.table.sensitivity.shape
         p = missingness.missing_probability(self.mechanism(), self.drawn)
         self.presence = stream(config, "presence").random((n, M)) >= p[:, :M]
-        panels = np.array([m.kind == "values" for m in self.task.modalities])[:, None]
+        self._panels = np.array([m.kind == "values" for m in self.task.modalities])  # bool [M]
         hidden = stream(config, "cells").random((n, M, F)) < p[:, M, None, None]
-        self.cells = self.table.visible & ~(panels & hidden)
+        self.cells = self.table.visible & ~(self._panels[:, None] & hidden)
         self.degraded = stream(config, "degraded").random((n, M)) < config.degraded
         self.patients = Patients(self)
 
@@ -138,8 +138,7 @@ class Cohort:
 
     def _cells(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values missing and measured, [n] each, in the panels that the patients have."""
-        panels = np.array([m.kind == "values" for m in self.task.modalities])
-        shown = self.table.visible & panels[:, None] & self.presence[rows][..., None]
+        shown = self.table.visible & self._panels[:, None] & self.presence[rows][..., None]
         measured = (shown & self.cells[rows]).sum(axis=(1, 2))
         return shown.sum(axis=(1, 2)) - measured, measured
 
