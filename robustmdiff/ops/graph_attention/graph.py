@@ -49,13 +49,17 @@ class Graph(NamedTuple):
         target = _indices("target", target, len(source), num_nodes)
         if relation is not None:
             relation = _indices("relation", relation, len(source), None)
-        device, target = source.device, target.cpu().numpy()
-        rowptr, col, order = csr_from_edges(source.cpu().numpy(), target, num_nodes)
-        out_rowptr, out_target, out_edge = csr_from_edges(target[order], col, num_nodes)
-        if relation is not None:
-            relation = relation.cpu()[torch.from_numpy(order)]
-        graph = (rowptr, col, relation, out_rowptr, out_target, out_edge)
-        return cls(*(torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in graph)).to(device)
+        ends = source.cpu().numpy(), target.cpu().numpy()
+        rowptr, col, order = csr_from_edges(*ends, num_nodes)
+        out_rowptr, out_target, out_edge = csr_from_edges(ends[1][order], col, num_nodes)
+        return cls(
+            torch.from_numpy(rowptr),
+            torch.from_numpy(col),
+            None if relation is None else relation.cpu()[torch.from_numpy(order)],
+            torch.from_numpy(out_rowptr),
+            torch.from_numpy(out_target),
+            torch.from_numpy(out_edge),
+        ).to(source.device)
 
     def to(self, device: torch.device | str) -> Graph:
         return Graph(*(None if x is None else x.to(device) for x in self))  # type: ignore[arg-type]
