@@ -111,7 +111,7 @@ setup(
         *(f"robustmdiff.kernels.{op}" for op in find_packages("kernels")),
     ],
     package_dir={"robustmdiff.kernels": "kernels"},
-    package_data={"": ["*.html", "*.json", "*.csv", "*.yaml"]},
+    package_data={"": ["*.html", "*.json", "*.csv", "*.yaml", "py.typed"]},
     ext_modules=[Extension(name, sources=[], optional=False) for name in modules],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -237,6 +237,20 @@ class ConceptTable:
         )
 
 
+NOTHING_KNOWN = ConceptTable(
+    id=(),
+    name=(),
+    definition=(),
+    kind=(),
+    prevalence=np.zeros(0, np.float32),
+    source=np.zeros(0, np.int64),
+    target=np.zeros(0, np.int64),
+    relation=np.zeros(0, np.int64),
+    relations=(),
+    frequency=SparseTable.empty(0, 0),
+)
+
+
 def inverse_relation(relation: str) -> str:
     """Name of the relation in the other direction: "is_a" gives "has_subclass"."""
     return INVERSES.get(relation, f"inverse_{relation}")
