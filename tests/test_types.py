@@ -1,0 +1,36 @@
+"""The package ships its types: a project that imports it is checked against them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CONSUMER = """\
+from robustmdiff import Predictor, RobustMDiffClassifier
+
+reveal_type(Predictor.from_pretrained("runs/demo").task.classes)
+RobustMDiffClassifier(epochs="many")
+"""
+
+
+def test_a_project_that_imports_it_sees_its_types(tmp_path):
+    """Installed as a wheel would be, into an environment that has nothing else: quick, and enough."""
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    site = sysconfig.get_path("purelib", "venv", {"base": environment, "platbase": environment})
+    built = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", tmp_path, "build_py"]
+    subprocess.run([*built, "--build-lib", site], cwd=ROOT, check=True, capture_output=True)
+    (tmp_path / "consumer.py").write_text(CONSUMER, encoding="utf-8")
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--python-executable", environment / "bin" / "python", "consumer.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert checked.stderr == ""
+    assert 'note: Revealed type is "tuple[str, ...]"' in checked.stdout.replace("builtins.", "")
+    assert 'Argument "epochs" to "RobustMDiffClassifier" has incompatible type "str"' in checked.stdout
+    assert "Found 1 error in 1 file" in checked.stdout
