@@ -47,8 +47,9 @@ format: $(READY)  ## rewrite the code in the house's format
 bench: $(READY)  ## measure the kernels beside their peers and the machine's limits
 	$(BIN)/python -m pytest benchmarks
 
-docs: $(READY)  ## check that every command and every link in the docs works
-	$(BIN)/python -m pytest tests/test_docs.py
+docs: $(READY)  ## build the site with the reference into site/, and run every example, command and link in it
+	$(BIN)/python -m mkdocs build --quiet --strict
+	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_docs.py
 
 clean:  ## remove the environment, the build and the caches; runs/ stays
-	rm -rf .venv build *.egg-info robustmdiff/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build site *.egg-info robustmdiff/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

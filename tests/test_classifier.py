@@ -27,7 +27,7 @@ QUICK = {"sizes": SMALL, "epochs": 5, "batch_size": 32, "learning_rate": 1e-2, "
 
 
 def checks() -> Iterator[Any]:
-    """Those of scikit-learn, none left out; its largest table is fast once, slow for other kinds of memory."""
+    """Those of scikit-learn, none left out; the largest table once, and slowly in other kinds of memory."""
     for estimator, check in estimator_checks_generator(RobustMDiffClassifier(**QUICK)):
         name = check.func.__name__ + "".join(f"-{value}" for value in check.keywords.values())
         slow = "check_classifiers_train-" in name

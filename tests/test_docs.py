@@ -1,7 +1,8 @@
 """What README.md and docs/ say is so: links lead somewhere, commands parse, examples run.
 
 A block marked ```python fragment needs objects or files that the page only talks about: it is
-parsed and its imports are made. Numbers of patients and epochs are made small before a block runs.
+parsed and its imports are made. Numbers of patients and epochs are made small before a block runs. A guide
+is run as a whole, commands and blocks in turn.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -20,14 +22,18 @@ import typer
 
 from robustmdiff.cli.main import app
 from robustmdiff.cli.pairs import pairs
+from robustmdiff.experiment.run import train_run
+from robustmdiff.experiment.studies import Source, load_study
 from robustmdiff.testing import OPS
-from robustmdiff.training.config import load_config, make_config
+from robustmdiff.training.config import TrainConfig, load_config, make_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
-RUN_ELSEWHERE = [  # tests/ops/test_docs.py and tests/ops/test_adding_an_op.py
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+RUN_ELSEWHERE = [  # tests/ops/test_docs.py, tests/ops/test_adding_an_op.py, and each guide as a whole
     *(ROOT / "docs" / "ops" / f"{op}.md" for op in OPS),
     ROOT / "docs" / "adding_an_op.md",
+    *GUIDES,
 ]
 SMALLER = {  # in examples that run
     r'("train": )\d{2,}': r"\g<1>24",
@@ -35,6 +41,7 @@ SMALLER = {  # in examples that run
     r"(patients=)\d+": r"\g<1>110",  # about as many as `reader_check` needs
     r"(rare_per_class=)\d+": r"\g<1>2",
     r"(epochs=)\d+": r"\g<1>1",
+    r"(--replicates )\d+": r"\g<1>9",
 }
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -88,6 +95,16 @@ def mentioned(page: Path) -> Iterator[list[str]]:
         yield command.split("|")[0].split()
 
 
+def public() -> Iterator[tuple[str, str]]:
+    """(module, name) of every `__all__`, but for what comes from other packages."""
+    for path in sorted((ROOT / "robustmdiff").rglob("*.py")):
+        if "\n__all__ = " in path.read_text(encoding="utf-8"):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            for each in import_module(module).__all__:
+                if getattr(import_module(module), each).__module__.startswith("robustmdiff"):
+                    yield module, each
+
+
 COMMANDS = [pytest.param(c, id=f"{name(p)}: {' '.join(c)}") for p in PAGES for c in commands(p)]
 MENTIONED = [pytest.param(c, id=f"{name(p)}: {' '.join(c)}") for p in PAGES for c in mentioned(p)]
 EXAMPLES = [
@@ -96,6 +113,7 @@ EXAMPLES = [
     if page not in RUN_ELSEWHERE
     for i, (more, block) in enumerate(blocks(page, "python"))
 ]
+PUBLIC = list(public())
 GROUP = typer.main.get_command(app)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
@@ -145,10 +163,24 @@ def test_a_command_in_a_sentence_exists(words):
     assert {word for word in words if word.startswith("--")} <= known
 
 
-@pytest.mark.parametrize(("page", "more", "block"), EXAMPLES)
-def test_an_example_runs(page, more, block, tmp_path, monkeypatch):
+def smaller(text: str) -> str:
     for pattern, small in SMALLER.items():
-        block = re.sub(pattern, small, block)
+        text = re.sub(pattern, small, text)
+    return text
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    """A small run on the built-in cohort, in the place of the one that `make demo` leaves."""
+    folder = tmp_path_factory.mktemp("demo") / "runs" / "demo"
+    study = load_study(Source("cohort", options={"train": 24, "calibration": 6, "test": 6}))
+    train_run(study, TrainConfig(epochs=1), folder)
+    return folder
+
+
+@pytest.mark.parametrize(("page", "more", "block"), EXAMPLES)
+def test_an_example_runs(page, more, block, tmp_path, monkeypatch, request):
+    block = smaller(block)
     tree = ast.parse(block)
     if more == "fragment":
         imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -158,9 +190,56 @@ def test_an_example_runs(page, more, block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RMD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    if "runs/demo" in block:
+        (tmp_path / "runs").symlink_to(request.getfixturevalue("demo").parent)
     if page == ROOT / "README.md":  # what a new user sees first, in a new process
         command = [sys.executable, "-c", block]
         done = subprocess.run(command, env=os.environ.copy(), capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
     else:
         exec(compile(tree, name(page), "exec"), {})
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    pytest.importorskip("mkdocs")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", folder]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_every_public_name_is_in_the_reference(site):
+    pages = "".join(path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html"))
+    told = {id.rpartition(".")[2] for id in re.findall(r'<h\d id="(robustmdiff\.[^"]+)"', pages)}
+    assert {each for _, each in PUBLIC} <= told
+
+
+@pytest.mark.parametrize(("module", "each"), PUBLIC, ids=".".join)
+def test_a_public_name_has_a_docstring(module, each):
+    told = getattr(import_module(module), each).__doc__ or ""
+    assert told.strip()
+    assert not told.startswith(f"{each}(")  # as a dataclass makes one
+
+
+def test_the_site_shows_every_page(site):
+    pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in ROOT.glob("docs/**/*.md")}
+    assert pages <= {path.relative_to(site) for path in site.rglob("*.html")}
+    assert "fragment" not in (site / "results.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name)
+def test_a_guide_runs_from_its_first_line_to_its_last(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RMD_CACHE", str(tmp_path / "cache"))
+    shared: dict[str, object] = {}
+    ran = 0
+    step = re.compile(r"^```python\n(.*?)^```$|^    (robustmdiff [^\n]*)$", re.MULTILINE | re.DOTALL)
+    for block, command in step.findall(smaller(page.read_text(encoding="utf-8"))):
+        ran += 1
+        if block:
+            exec(compile(block, name(page), "exec"), shared)
+        else:
+            app(shlex.split(command)[1:], standalone_mode=False)
+    assert ran

@@ -36,6 +36,8 @@ class Backend:
 
 @dataclass(frozen=True)
 class Explanation:
+    """Which backend runs an op, None if none can, and why each of the others does not."""
+
     op: str
     chosen: str | None
     declined: dict[str, list[str]]
