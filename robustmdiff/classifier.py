@@ -23,10 +23,10 @@ from robustmdiff.data.tables.layout import Layout
 from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import train_tokenizer
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.experiment.run import KINDS
 from robustmdiff.experiment.studies import prevalence, text_of
 from robustmdiff.knowledge import concepts_of_task
 from robustmdiff.knowledge.concepts import NOTHING_KNOWN
+from robustmdiff.models import MODELS
 from robustmdiff.training.config import TrainConfig
 from robustmdiff.training.trainer import train
 
@@ -100,18 +100,12 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """The probability of each class, float32 [n, C]; of several at once each is its own yes or no."""
+        """The probability of each class, float32 [n, C]; of several at once each is its own yes or no. A
+        patient of whom nothing is known gets the prevalence among those of `fit`."""
         check_is_fitted(self)
         patients = self._layout.patients(self._checked(X, reset=False))
         with torch.no_grad():
-            parts = [
-                self.model_.diagnose(
-                    self.model_.encode(self._collator(patients[i : i + BATCH])),
-                    draws=self.model_.config.draws,
-                    seed=self._seed,
-                ).probability
-                for i in range(0, len(patients), BATCH)
-            ]
+            parts = [self._probability(patients[i : i + BATCH]) for i in range(0, len(patients), BATCH)]
         return torch.cat(parts).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
@@ -149,6 +143,14 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = np.unique(y)
         return y[:, None] == self.classes_
 
+    def _probability(self, patients: Sequence[Patient]) -> torch.Tensor:
+        """[B, C]; the prevalence for patients of whom nothing is known."""
+        encoded = self.model_.encode(self._collator(patients))
+        draws = self.model_.config.draws
+        probability = self.model_.diagnose(encoded, draws=draws, seed=self._seed).probability
+        known = encoded.presence().any(1, keepdim=True)
+        return torch.where(known, probability, torch.tensor(self.task_.prevalence))
+
     def _train(self, patients: Sequence[Patient], seed: int) -> None:
         """Train on every patient; sets model_."""
         n, sizes = len(patients), self.sizes or ModelConfig()
@@ -168,7 +170,7 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
         )
         torch.manual_seed(seed)
         concepts = concepts_of_task(NOTHING_KNOWN, self.task_.classes, ())
-        model = KINDS["robustmdiff"](self.task_, sizes, concepts=concepts, tokenizer=tokenizer)
+        model = MODELS["robustmdiff"].build(self.task_, sizes, concepts=concepts, tokenizer=tokenizer)
         with tempfile.TemporaryDirectory() as folder:
             train(model, patients, [], self._collator, config, folder)
         self.model_: Any = model.cpu().eval()

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -137,14 +138,22 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(target), f"{link}: there are {', '.join(sorted(anchors(target)))}"
 
 
+def command_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that `robustmdiff ...` names, and its arguments."""
+    command, arguments = GROUP, words[1:]
+    while hasattr(command, "commands") and arguments:
+        assert arguments[0] in command.commands
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    return command, arguments
+
+
 @pytest.mark.parametrize("words", COMMANDS)
 def test_a_command_parses(words):
     if words[0] == "make":
         assert set(words[1:]) <= TARGETS
         return
-    command, *arguments = words[1:]
-    assert command in GROUP.commands
-    context = GROUP.commands[command].make_context(command, arguments)
+    command, arguments = command_of(words)
+    context = command.make_context(command.name, arguments)
     make_config(pairs(context.params.get("set_"), "--set"))
     if context.params.get("config") is not None:
         load_config(ROOT / context.params["config"])
@@ -158,8 +167,8 @@ def test_a_command_in_a_sentence_exists(words):
     if words[1].startswith("-"):
         assert words[1] == "--help"
         return
-    assert words[1] in GROUP.commands
-    known = {flag for parameter in GROUP.commands[words[1]].params for flag in parameter.opts} | {"--help"}
+    command, _ = command_of(words)
+    known = {flag for parameter in command.params for flag in parameter.opts} | {"--help"}
     assert {word for word in words if word.startswith("--")} <= known
 
 
