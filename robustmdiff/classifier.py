@@ -19,11 +19,12 @@ from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_
 
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
+from robustmdiff.data.study import prevalence, texts_of
 from robustmdiff.data.tables.layout import Layout
 from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import train_tokenizer
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.experiment.studies import prevalence, text_of
+from robustmdiff.encoders.tensors import tensors
 from robustmdiff.knowledge import concepts_of_task
 from robustmdiff.knowledge.concepts import NOTHING_KNOWN
 from robustmdiff.models import MODELS
@@ -48,8 +49,7 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
 
     modalities     name to a list of columns: names of a DataFrame, else indices. A single column that is not
                    in a list, and is not numeric, is a text. None: all columns are one modality.
-    sizes          of the network, and the number of draws that a prediction averages (`ModelConfig`); None: a
-                   small one.
+    sizes          of the network, and the number of draws that a prediction averages; None: `ModelConfig()`.
     epochs         None: as many as give 200 optimiser steps, and at least 10.
     batch_size     patients a step; None: an eighth of them, at least 8 and at most 64.
     learning_rate  the highest, after the warm-up.
@@ -91,9 +91,8 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
             replace(patient, labels=dict(zip(names, row, strict=True)))
             for patient, row in zip(self._layout.patients(X), holds.tolist(), strict=True)
         ]
-        uniform = (1 / len(names),) * len(names)
-        task = Task(self._layout.modalities, names, uniform, multilabel=self._multilabel)
-        self.task_ = replace(task, prevalence=prevalence(patients, task))
+        counted = prevalence(patients, names, self._multilabel)
+        self.task_ = Task(self._layout.modalities, names, counted, multilabel=self._multilabel)
         self._seed = int(check_random_state(self.random_state).randint(2**31))
         with _generators_kept():
             self._train(patients, self._seed)
@@ -145,7 +144,7 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
 
     def _probability(self, patients: Sequence[Patient]) -> torch.Tensor:
         """[B, C]; the prevalence for patients of whom nothing is known."""
-        encoded = self.model_.encode(self._collator(patients))
+        encoded = self.model_.encode(tensors(self._collator(patients)))
         draws = self.model_.config.draws
         probability = self.model_.diagnose(encoded, draws=draws, seed=self._seed).probability
         known = encoded.presence().any(1, keepdim=True)
@@ -156,7 +155,7 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
         n, sizes = len(patients), self.sizes or ModelConfig()
         tokenizer = None
         if any(modality.kind == "text" for modality in self.task_.modalities):
-            tokenizer = train_tokenizer(text_of(patients, self.task_), sizes.vocabulary or None)
+            tokenizer = train_tokenizer(texts_of(patients, self.task_), sizes.vocabulary or None)
             sizes = replace(sizes, vocabulary=tokenizer.get_vocab_size())
         self._collator = Collator(self.task_, tokenizer, sizes.max_tokens)
         batch_size = self.batch_size or min(max(n // 8, 8), 64)
