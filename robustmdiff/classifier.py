@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,16 +22,15 @@ from robustmdiff.data.study import prevalence, texts_of
 from robustmdiff.data.tables.layout import Layout
 from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import train_tokenizer
+from robustmdiff.diagnosis.train import train
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.tensors import tensors
 from robustmdiff.knowledge import concepts_of_task
 from robustmdiff.knowledge.concepts import NOTHING_KNOWN
 from robustmdiff.models import MODELS
 from robustmdiff.training.config import TrainConfig
-from robustmdiff.training.trainer import train
 
 BATCH = 64  # patients at a time
-STEPS, EPOCHS = 200, 10  # unless told otherwise: so many optimiser steps, and at least so many epochs
 
 
 class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
@@ -50,8 +48,8 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
     modalities     name to a list of columns: names of a DataFrame, else indices. A single column that is not
                    in a list, and is not numeric, is a text. None: all columns are one modality.
     sizes          of the network, and the number of draws that a prediction averages; None: `ModelConfig()`.
-    epochs         None: as many as give 200 optimiser steps, and at least 10.
-    batch_size     patients a step; None: an eighth of them, at least 8 and at most 64.
+    epochs, batch_size
+                   None: they adapt to the number of patients (`training.budget`), and the log says how.
     learning_rate  the highest, after the warm-up.
     random_state   of the weights, masks and noise; with the same, `fit` gives the same model.
 
@@ -147,23 +145,22 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
         encoded = self.model_.encode(tensors(self._collator(patients)))
         draws = self.model_.config.draws
         probability = self.model_.diagnose(encoded, draws=draws, seed=self._seed).probability
-        known = encoded.presence().any(1, keepdim=True)
+        known = encoded.m.any(1, keepdim=True)
         return torch.where(known, probability, torch.tensor(self.task_.prevalence))
 
     def _train(self, patients: Sequence[Patient], seed: int) -> None:
         """Train on every patient; sets model_."""
-        n, sizes = len(patients), self.sizes or ModelConfig()
+        sizes = self.sizes or ModelConfig()
         tokenizer = None
         if any(modality.kind == "text" for modality in self.task_.modalities):
             tokenizer = train_tokenizer(texts_of(patients, self.task_), sizes.vocabulary or None)
             sizes = replace(sizes, vocabulary=tokenizer.get_vocab_size())
         self._collator = Collator(self.task_, tokenizer, sizes.max_tokens)
-        batch_size = self.batch_size or min(max(n // 8, 8), 64)
         config = TrainConfig(
             seed=seed,
             model=sizes,
-            epochs=self.epochs or max(EPOCHS, math.ceil(STEPS * batch_size / n)),
-            batch_size=batch_size,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             save_every=2**31,  # at the end only
         )
