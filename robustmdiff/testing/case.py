@@ -34,4 +34,5 @@ class Case:
 
 
 def draw(*shape: int, seed: int) -> Tensor:
+    """Standard normal float64, the same for the same seed."""
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
