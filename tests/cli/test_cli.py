@@ -425,7 +425,7 @@ def test_a_run_whose_training_has_not_finished(say, run, tmp_path):
 
 def test_ctrl_c_saves_and_resume_finishes(environment, tmp_path):
     out = tmp_path / "run"
-    settings = ("epochs=15", "valid_every=15", "save_every=1")
+    settings = ("epochs=15", "batch_size=64", "valid_every=15", "save_every=1")  # 15 steps
     arguments = ["train", "--out", out, *TINY, *(word for s in settings for word in ("--set", s))]
     process = subprocess.Popen(
         command(*arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
