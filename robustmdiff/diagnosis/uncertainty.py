@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from robustmdiff.encoders.encoded import ROUNDING, check_probability
+from robustmdiff.probability import ROUNDING, check_probability
 from robustmdiff.refusal import Refusal
 from robustmdiff.whole import write_whole
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-ROUNDING = 1e-5  # by which a mean of float32 probabilities may pass 1
 
 
 class Encoded(NamedTuple):
@@ -58,19 +55,4 @@ class Encoded(NamedTuple):
             self.H[patient].expand(times, -1, -1),
             None if self.evidence is None else self.evidence[patient].expand(times, -1, -1),
             self.K,
-        )
-
-
-def check_probability(what: str, probability: Any, patients: Sequence[str] | None = None) -> None:
-    """Raises ValueError for the first of probability [..., n, C], a tensor or array, that is none:
-    NaN, infinite or, but for rounding, outside [0, 1]. `patients` are the ids of the n rows."""
-    p = torch.as_tensor(probability)
-    wrong = ~((p >= -ROUNDING) & (p <= 1 + ROUNDING))
-    if wrong.any():
-        place = tuple(wrong.nonzero()[0].tolist())
-        row, c = place[-2:]
-        who = f"row {row}" if patients is None else f"patient {patients[row]!r}"
-        value = float(p[place])
-        raise ValueError(
-            f"{what}: the probability of class {c} is {value} for {who}, expected a number in [0, 1]"
         )

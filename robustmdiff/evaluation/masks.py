@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustmdiff.evaluation.metrics import Bools
+from robustmdiff.ranking import Bools
 from robustmdiff.whole import write_whole
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -15,12 +15,13 @@ from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.contract import DiagnosisModel
 from robustmdiff.diagnosis.uncertainty import ConformalSets
-from robustmdiff.encoders.encoded import check_probability
 from robustmdiff.encoders.tensors import tensors
 from robustmdiff.evaluation.masks import RATES, Masks, draw_masks
-from robustmdiff.evaluation.metrics import Array, Bools, Truth
+from robustmdiff.evaluation.metrics import Truth
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import resamples
+from robustmdiff.probability import check_probability
+from robustmdiff.ranking import Array, Bools
 from robustmdiff.refusal import Refusal
 
 Reference = Callable[[Bools], Any]  # kept presence bool [n, M] -> probability [n, C]

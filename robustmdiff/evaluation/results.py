@@ -10,8 +10,9 @@ import numpy as np
 from robustmdiff.data.task import Task
 from robustmdiff.evaluation import metrics, statistics
 from robustmdiff.evaluation.masks import Masks, mcar
-from robustmdiff.evaluation.metrics import Array, Bools, Truth
+from robustmdiff.evaluation.metrics import Truth
 from robustmdiff.evaluation.statistics import Interval
+from robustmdiff.ranking import Array, Bools
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Results:
         if "ceiling" not in self.values:
             return None
         a, b = (self.values[m][condition].get("auroc/macro") for m in (method, "ceiling"))
-        return None if a is None or b is None else statistics.interval(metrics.share_of_ceiling(a, b))
+        return None if a is None or b is None else statistics.interval(metrics.retention(a, b))
 
     def worst_subsets(self, method: str, count: int = 1) -> list[str]:
         """The non-empty subsets with the lowest macro AUROC, lowest first."""

@@ -1,4 +1,5 @@
-"""Intervals by resampling patients, the same patients for every method.
+"""Intervals by resampling patients, the same patients for every method: the bootstrap (Efron 1979), its
+percentile interval (Efron and Tibshirani 1993, ch. 13), over people rather than their records.
 
 A resample is a row of weights, so one vectorised pass of metrics.py over `resamples(...)` gives
 the estimate (row 0) and all replicates (rows 1 to R) of a metric; differences between methods,
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustmdiff.evaluation.metrics import Array
+from robustmdiff.ranking import Array
 
 
 class Interval(NamedTuple):
@@ -60,7 +61,8 @@ def interval(replicates: Array, level: float = 0.95) -> Interval | None:
 
 
 def difference(a: Array, b: Array, level: float = 0.95) -> Interval | None:
-    """a - b on the same resamples, [R + 1] each."""
+    """a - b on the same resamples, [R + 1] each: the paired bootstrap, which leaves out what both methods
+    owe to the patients drawn."""
     if a.shape != b.shape:
         raise ValueError(
             f"difference: a is {list(a.shape)} and b {list(b.shape)}, expected the same resamples"

@@ -11,9 +11,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from robustmdiff.encoders.encoded import check_probability
 from robustmdiff.encoders.tensors import tensors
 from robustmdiff.labels import Labels, labels_of
+from robustmdiff.probability import check_probability
+from robustmdiff.ranking import macro_auroc
 from robustmdiff.training.batches import PackedPatients
 from robustmdiff.training.log import TrainingError
 
@@ -59,8 +60,9 @@ def validate(
             f"{e}; the last checkpoint is from before it; try a lower learning_rate or precision fp32"
         ) from e
 
+    label, known = np.asarray(patients.label) > 0.5, np.asarray(patients.label_known).astype(bool)
     rows = {
-        "macro_auroc": [macro_auroc(p, patients.label, patients.label_known) for p in probability],
+        "macro_auroc": [macro_auroc(p, label, known) for p in probability.double().numpy()],
         "log_loss": [
             log_loss(p, patients.label, patients.label_known, labels_of(model.task)) for p in probability
         ],
@@ -70,21 +72,6 @@ def validate(
     for name, values in rows.items():
         metrics |= {f"{name}@{rate:g}": value for rate, value in zip(missing, values, strict=True)}
     return metrics
-
-
-def macro_auroc(probability: Tensor, label: Tensor, known: Tensor) -> float:
-    """One-vs-rest AUROC, the mean over the classes that have known patients of both kinds; all
-    arguments [n, C]. NaN if there is no such class; ValueError for what is no probability."""
-    check_probability("macro_auroc", probability)
-    values = []
-    for c in range(label.shape[1]):
-        p, y = probability[known[:, c], c].double().numpy(), label[known[:, c], c].numpy() > 0.5
-        n1, n0 = int(y.sum()), int((~y).sum())
-        if n1 and n0:  # Mann-Whitney, ties sharing their mean rank
-            _, value, count = np.unique(p, return_inverse=True, return_counts=True)
-            rank = (count.cumsum() - (count - 1) / 2)[value]
-            values.append((rank[y].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
-    return float(np.mean(values)) if values else float("nan")
 
 
 def log_loss(probability: Tensor, label: Tensor, known: Tensor, labels: Labels) -> float:

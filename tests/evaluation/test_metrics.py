@@ -4,86 +4,12 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from robustmdiff.evaluation import metrics
 from robustmdiff.evaluation.metrics import Truth
-
-
-def auroc_by_pairs(score, positive, weight):
-    """The definition: every positive against every negative."""
-    total = won = 0.0
-    for i in np.flatnonzero(positive):
-        for j in np.flatnonzero(~positive):
-            w = weight[i] * weight[j]
-            total += w
-            won += w * (float(score[i] > score[j]) + 0.5 * float(score[i] == score[j]))
-    return won / total
-
-
-@st.composite
-def scored(draw):
-    n = draw(st.integers(2, 23))
-    score = np.array(draw(st.lists(st.integers(0, 9), min_size=n, max_size=n))) / 9  # many ties
-    positive = np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n)))
-    positive[:2] = [True, False]
-    weight = np.array(draw(st.lists(st.floats(0.1, 5), min_size=n, max_size=n)))
-    return score, positive, weight
-
-
-@given(scored())
-@settings(max_examples=80, deadline=None)
-def test_auroc_is_the_definition_and_sklearns(case):
-    score, positive, weight = case
-    got = metrics.auroc(score, positive, weight)
-    assert got == pytest.approx(auroc_by_pairs(score, positive, weight), abs=1e-12)
-    assert got == pytest.approx(roc_auc_score(positive, score, sample_weight=weight), abs=1e-12)
-
-
-@given(scored(), st.sampled_from([0.5, 0.8, 0.95]))
-@settings(max_examples=80, deadline=None)
-def test_sensitivity_at_specificity_is_the_best_point_of_sklearns_curve(case, specificity):
-    score, positive, weight = case
-    fpr, tpr, _ = roc_curve(positive, score, sample_weight=weight, drop_intermediate=False)
-    expected = tpr[fpr <= (1 - specificity) * (1 + 1e-9)].max()
-    got = metrics.sensitivity_at_specificity(score, positive, weight, specificity)
-    assert got == pytest.approx(expected, abs=1e-9)
-
-
-def test_sensitivity_by_hand():
-    score = np.array([0.9, 0.8, 0.7, 0.6, *np.linspace(0, 0.5, 19), 0.75])
-    positive = np.array([True] * 4 + [False] * 20)
-    # 20 negatives: one may be called positive, the one at .75; so all four positives are found
-    assert metrics.sensitivity_at_specificity(score, positive, np.ones(24)) == 1.0
-    score[4] = 0.85  # a second negative stands above .7 and .6: only the first two are found
-    assert metrics.sensitivity_at_specificity(score, positive, np.ones(24)) == 0.5
-
-
-def test_rows_of_weights_give_the_rows_one_by_one():
-    rng = np.random.default_rng(3)
-    score, positive = rng.integers(0, 7, 41) / 7, rng.random(41) < 0.3
-    weight = rng.integers(0, 4, (5, 41)).astype(float)
-    for metric in (metrics.auroc, metrics.sensitivity_at_specificity, metrics.calibration_error):
-        together = metric(score, positive, weight)
-        assert together.shape == (5,)
-        np.testing.assert_allclose(together, [metric(score, positive, w) for w in weight], atol=1e-13)
-
-
-def test_an_integer_weight_is_a_repeated_patient():
-    rng = np.random.default_rng(4)
-    score, positive = rng.integers(0, 9, 37) / 9, rng.random(37) < 0.4
-    times = rng.integers(0, 5, 37)
-    for metric in (metrics.auroc, metrics.sensitivity_at_specificity, metrics.calibration_error):
-        repeated = metric(np.repeat(score, times), np.repeat(positive, times), np.ones(times.sum()))
-        assert metric(score, positive, times.astype(float)) == pytest.approx(repeated, abs=1e-12)
-
-
-def test_one_value_only_is_undefined():
-    assert np.isnan(metrics.auroc(np.array([0.1, 0.2]), np.array([True, True]), np.ones(2)))
-    assert np.isnan(metrics.sensitivity_at_specificity(np.array([0.1]), np.array([False]), np.ones(1)))
 
 
 def softmax_cohort(n=211, C=5, seed=0):
@@ -105,6 +31,10 @@ def test_table_cell_against_sklearn_and_torchmetrics():
     assert values["auroc/rare"] == pytest.approx(
         np.mean([roc_auc_score(truth.label[:, c], p[:, c]) for c in (3, 4)]), abs=1e-12
     )
+    precision = [average_precision_score(truth.label[:, c], p[:, c]) for c in range(5)]
+    assert values["auprc/d"] == pytest.approx(precision[3], abs=1e-12)
+    assert values["auprc/macro"] == pytest.approx(np.mean(precision), abs=1e-12)
+    assert values["auprc/common"] == pytest.approx(np.mean(precision[:3]), abs=1e-12)
     assert values["accuracy"] == pytest.approx((p.argmax(-1) == y).mean())
     classwise = [brier_score_loss(truth.label[:, c], p[:, c]) for c in range(5)]
     assert values["brier"] == pytest.approx(np.sum(classwise), abs=1e-12)
@@ -170,6 +100,39 @@ def test_sets_are_counted():
     assert values["set_size"] == 1.5
 
 
+def test_coverage_of_a_class_that_everybody_has():
+    """There is nobody to rank it against, but its coverage is known."""
+    label, sets = np.ones((4, 1), dtype=bool), np.array([[1], [1], [0], [1]], dtype=bool)
+    truth = Truth(label, np.ones_like(label))
+    values, skipped = metrics.measure(np.full((4, 1), 0.7), truth, np.ones(4), ("a",), (), True, sets)
+    assert values["coverage/a"] == 0.75
+    assert skipped == ("a",)
+    assert "auroc/a" not in values
+
+
+def test_reliability_is_sklearns_curve():
+    rng = np.random.default_rng(6)
+    stated = rng.random(400) ** 2
+    right = rng.random(400) < stated
+    found = metrics.reliability(stated, right, np.ones(400), bins=10)
+    share, mean = calibration_curve(right, stated, n_bins=10)
+    np.testing.assert_allclose(found.right, share)
+    np.testing.assert_allclose(found.stated, mean)
+    assert found.patients.sum() == 400
+    twice = metrics.reliability(np.repeat(stated, 2), np.repeat(right, 2), np.full(800, 0.5), bins=10)
+    np.testing.assert_allclose(twice.right, found.right)
+
+
+def test_reliability_by_hand():
+    """.1 and .2 are stated of one who has it and one who has not; of nobody .5 or more but 1, rightly."""
+    found = metrics.reliability(np.array([0.1, 0.2, 1.0]), np.array([True, False, True]), np.ones(3), bins=2)
+    np.testing.assert_allclose(found.stated, [0.15, 1.0])
+    np.testing.assert_allclose(found.right, [0.5, 1.0])
+    assert found.patients.tolist() == [2, 1]
+    empty = metrics.reliability(np.array([0.1]), np.array([True]), np.array([2.0]), bins=2)
+    assert np.isnan(empty.right[1])
+
+
 BAD = [np.nan, np.inf, -np.inf, -0.1, 1.1]
 
 
@@ -192,28 +155,17 @@ def test_rounding_may_pass_1():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize(
-    ("metric", "name"),
-    [
-        (metrics.auroc, "score"),
-        (metrics.sensitivity_at_specificity, "score"),
-        (metrics.calibration_error, "confidence"),
-    ],
-)
-def test_a_number_that_is_none_gives_no_metric(metric, name, bad):
-    score, positive, weight = np.linspace(0, 1, 5), np.arange(5) > 2, np.ones((3, 5))
-    assert np.isfinite(metric(score, positive, weight)).all()
-    score[4] = bad
-    with pytest.raises(ValueError, match=rf"{metric.__name__}: {name}\[4\] is {bad}, expected a"):
-        metric(score, positive, weight)
+def test_a_number_that_is_none_gives_no_metric(bad):
+    stated, right, weight = np.linspace(0, 1, 5), np.arange(5) > 2, np.ones((3, 5))
+    stated[4] = bad
+    with pytest.raises(ValueError, match=rf"calibration_error: stated\[4\] is {bad}, expected a number in"):
+        metrics.calibration_error(stated, right, weight)
+    with pytest.raises(ValueError, match=rf"mean: value\[4\] is {bad}"):
+        metrics.mean(stated, np.ones(5))
     for wrong in (bad, -1.0):
         weight[2, 1] = wrong
-        with pytest.raises(
-            ValueError, match=rf"weight\[2, 1\] is {wrong}, expected a finite number of at least"
-        ):
-            metric(np.linspace(0, 1, 5), positive, weight)
-    with pytest.raises(ValueError, match=rf"mean: value\[4\] is {bad}"):
-        metrics.mean(score, np.ones(5))
+        with pytest.raises(ValueError, match=rf"weight\[2, 1\] is {wrong}, expected a finite number of at"):
+            metrics.calibration_error(np.linspace(0, 1, 5), right, weight)
 
 
 def test_wrong_shape_is_refused():
@@ -225,7 +177,6 @@ def test_wrong_shape_is_refused():
 def test_retention_and_its_area():
     assert metrics.retention(np.array(0.7), np.array(0.9)) == pytest.approx(0.5)
     assert np.isnan(metrics.retention(np.array(0.7), np.array(0.5)))
-    assert metrics.share_of_ceiling(np.array(0.8), np.array(1.0)) == pytest.approx(0.6)
     rates = np.array([0.0, 0.3, 0.9])
     assert metrics.area_under_retention(rates, np.ones((2, 3))) == pytest.approx([1.0, 1.0])
     assert metrics.area_under_retention(rates, 1 - rates) == pytest.approx(0.55)

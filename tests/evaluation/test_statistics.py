@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from robustmdiff.evaluation import metrics, statistics
+from robustmdiff.ranking import auroc
 
 
 def test_row_0_is_everyone_and_groups_move_together():
@@ -58,7 +59,7 @@ def test_paired_difference_is_tighter_than_two_intervals():
     a = positive + rng.normal(size=300)
     b = a + 0.05 * rng.normal(size=300)
     weight = statistics.resamples([str(i) for i in range(300)], 300)
-    A, B = (metrics.auroc(s, positive, weight) for s in (a, b))
+    A, B = (auroc(s, positive, weight) for s in (a, b))
     paired, alone = statistics.difference(A, B), statistics.interval(A)
     assert paired.value == pytest.approx(A[0] - B[0])
     assert paired.high - paired.low < 0.3 * (alone.high - alone.low)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from robustmdiff.data.cohort.cohort import Cohort
-from robustmdiff.data.cohort.reader import auroc
 from robustmdiff.data.cohort.table import MODALITIES, RARE
+from robustmdiff.ranking import auroc
 
 SPECIFICITY = 0.95
 

@@ -17,21 +17,11 @@ from robustmdiff.data.cohort.cohort import Cohort
 from robustmdiff.data.cohort.missingness import Mechanism
 from robustmdiff.data.cohort.table import FINDINGS, MODALITIES, SPECIFICITY
 from robustmdiff.data.task import Modality
+from robustmdiff.ranking import auroc
 from robustmdiff.refusal import Refusal
 
 LAMBDAS = np.logspace(-4, 1, 11)  # of the ridge, relative to the mean eigenvalue
 LIMIT = 8.0  # of the log likelihood ratio of one reading
-
-
-def auroc(score: np.ndarray, positive: np.ndarray) -> float:
-    """P(a positive scores above a negative), ties count half; NaN where one kind is lacking."""
-    n1 = int(positive.sum())
-    n0 = len(positive) - n1
-    if n0 == 0 or n1 == 0:
-        return float("nan")
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return float((rank[positive].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
 
 
 @dataclass
@@ -73,7 +63,7 @@ class Reader:
             table[name] = {}
             for f in self.modalities[name].shown:
                 seen = ~np.isnan(scores[:, m, f])
-                table[name][FINDINGS[f]] = auroc(scores[seen, m, f], readings[seen, m, f] == 1)
+                table[name][FINDINGS[f]] = float(auroc(scores[seen, m, f], readings[seen, m, f] == 1))
         return table
 
     def evidence(self, cohort: Cohort, index: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import pytest
 from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.cohort import render as render_module
 from robustmdiff.data.cohort.concepts import BANDS, frequency_bands
-from robustmdiff.data.cohort.reader import Reader, auroc, reader_check
+from robustmdiff.data.cohort.reader import Reader, reader_check
 from robustmdiff.data.cohort.table import FINDINGS, MODALITIES
 from robustmdiff.data.patient import DataError
 
@@ -237,14 +237,6 @@ def test_concepts_are_diseases_then_findings():
     stated = {(s, t) for s, t, name in edges if name == "has_phenotype"}
     expected = {(c, 12 + f) for c in range(1, 12) for f in range(42) if concepts.frequency[c, f] > 0.05}
     assert stated == expected
-
-
-def test_auroc_by_pairs():
-    rng = np.random.default_rng(0)
-    score, positive = rng.integers(0, 5, 60).astype(float), rng.random(60) < 0.4
-    pairs = [(a > b) + 0.5 * (a == b) for a in score[positive] for b in score[~positive]]
-    assert auroc(score, positive) == pytest.approx(np.mean(pairs))
-    assert np.isnan(auroc(score, np.zeros(60, dtype=bool)))
 
 
 def test_the_reader_recovers_the_readings(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.cohort.draw import SITE_COMMON, SITE_RARE, States
 from robustmdiff.data.cohort.posterior import posterior
-from robustmdiff.data.cohort.reader import auroc
 from robustmdiff.data.cohort.table import MODALITIES
+from robustmdiff.ranking import auroc
 
 
 def small_states(K=3, F=5, seed=0):
