@@ -16,6 +16,7 @@ from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.spelling import canonical
 from robustmdiff.data.study import readable
 from robustmdiff.data.task import Task
+from robustmdiff.diagnosis.calibration import say_if_calibrated_otherwise
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.tensors import tensors
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from robustmdiff.explanation.acquisition import NextTest
     from robustmdiff.explanation.record import PatientExplanation
 
-INTERVAL = (0.05, 0.95)  # of the draws
 BATCH = 64  # patients at a time
 
 
@@ -146,7 +146,9 @@ class Predictor:
     def diagnose(self, patients: Any, *, draws: int | None = None, seed: int = 0) -> list[Answer]: ...
     def diagnose(self, patients: Any, *, draws: int | None = None, seed: int = 0) -> Answer | list[Answer]:
         """One patient, or all of several: a sequence of Patients, or what `patients` takes. Raises DataError
-        for a patient who is not what the task declares."""
+        for a patient who is not what the task declares; warns of a number of draws that the prediction sets
+        were not calibrated for."""
+        say_if_calibrated_otherwise(self.run.model, draws)
         if isinstance(patients, Patient):
             return self._diagnose([patients], draws, seed)[0]
         if not (isinstance(patients, Sequence) and all(isinstance(p, Patient) for p in patients)):
@@ -161,7 +163,7 @@ class Predictor:
     def _diagnose(self, patients: Sequence[Patient], draws: int | None, seed: int) -> list[Answer]:
         run, task = self.run, self.task
         encoded = self._encode(patients)
-        diagnosis = run.model.diagnose(encoded, draws=draws or run.model.config.draws, seed=seed)
+        diagnosis = run.model.diagnose(encoded, draws=draws, seed=seed)
         presence = encoded.m.cpu()
         known = presence.any(1)
         p = torch.where(known[:, None], diagnosis.probability.cpu(), torch.tensor(task.prevalence))
@@ -170,21 +172,21 @@ class Predictor:
         if run.abstention is not None:
             unlike = run.abstention.flag(run.model.observe(encoded).cpu(), presence).tolist()
         low = high = p
-        if diagnosis.draws is not None:
-            ends = torch.quantile(diagnosis.draws.cpu(), torch.tensor(INTERVAL), dim=0)
-            low, high = torch.where(known[:, None], ends, p)
+        interval = diagnosis.interval()
+        if interval is not None:
+            low, high = (torch.where(known[:, None], end, p) for end in interval)
         findings = diagnosis.findings
         answers = []
         for b, patient in enumerate(patients):
             by_class = dict(zip(task.classes, p[b].tolist(), strict=True))
             kept = [name for name, held in zip(task.classes, sets[b].tolist(), strict=True) if held]
-            interval = zip(low[b].tolist(), high[b].tolist(), strict=True)
+            ends = zip(low[b].tolist(), high[b].tolist(), strict=True)
             found = [] if findings is None or not known[b] else findings[b].tolist()
             answers.append(
                 Answer(
                     patient=patient.id,
                     probability=by_class,
-                    interval=dict(zip(task.classes, interval, strict=True)),
+                    interval=dict(zip(task.classes, ends, strict=True)),
                     prediction=tuple(sorted(kept, key=lambda name: -by_class[name])),
                     findings=dict(zip(task.findings, found, strict=False)),
                     unlike_training=unlike[b],
@@ -220,6 +222,7 @@ class Predictor:
         from robustmdiff.explanation.explain import explain_patient
 
         run = self.run
+        say_if_calibrated_otherwise(run.model, draws)
         return explain_patient(
             self._ours("explain"),
             patient,
@@ -227,7 +230,7 @@ class Predictor:
             conformal=run.conformal,
             abstention=run.abstention,
             target=target,
-            draws=draws or run.model.config.draws,
+            draws=draws,
             seed=seed,
             checkpoint=run.folder.name,
         )

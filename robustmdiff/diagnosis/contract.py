@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from robustmdiff.data.batch import Batch
@@ -17,6 +18,8 @@ from robustmdiff.encoders.modalities import ModalityEncoders
 from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.labels import labels_of
 
+INTERVAL = (0.05, 0.95)  # of the draws
+
 
 class Diagnosis(NamedTuple):
     """probability [B, C], the mean over the draws; draws [S, B, C] or None for a model that
@@ -25,6 +28,13 @@ class Diagnosis(NamedTuple):
     probability: Tensor
     draws: Tensor | None = None
     findings: Tensor | None = None
+
+    def interval(self) -> tuple[Tensor, Tensor] | None:
+        """5 % and 95 % of the draws, [B, C] each: what the missing modalities could still change."""
+        if self.draws is None:
+            return None
+        low, high = torch.quantile(self.draws.float().cpu(), torch.tensor(INTERVAL), dim=0)
+        return low, high
 
 
 class DiagnosisModel(nn.Module, ABC):

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from robustmdiff.evaluation import statistics
-from robustmdiff.evaluation.masks import COMPLETE
+from robustmdiff.evaluation.conditions import COMPLETE
 from robustmdiff.evaluation.results import Results
 
 # Okabe and Ito (2008): told apart by colour-blind readers and in grey
@@ -97,7 +97,7 @@ def classes(results: Results) -> Figure:
     rare = {name: "rare, " if name in results.task.rare else "" for name in named}
     ax.set_yticks(range(len(named)), [f"{name} ({rare[name]}n = {count[name]})" for name in named])
     ax.set_ylim(len(named) - 0.5, -0.5)
-    ax.set_xlabel(f"AUROC, modalities missing with probability {results.half.partition('/')[2]}")
+    ax.set_xlabel(f"AUROC, modalities missing with probability {results.half.rate:g}")
     _legend(figure)
     return figure
 
@@ -109,17 +109,17 @@ def subsets(results: Results, count: int = 10) -> Figure:
     height = 0.8 / len(results.methods)
     for k, method in enumerate(results.methods):
         y = np.arange(len(worst)) - 0.4 + height * (k + 0.5)
-        value = [results.interval(method, name, "auroc/macro") for name in worst]
+        value = [results.interval(method, subset, "auroc/macro") for subset in worst]
         width = [v.value - 0.5 if v else 0 for v in value]
         ax.barh(y, width, height * 0.9, left=0.5, color=_colour(results, method), label=method)
     if "ceiling" in results.values:
-        for i, name in enumerate(worst):
-            best = results.interval("ceiling", name, "auroc/macro")
+        for i, subset in enumerate(worst):
+            best = results.interval("ceiling", subset, "auroc/macro")
             if best is not None:
                 label = CEILING_NAME if i == 0 else None
                 ax.plot([best.value] * 2, [i - 0.45, i + 0.45], color="black", linewidth=1.4, label=label)
     ax.set_yticks(range(len(worst)))
-    ax.set_yticklabels([name.removeprefix("subset/").replace("+", ", ") for name in worst])
+    ax.set_yticklabels([subset.label for subset in worst])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("macro AUROC when only these modalities are left (0.5 is chance)")
@@ -130,28 +130,12 @@ def subsets(results: Results, count: int = 10) -> Figure:
 def reliability(results: Results, bins: int = 10) -> Figure:
     """How often the most probable class is right, against how probable it was said to be."""
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 4.5), sharey=True)
-    truth, weight = results.truth, results.weight
-    w = np.ones(len(truth.label)) if weight is None else weight
-    for ax, condition, title in zip(
-        axes,
-        (COMPLETE, results.half),
-        ("all that was observed", f"missing {results.half.partition('/')[2]}"),
-        strict=True,
-    ):
+    for ax, condition in zip(axes, (COMPLETE, results.half), strict=True):
         ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
         for method in results.methods:
-            p = results.probability[method][condition]
-            if results.task.multilabel:
-                said, right, v = p[truth.known], truth.label[truth.known], np.repeat(w, truth.known.sum(1))
-            else:
-                rows = (truth.label & truth.known).sum(1) == 1
-                said, v = p[rows].max(1), w[rows]
-                right = truth.label[rows, p[rows].argmax(1)]
-            which = np.clip((said * bins).astype(int), 0, bins - 1)
-            total = np.bincount(which, v, bins)
-            enough = np.bincount(which, minlength=bins) >= 10  # a bin of a few patients tells nothing
-            x = np.bincount(which, v * said, bins)[enough] / total[enough]
-            y = np.bincount(which, v * right, bins)[enough] / total[enough]
+            drawn = results.reliability(method, condition, bins=bins)
+            enough = drawn.patients >= 10  # a bin of a few patients tells nothing
+            x, y = drawn.stated[enough], drawn.right[enough]
             ece = results.interval(method, condition, "ece/classwise" if results.task.multilabel else "ece")
             colour = _colour(results, method)
             ax.plot(x, y, marker="o", markersize=3.5, linewidth=1, color=colour, label=method)
@@ -166,7 +150,7 @@ def reliability(results: Results, bins: int = 10) -> Figure:
                     fontsize=8,
                 )
         ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="probability stated")
-        ax.set_title(title, fontsize=9)
+        ax.set_title(condition.label, fontsize=9)
     axes[0].set_ylabel("share that was right")
     _legend(figure)
     return figure
@@ -181,9 +165,9 @@ def coverage(results: Results) -> Figure | None:
     offsets = np.linspace(-0.3, 0.3, max(len(having), 2))
     for method, offset in zip(having, offsets, strict=False):
         found = [
-            (name.count("+") + 1, results.values[method][name])
-            for name in results.masks.subsets
-            if "coverage" in results.values[method][name]
+            (len(subset.names), results.values[method][subset])
+            for subset in results.masks.subsets
+            if "coverage" in results.values[method][subset]
         ]
         x = np.array([size for size, _ in found]) + offset
         for ax, metric in zip(axes, ("coverage", "set_size"), strict=True):

@@ -1,8 +1,8 @@
-"""Cross-validation in one table: folds pooled to one test set, repeats averaged."""
+"""Several evaluations in one table: folds pooled to one test set, repeats averaged, seeds averaged."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,9 @@ import numpy as np
 from robustmdiff.evaluation.masks import Masks
 from robustmdiff.evaluation.metrics import Truth
 from robustmdiff.evaluation.results import Results
+from robustmdiff.evaluation.statistics import over_seeds as mean_over_seeds
 from robustmdiff.evaluation.statistics import resamples
+from robustmdiff.ranking import Array
 
 
 def pool(folds: Sequence[Results], *, replicates: int = 200, seed: int = 0) -> Results:
@@ -58,24 +60,46 @@ def over_repeats(repeats: Sequence[Results]) -> Results:
     """Values are the means over repeats that ask the same patients under the same masks, resample by
     resample, so that intervals hold the patients and stay paired. Probabilities are averaged too, for
     the reliability figure; no value is measured from these averages."""
-    first = repeats[0]
-    if any(other.masks.ids != first.masks.ids for other in repeats):
-        raise ValueError("over_repeats: repeats are of different patients, expected the same in each")
+    return _mean("over_repeats: repeats", repeats, lambda values: values.mean(0))
+
+
+def over_seeds(runs: Sequence[Results]) -> Results:
+    """The mean over runs that differ in their training seed alone, with intervals that hold the patients
+    and the seeds (`statistics.over_seeds`); of whatever all runs have. Probabilities are averaged too."""
+    mean = _mean("over_seeds: runs", runs, mean_over_seeds)
+    note = f"Means over {len(runs)} runs that differ in their seed; intervals hold patients and seeds."
+    return replace(mean, notes=(*mean.notes, note))
+
+
+def _mean(what: str, several: Sequence[Results], mean: Callable[[Array], Array]) -> Results:
+    """mean makes [R + 1] of the values [K, R + 1] of all."""
+    if not several:
+        raise ValueError(f"{what} is empty, expected at least one")
+    first, *others = several
+    for other in others:
+        if other.masks.ids != first.masks.ids:
+            raise ValueError(f"{what} are of different patients, expected the same in each")
+        if other.masks.keep.keys() != first.masks.keep.keys():
+            raise ValueError(f"{what} have different conditions, expected the same in each")
+        if not all(np.array_equal(other.masks.keep[c], keep) for c, keep in first.masks.keep.items()):
+            raise ValueError(f"{what} have different masks, expected the same in each")
+    methods = [name for name in first.values if all(name in other.values for other in others)]
     values = {
         method: {
             condition: {
-                metric: np.mean([r.values[method][condition][metric] for r in repeats], axis=0)
+                metric: mean(np.stack([one.values[method][condition][metric] for one in several]))
                 for metric in measured
+                if all(metric in other.values[method][condition] for other in others)
             }
-            for condition, measured in conditions.items()
+            for condition, measured in first.values[method].items()
         }
-        for method, conditions in first.values.items()
+        for method in methods
     }
     probability = {
         method: {
-            condition: np.mean([r.probability[method][condition] for r in repeats], axis=0)
-            for condition in conditions
+            condition: np.mean([one.probability[method][condition] for one in several], axis=0)
+            for condition in first.probability[method]
         }
-        for method, conditions in first.probability.items()
+        for method in methods
     }
     return replace(first, values=values, probability=probability, sets={})

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Task
+from robustmdiff.diagnosis.asking import BATCH, encode, evaluating, under
+from robustmdiff.diagnosis.calibration import ALPHA
 from robustmdiff.diagnosis.contract import DiagnosisModel
-from robustmdiff.diagnosis.uncertainty import ConformalSets
-from robustmdiff.encoders.tensors import tensors
-from robustmdiff.evaluation.masks import RATES, Masks, draw_masks
+from robustmdiff.diagnosis.sets import ConformalSets
+from robustmdiff.encoders.encoded import Encoded
+from robustmdiff.evaluation.masks import Masks, draw_masks
 from robustmdiff.evaluation.metrics import Truth
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import resamples
@@ -24,205 +27,105 @@ from robustmdiff.probability import check_probability
 from robustmdiff.ranking import Array, Bools
 from robustmdiff.refusal import Refusal
 
-Reference = Callable[[Bools], Any]  # kept presence bool [n, M] -> probability [n, C]
+Collate = Callable[[Sequence[Patient]], Batch]
+Reference = Callable[[Bools], Any]  # what is left, bool [n, M] -> probability [n, C]
 
 
 def evaluate(
     models: Mapping[str, DiagnosisModel],
     patients: Sequence[Patient],
-    collator: Callable[[Sequence[Patient]], Batch],
+    collator: Collate,
     task: Task,
     *,
-    calibration: Sequence[Patient] = (),
-    posterior: Reference | None = None,
+    sets: Mapping[str, ConformalSets] | None = None,
     references: Mapping[str, Reference] | None = None,
     weight: Array | None = None,
-    groups: Sequence[str] | None = None,
     masks: Masks | None = None,
-    rates: Sequence[float] = RATES,
-    alpha: float = 0.1,
-    draws: int = 16,
+    draws: int | None = None,
     seed: int = 0,
-    batch_size: int = 64,
     replicates: int = 200,
-    progress: bool = True,
 ) -> Results:
-    """Every model and reference under every mask.
+    """Every model and reference under every condition.
 
-    calibration  patients whom neither training nor `patients` hold; with them each model gets
-                 prediction sets per missing pattern, and coverage is measured.
-    posterior    the exact posterior, p(class | what is kept), called "ceiling".
-    references   other answers that need no encoders (`baselines.SourceOnly`).
+    sets         the prediction sets that a model is shipped with, by its name; their coverage is measured.
+    references   answers that need no encoders: `baselines.SourceOnly`, or "ceiling", the exact posterior.
     weight       float [n] importance weights of `patients`, where rare classes are enriched.
-    groups       whose rows belong together in the bootstrap; `Patient.person`, unless given.
     masks        those of an earlier run; drawn from `seed` unless given.
+    draws        of a diagnosis; each model's own number, for which its sets were calibrated, unless given.
+    replicates   resamples of people (`Patient.person`) for the intervals.
 
-    Batches are encoded once. A patient's answer depends on what is kept only, so it is made once
-    for each subset of modalities and looked up for every condition; it does not depend on
-    batch_size. Raises ValueError where a model or a reference gives what is no probability.
+    Batches are encoded once, on each model's device. A patient's answer depends on what is left only, so
+    it is made once for each subset of modalities and looked up for every condition. Raises ValueError
+    where a model or a reference gives what is no probability.
     """
     if not patients:
         raise Refusal("evaluate: patients is empty, expected at least one")
     if not models and not references:
         raise ValueError("evaluate: models is empty, expected at least one model or reference")
-    ids, persons, truth, presence = _describe(patients, collator, task)
-    if masks is None:
-        masks = draw_masks(ids, presence, task.modality_names, rates=rates, seed=seed)
-    elif masks.ids != tuple(ids) or masks.modalities != task.modality_names:
-        raise ValueError("evaluate: masks were stored for other patients or modalities than these")
-    kept = {name: presence & keep for name, keep in masks.keep.items()}
-    asked = np.stack(list(kept.values()))  # [K, n, M]
-
-    from rich.progress import Progress
-
-    with Progress(disable=not progress, transient=True) as bar:
-        options: dict[str, Any] = {"draws": draws, "seed": seed, "batch_size": batch_size}
-        answers = _answers(models, patients, collator, asked, **options, bar=(bar, "test patients"))
-        conformal = {}
-        if calibration:
-            described = _describe(calibration, collator, task)
-            every = _every_subset(described.presence)  # [2^M, n, M]
-            said = _answers(models, calibration, collator, every, **options, bar=(bar, "calibration"))
-            for name, probability in said.items():
-                conformal[name] = _calibrate(probability, described.truth, every, alpha, task.multilabel)
-
-        stated = {"ceiling": posterior} if posterior else {}
-        for name, answer in {**stated, **(references or {})}.items():
-            answers[name] = np.stack([np.asarray(answer(k), dtype=np.float64) for k in kept.values()])
-            check_probability(f"evaluate: {name}", answers[name], ids)
-        persons = persons if groups is None else list(groups)
-        w = resamples(persons, replicates, seed)
-        if weight is not None:
-            weight = _checked_weight(weight, len(patients))
-            w = w * weight
-        results = Results(task, masks, presence, truth, alpha=alpha, weight=weight, groups=tuple(persons))
-        step = bar.add_task("metrics", total=len(answers) * len(kept))
-        for name, probability in answers.items():
-            for k, (condition, present) in enumerate(kept.items()):
-                sets = None
-                if name in conformal:
-                    pair = torch.from_numpy(probability[k]), torch.from_numpy(present)
-                    sets = conformal[name].sets(*pair).numpy()
-                results.add(name, condition, probability[k], w, sets)
-                bar.advance(step)
+    sets = sets or {}
+    alpha = _promise(sets, models)
+    test = _describe(patients, collator, task)
+    masks = _masks_of(test, task, masks, seed)
+    left = test.presence & np.stack(list(masks.keep.values()))  # [K, n, M], K conditions
+    weights = resamples(test.persons, replicates, seed)  # [R + 1, n]
+    if weight is not None:
+        weight = _checked_weight(weight, len(patients))
+        weights = weights * weight
+    results = Results(
+        task, masks, test.presence, test.truth, alpha=alpha, weight=weight, groups=tuple(test.persons)
+    )
+    answers = _ask_models(models, patients, collator, left, draws, seed)
+    answers |= _ask_references(references or {}, left, test.ids)
+    for method, probability in answers.items():
+        for condition, p, present in zip(_shown(masks.keep, method), probability, left, strict=True):
+            held = sets[method].sets(p, present) if method in sets else None
+            results.add(method, condition, p, weights, held)
     return results
 
 
 class _Described(NamedTuple):
+    """What is known of the test patients, but for their observations."""
+
     ids: list[str]
-    groups: list[str]
+    persons: list[str]
     truth: Truth
     presence: Bools  # [n, M]
 
 
-def _describe(
-    patients: Sequence[Patient], collator: Callable[[Sequence[Patient]], Batch], task: Task
-) -> _Described:
-    """Everything but the observations, in one pass: patients may be read from disk each time."""
-    bare, groups, presence = [], [], []
+def _describe(patients: Sequence[Patient], collator: Collate, task: Task) -> _Described:
+    """In one pass: patients may be read from disk each time."""
+    bare, persons, presence = [], [], []
     for patient in patients:
         bare.append(replace(patient, modalities={}))
-        groups.append(patient.person)
+        persons.append(patient.person)
         presence.append([patient.has(name) for name in task.modality_names])
     batch = collator(bare)
     truth = Truth(np.asarray(batch.label) > 0.5, np.asarray(batch.label_known, dtype=bool))
-    return _Described(list(batch.ids), groups, truth, np.array(presence, dtype=bool))
+    return _Described(list(batch.ids), persons, truth, np.array(presence, dtype=bool))
 
 
-def _every_subset(presence: Bools) -> Bools:
-    """Each patient under each subset of up to 6 modalities, the empty one included: [2^M, n, M]."""
-    M = presence.shape[1]
-    if M > 6:
-        subsets = np.concatenate([np.zeros((1, M)), np.eye(M), 1 - np.eye(M), np.ones((1, M))]) > 0
-    else:
-        subsets = (np.arange(2**M)[:, None] >> np.arange(M)) % 2 > 0
-    return presence & subsets[:, None]
+def _promise(sets: Mapping[str, ConformalSets], models: Mapping[str, DiagnosisModel]) -> float:
+    """The alpha of all prediction sets."""
+    for name in sets:
+        if name not in models:
+            raise ValueError(f"evaluate: sets has {name!r}, expected some of {', '.join(models)}")
+    alphas = {each.alpha for each in sets.values()}
+    if len(alphas) > 1:
+        raise ValueError(f"evaluate: sets have alpha {sorted(alphas)}, expected the same in all of them")
+    return alphas.pop() if alphas else ALPHA
 
 
-@torch.no_grad()
-def _answers(
-    models: Mapping[str, DiagnosisModel],
-    patients: Sequence[Patient],
-    collator: Callable[[Sequence[Patient]], Batch],
-    kept: Bools,
-    *,
-    draws: int,
-    seed: int,
-    batch_size: int,
-    bar: tuple[Any, str],
-) -> dict[str, Array]:
-    """Probabilities by model, float64 [K, n, C], for kept bool [K, n, M]."""
-    progress, what = bar
-    starts = range(0, len(patients), batch_size)
-    step = progress.add_task(what, total=len(starts) * len(models))
-    parts: dict[str, list[Array]] = {name: [] for name in models}
-    for start in starts:
-        rows = slice(start, start + batch_size)
-        batch = collator(patients[rows])
-        distinct, which = _distinct(kept[:, rows])
-        for name, model in models.items():
-            parts[name].append(
-                _diagnose(name, model, batch, distinct, draws, seed)[which, np.arange(len(batch))]
-            )
-            progress.advance(step)
-    return {name: np.concatenate(part, axis=1) for name, part in parts.items()}
+def _masks_of(test: _Described, task: Task, masks: Masks | None, seed: int) -> Masks:
+    if masks is None:
+        return draw_masks(test.ids, test.presence, task.modality_names, seed=seed)
+    if masks.ids != tuple(test.ids) or masks.modalities != task.modality_names:
+        raise ValueError("evaluate: masks were stored for other patients or modalities than these")
+    return masks
 
 
-def _distinct(kept: Bools) -> tuple[Bools, np.ndarray]:
-    """Each patient's distinct patterns: kept bool [K, b, M] -> patterns [P, b, M], and for each of
-    the K which of the P it is, [K, b]. A patient with fewer than P repeats its first."""
-    code = kept @ (1 << np.arange(kept.shape[2]))  # [K, b]
-    which = np.empty_like(code)
-    first = []
-    for b in range(code.shape[1]):
-        _, at, which[:, b] = np.unique(code[:, b], return_index=True, return_inverse=True)
-        first.append(at)
-    P = max(len(at) for at in first)
-    index = np.stack([np.pad(at, (0, P - len(at)), mode="edge") for at in first], axis=1)  # [P, b]
-    return kept[index, np.arange(code.shape[1])], which
-
-
-def _diagnose(
-    name: str, model: DiagnosisModel, batch: Batch, patterns: Bools, draws: int, seed: int
-) -> Array:
-    """Encode once, diagnose under each of the P patterns [P, b, M] -> float64 [P, b, C]."""
-    assert isinstance(model, torch.nn.Module)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    training = model.training
-    model.eval()
-    try:
-        encoded = model.encode(tensors(batch, device))
-        said: list[Tensor] = []
-        for pattern in patterns:
-            mask = torch.from_numpy(pattern).to(device)
-            said.append(model.diagnose(encoded.keep(mask), draws=draws, seed=seed).probability)
-        probability = torch.stack(said).double().cpu().numpy()
-    finally:
-        model.train(training)
-    check_probability(f"evaluate: {name}", probability, batch.ids)
-    return probability
-
-
-def _calibrate(
-    probability: Array, truth: Truth, kept: Bools, alpha: float, multilabel: bool
-) -> ConformalSets:
-    """Prediction sets from calibration patients under every subset, each patient once per pattern."""
-    code = kept @ (1 << np.arange(kept.shape[2]))  # [K, n]
-    k, i = (np.concatenate(x) for x in zip(*_first_of_each(code), strict=True))
-    return ConformalSets.fit(
-        torch.from_numpy(probability[k, i]),
-        torch.from_numpy(truth.label[i]),
-        torch.from_numpy(kept[k, i]),
-        alpha,
-        known=torch.from_numpy(truth.known[i]),
-        multilabel=multilabel,
-    )
-
-
-def _first_of_each(code: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(k, i) of the first of each patient's distinct codes [K, n], patient by patient."""
-    firsts = [np.unique(code[:, i], return_index=True)[1] for i in range(code.shape[1])]
-    return [(first, np.full(len(first), i)) for i, first in enumerate(firsts)]
+def _shown(steps: Collection[Any], what: str) -> Any:
+    """The steps, with a bar of progress in a terminal."""
+    return tqdm(steps, desc=what, disable=None, leave=False)
 
 
 def _checked_weight(weight: Array, n: int) -> Array:
@@ -232,3 +135,37 @@ def _checked_weight(weight: Array, n: int) -> Array:
             f"evaluate: weight is {list(weight.shape)}, expected {n} numbers of at least 0, not all 0"
         )
     return weight
+
+
+def _ask_models(
+    models: Mapping[str, DiagnosisModel],
+    patients: Sequence[Patient],
+    collator: Collate,
+    left: Bools,
+    draws: int | None,
+    seed: int,
+) -> dict[str, Array]:
+    """Probabilities by model, float64 [K, n, C], for what is left, bool [K, n, M]."""
+    parts: dict[str, list[Array]] = {name: [] for name in models}
+    for start in _shown(range(0, len(patients), BATCH), "test patients"):
+        rows = slice(start, start + BATCH)
+        batch = collator(patients[rows])
+        for name, model in models.items():
+            with evaluating(model):
+                ask = partial(_probability, model, draws, seed)
+                said = under(encode(model, batch), left[:, rows], ask)
+            check_probability(f"evaluate: {name}", said, batch.ids)
+            parts[name].append(said)
+    return {name: np.concatenate(part, axis=1) for name, part in parts.items()}
+
+
+def _probability(model: DiagnosisModel, draws: int | None, seed: int, view: Encoded) -> Tensor:
+    return model.diagnose(view, draws=draws, seed=seed).probability
+
+
+def _ask_references(references: Mapping[str, Reference], left: Bools, ids: Sequence[str]) -> dict[str, Array]:
+    answers = {}
+    for name, answer in references.items():
+        answers[name] = np.stack([np.asarray(answer(one), dtype=np.float64) for one in left])
+        check_probability(f"evaluate: {name}", answers[name], ids)
+    return answers

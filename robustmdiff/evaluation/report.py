@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from robustmdiff.evaluation import statistics
-from robustmdiff.evaluation.masks import COMPLETE, mcar
+from robustmdiff.evaluation.conditions import COMPLETE, Condition, Subset, mcar
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import Interval
 
@@ -45,10 +45,10 @@ def write_report(
         drawn = draw(results, unfinished)
         results.masks.save(unfinished / "masks.npz")
         stored = {
-            f"{method}|{condition}": p
+            f"{method}|{condition.key}": p
             for method, by_condition in results.probability.items()
             for condition, p in by_condition.items()
-            if condition not in results.masks.subsets
+            if not isinstance(condition, Subset)
         }
         ids, (label, known) = np.array(results.masks.ids), results.truth
         with (unfinished / "predictions.npz").open("wb") as file:
@@ -93,8 +93,23 @@ def _retention(results: Results, method: str) -> dict[str, list[float]]:
         for p, rate in enumerate(results.masks.rates[: curve.shape[1]]):
             retained = statistics.interval(curve[:, p])
             if retained is not None:
-                found[mcar(rate, at_least_one=one)] = _numbers(retained)
+                found[mcar(rate, at_least_one=one).key] = _numbers(retained)
     return found
+
+
+def _reliability(results: Results, method: str) -> dict[str, dict[str, list[list[float]]]]:
+    """By condition (complete, half) and class: [stated, right, patients] of every bin that is not empty."""
+    return {
+        condition.key: {
+            name: [
+                [round(float(stated), 6), round(float(right), 6), int(patients)]
+                for stated, right, patients in zip(*results.reliability(method, condition, name), strict=True)
+                if patients and np.isfinite(stated)
+            ]
+            for name in results.task.classes
+        }
+        for condition in (COMPLETE, results.half)
+    }
 
 
 def to_json(results: Results) -> dict[str, Any]:
@@ -103,33 +118,36 @@ def to_json(results: Results) -> dict[str, Any]:
     by_method: dict[str, Any] = {}
     for method, conditions in results.values.items():
         found = {
-            condition: {
+            condition.key: {
                 metric: _numbers(interval)
                 for metric in values
-                if (condition not in results.masks.subsets or metric in METRICS_OF_SUBSETS)
+                if (not isinstance(condition, Subset) or metric in METRICS_OF_SUBSETS)
                 and (interval := results.interval(method, condition, metric)) is not None
             }
             for condition, values in conditions.items()
         }
         area = {name: results.area(method, one) for name, one in (("mcar", False), ("kept1", True))}
+        near_chance = results.near_chance(method)
         by_method[method] = {
             "conditions": found,
             "retention": _retention(results, method),
+            "near_chance": near_chance and _numbers(near_chance),  # then there is no retention
             "share_of_ceiling": {
-                condition: _numbers(share)
+                condition.key: _numbers(share)
                 for condition in conditions
                 if (share := results.share_of_ceiling(method, condition)) is not None
             },
             "area_under_retention": {name: _numbers(a) for name, a in area.items() if a is not None},
-            "worst_subset": results.worst_subsets(method),
+            "worst_subset": [subset.key for subset in results.worst_subsets(method)],
+            "reliability": _reliability(results, method),
         }
     first, *others = results.methods
     differences = {
         f"{first} - {other}": {
-            condition: {
+            condition.key: {
                 metric: _numbers(d)
                 for metric in METRICS_COMPARED
-                if (condition not in results.masks.subsets or metric == "auroc/macro")
+                if (not isinstance(condition, Subset) or metric == "auroc/macro")
                 and (d := results.difference(first, other, condition, metric))
             }
             for condition in results.masks.keep
@@ -137,7 +155,9 @@ def to_json(results: Results) -> dict[str, Any]:
         for other in others
     }
     return {
-        "patients": len(results.masks.ids),
+        "records": len(results.masks.ids),
+        "people": results.people,
+        "counts": {name: count._asdict() for name, count in results.counts().items()},
         "classes": list(results.task.classes),
         "rare": list(results.task.rare),
         "skipped_classes": list(results.skipped),
@@ -154,7 +174,7 @@ def to_markdown(results: Results, title: str, notes: Sequence[str] = (), drawn: 
     counts = ", ".join(
         f"{name} {int((seen.label & seen.known)[:, c].sum())}" for c, name in enumerate(results.task.classes)
     )
-    people = len(set(results.groups)) or n
+    people = results.people
     who = f"{n} patients" if people == n else f"{n} records of {people} people"
     lines += [f"- {who}: {counts}.", f"- Modalities: {', '.join(results.masks.modalities)}."]
     if results.task.rare:
@@ -162,7 +182,11 @@ def to_markdown(results: Results, title: str, notes: Sequence[str] = (), drawn: 
     if results.skipped:
         skipped = ", ".join(results.skipped)
         lines.append(f"- Left out of every mean over classes, as nobody or everybody has them: {skipped}.")
-    lines += ["- In brackets: 95 % bootstrap intervals over patients.", ""]
+    lines += ["- In brackets: 95 % bootstrap intervals over patients."]
+    for method in results.methods:
+        if full := results.near_chance(method):
+            lines.append(f"- No retention of {method}: its AUROC with everything, {full}, may be chance.")
+    lines.append("")
     for heading, columns in _tables(results):
         lines += [f"## {heading}", "", *_table(results, columns), ""]
     lines += _differences(results) + _sweep(results) + _subsets(results)
@@ -176,7 +200,7 @@ Column = Callable[[str], Interval | None]
 
 
 def _tables(results: Results) -> list[tuple[str, dict[str, Column]]]:
-    def at(condition: str, metric: str) -> Column:
+    def at(condition: Condition, metric: str) -> Column:
         return lambda method: results.interval(method, condition, metric)
 
     def retained(method: str) -> Interval | None:
@@ -185,13 +209,13 @@ def _tables(results: Results) -> list[tuple[str, dict[str, Column]]]:
         return statistics.interval(curve[:, at_half]) if curve.shape[1] else None
 
     def worst(method: str) -> Interval | None:
-        names = results.worst_subsets(method)
-        return results.interval(method, names[0], "auroc/macro") if names else None
+        worst = results.worst_subsets(method)
+        return results.interval(method, worst[0], "auroc/macro") if worst else None
 
     half = results.half
     return [
         (
-            f"Robustness (macro AUROC; half = missing with probability {half.partition('/')[2]})",
+            f"Robustness (macro AUROC; half = missing with probability {half.rate:g})",
             {
                 "complete": at(COMPLETE, "auroc/macro"),
                 "half": at(half, "auroc/macro"),
@@ -279,11 +303,8 @@ def _subsets(results: Results) -> list[str]:
     if not worst:
         return []
     rows = [
-        [
-            name.removeprefix("subset/").replace("+", ", "),
-            *[_cell(results.interval(m, name, "auroc/macro")) for m in results.values],
-        ]
-        for name in worst
+        [subset.label, *[_cell(results.interval(m, subset, "auroc/macro")) for m in results.values]]
+        for subset in worst
     ]
     heading = f"## Only these modalities left: macro AUROC, hardest for {results.methods[0]} first"
     return [heading, "", *_rows(["left", *results.values], rows), ""]

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from robustmdiff.data.task import Task
 from robustmdiff.evaluation import metrics, statistics
-from robustmdiff.evaluation.masks import Masks, mcar
-from robustmdiff.evaluation.metrics import Truth
+from robustmdiff.evaluation.conditions import COMPLETE, Condition, Subset, Sweep, mcar
+from robustmdiff.evaluation.masks import Masks
+from robustmdiff.evaluation.metrics import Reliability, Truth
 from robustmdiff.evaluation.statistics import Interval
 from robustmdiff.ranking import Array, Bools
+
+CHANCE = 0.5  # AUROC of a coin
+
+
+class Count(NamedTuple):
+    """How many have a class, of how many of whom it is known: records, and the people whose they are."""
+
+    records: int
+    records_known: int
+    people: int
+    people_known: int
 
 
 @dataclass
@@ -30,13 +42,18 @@ class Results:
     weight: Array | None = None  # [n] importance weights
     groups: tuple[str, ...] = ()  # [n] the person of each row
     notes: tuple[str, ...] = ()  # what a reader of the report has to know
-    values: dict[str, dict[str, dict[str, Array]]] = field(default_factory=dict)
-    probability: dict[str, dict[str, Array]] = field(default_factory=dict)
-    sets: dict[str, dict[str, Bools]] = field(default_factory=dict)
+    values: dict[str, dict[Condition, dict[str, Array]]] = field(default_factory=dict)
+    probability: dict[str, dict[Condition, Array]] = field(default_factory=dict)
+    sets: dict[str, dict[Condition, Bools]] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()  # classes without both values among these patients
 
     def add(
-        self, method: str, condition: str, probability: Array, weights: Array, sets: Bools | None = None
+        self,
+        method: str,
+        condition: Condition,
+        probability: Array,
+        weights: Array,
+        sets: Bools | None = None,
     ) -> None:
         """Measure probability [n, C] under resamples, weights [R + 1, n], and keep both."""
         task = self.task
@@ -55,16 +72,16 @@ class Results:
         return [name for name in self.values if name != "ceiling"]
 
     @property
-    def half(self) -> str:
+    def half(self) -> Sweep:
         """The condition of the sweep in which nearest to half of the modalities are missing."""
         return mcar(min(self.masks.rates, key=lambda rate: abs(rate - 0.5)))
 
-    def interval(self, method: str, condition: str, metric: str) -> Interval | None:
+    def interval(self, method: str, condition: Condition, metric: str) -> Interval | None:
         """None where the metric is not defined there."""
         values = self.values[method][condition].get(metric)
         return None if values is None else statistics.interval(values)
 
-    def difference(self, a: str, b: str, condition: str, metric: str) -> Interval | None:
+    def difference(self, a: str, b: str, condition: Condition, metric: str) -> Interval | None:
         """a - b, paired."""
         A, B = (self.values[method][condition].get(metric) for method in (a, b))
         return None if A is None or B is None else statistics.difference(A, B)
@@ -76,50 +93,80 @@ class Results:
             return np.empty((len(next(iter(conditions[0].values()))), 0))
         return np.stack([values[metric] for values in conditions], axis=-1)
 
+    def near_chance(self, method: str) -> Interval | None:
+        """The macro AUROC with everything observed, where its interval does not leave out chance: what is
+        retained of it then means nothing. None where it does, and where there is no AUROC."""
+        full = self.interval(method, COMPLETE, "auroc/macro")
+        return full if full is not None and full.low <= CHANCE else None
+
     def retention(self, method: str, at_least_one: bool = False) -> Array:
-        """Chance-corrected retention of macro AUROC at every rate, [R + 1, P]."""
+        """Chance-corrected retention of macro AUROC at every rate, [R + 1, P]; all NaN for a method that is
+        `near_chance`."""
         curve = self.sweep(method, "auroc/macro", at_least_one)
+        if self.near_chance(method):
+            return np.full_like(curve, np.nan)
         return metrics.retention(curve, curve[:, :1])
 
     def area(self, method: str, at_least_one: bool = False) -> Interval | None:
-        """Area under the retention curve, divided by the range of rates."""
+        """Area under the retention curve, divided by the range of rates; None where it is not defined."""
         curve = self.retention(method, at_least_one)
         if curve.shape[1] < 2:
             return None
         return statistics.interval(metrics.area_under_retention(np.array(self.masks.rates), curve))
 
-    def share_of_ceiling(self, method: str, condition: str) -> Interval | None:
+    def share_of_ceiling(self, method: str, condition: Condition) -> Interval | None:
+        """(AUC - .5) / (AUC of the ceiling - .5) under the same condition; None where there is no ceiling, or
+        its interval does not leave out chance."""
         if "ceiling" not in self.values:
             return None
-        a, b = (self.values[m][condition].get("auroc/macro") for m in (method, "ceiling"))
-        return None if a is None or b is None else statistics.interval(metrics.retention(a, b))
+        best = self.interval("ceiling", condition, "auroc/macro")
+        reached = self.values[method][condition].get("auroc/macro")
+        if best is None or best.low <= CHANCE or reached is None:
+            return None
+        ceiling = self.values["ceiling"][condition]["auroc/macro"]
+        return statistics.interval(metrics.retention(reached, ceiling))
 
-    def worst_subsets(self, method: str, count: int = 1) -> list[str]:
+    def worst_subsets(self, method: str, count: int = 1) -> list[Subset]:
         """The non-empty subsets with the lowest macro AUROC, lowest first."""
         scored = [
-            (float(self.values[method][name]["auroc/macro"][0]), name)
-            for name in self.masks.subsets
-            if "auroc/macro" in self.values[method][name]
+            (float(self.values[method][subset]["auroc/macro"][0]), subset)
+            for subset in self.masks.subsets
+            if "auroc/macro" in self.values[method][subset]
         ]
-        return [name for _, name in sorted(scored)[:count]]
+        return [subset for _, subset in sorted(scored, key=lambda one: (one[0], one[1].key))[:count]]
 
-    def kept(self, condition: str) -> Bools:
+    def reliability(
+        self, method: str, condition: Condition, name: str | None = None, bins: int = 10
+    ) -> Reliability:
+        """Of one class; without a name of the most probable class, or where labels are many of all cells."""
+        label, known = self.truth
+        p = self.probability[method][condition].astype(np.float64).clip(0, 1)
+        weight = np.ones(len(p)) if self.weight is None else self.weight
+        if name is not None:
+            c = self.task.classes.index(name)
+            rows = known[:, c]
+            return metrics.reliability(p[rows, c], label[rows, c], weight[rows], bins)
+        if self.task.multilabel:
+            return metrics.reliability(p[known], label[known], np.repeat(weight, known.sum(1)), bins)
+        rows = metrics.one_diagnosis(self.truth)
+        right = label[rows, p[rows].argmax(1)]
+        return metrics.reliability(p[rows].max(1), right, weight[rows], bins)
+
+    @property
+    def people(self) -> int:
+        return len(set(self.groups)) or len(self.masks.ids)
+
+    def counts(self) -> dict[str, Count]:
+        """By class. A person has a class who has it in any record."""
+        person = np.array(self.groups or self.masks.ids)
+        counts = {}
+        for c, name in enumerate(self.task.classes):
+            known = self.truth.known[:, c]
+            has = known & self.truth.label[:, c]
+            people = (len(set(person[rows].tolist())) for rows in (has, known))
+            counts[name] = Count(int(has.sum()), int(known.sum()), *people)
+        return counts
+
+    def kept(self, condition: Condition) -> Bools:
         """bool [n, M]: what patients are left with."""
         return self.presence & self.masks.keep[condition]
-
-
-def over_seeds(runs: Sequence[Results]) -> dict[str, dict[str, dict[str, Array]]]:
-    """values of the mean over runs that differ in their seed, with intervals over patients and
-    seeds: [method][condition][metric] -> [R + 1] of whatever all runs have."""
-    first = runs[0].values
-    pooled: dict[str, dict[str, dict[str, Array]]] = {}
-    for method in first:
-        for condition, values in first[method].items():
-            for metric in values:
-                found = [run.values.get(method, {}).get(condition, {}).get(metric) for run in runs]
-                stacked = [value for value in found if value is not None]
-                if len(stacked) == len(runs):
-                    pooled.setdefault(method, {}).setdefault(condition, {})[metric] = statistics.over_seeds(
-                        np.stack(stacked)
-                    )
-    return pooled

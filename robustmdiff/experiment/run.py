@@ -13,28 +13,26 @@ runs/name/
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
-from robustmdiff.data.patient import DataError, Patient
+from robustmdiff.data.patient import DataError
 from robustmdiff.data.spelling import canonical
 from robustmdiff.data.splits import hold_out, load_split, save_split
 from robustmdiff.data.study import texts_of
 from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import SPECIAL, train_tokenizer
+from robustmdiff.diagnosis.abstention import Abstention
+from robustmdiff.diagnosis.calibration import Calibration, calibrate, say_if_calibrated_otherwise
 from robustmdiff.diagnosis.pretrained import save_pretrained
-from robustmdiff.diagnosis.uncertainty import Abstention, ConformalSets
+from robustmdiff.diagnosis.sets import ConformalSets
 from robustmdiff.encoders.backbone import load_own_tokenizer, text_backbone
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.encoders.encoded import Encoded
-from robustmdiff.encoders.tensors import tensors
 from robustmdiff.experiment.studies import (
     SPLITS,
     Source,
@@ -49,8 +47,6 @@ from robustmdiff.training.config import TrainConfig
 from robustmdiff.whole import write_whole
 
 SPLIT, PEOPLE, FOLDS = "split.json", "people.json", "folds.json"
-ALPHA = 0.1
-ENOUGH_FOR_MEANS = 256  # training patients whose latents tell what is usual
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,7 @@ def train_run(
     fitting, watching = hold_out(study.patients["train"], config.seed)
     model = train(model, fitting, watching, collator, config, folder, resume=resume, name=kind).model
     save_pretrained(model, folder / "model", kind=kind, tokenizer=tokenizer, options=options)
-    calibrate(model, study, collator, folder, draws=config.model.draws)
+    calibrate(model, study.patients["calibration"], study.patients["train"], collator).save(folder)
     return load_run(folder)
 
 
@@ -163,67 +159,6 @@ def _tokenizer(study: Study, config: ModelConfig) -> tuple[Any, ModelConfig]:
     return tokenizer, replace(config, vocabulary=tokenizer.get_vocab_size())
 
 
-@torch.no_grad()
-def calibrate(model: Any, study: Study, collator: Collator, folder: Path, *, draws: int) -> None:
-    """Prediction sets and the abstention threshold, from the calibration patients under every
-    pattern of absence, each patient once per pattern."""
-    probability, label, known, presence, latent = [], [], [], [], []
-    for masked, batch, new in _masked(model, study.patients["calibration"], collator):
-        probability.append(model.diagnose(masked, draws=draws).probability[new])
-        label.append(batch.label[new])
-        known.append(batch.label_known[new])
-        presence.append(masked.m[new])
-        x = model.observe(masked)
-        if x is not None:
-            latent.append(x[new])
-    sets = ConformalSets.fit(
-        torch.cat(probability),
-        torch.cat(label),
-        torch.cat(presence),
-        ALPHA,
-        known=torch.cat(known),
-        multilabel=study.task.multilabel,
-    )
-    if latent:
-        seen = [
-            (model.observe(masked)[new], masked.m[new])
-            for masked, _, new in _masked(model, study.patients["train"][:ENOUGH_FOR_MEANS], collator)
-        ]
-        abstention = Abstention.fit(
-            torch.cat([x for x, _ in seen]),
-            torch.cat([p for _, p in seen]),
-            torch.cat(latent),
-            torch.cat(presence),
-        )
-        abstention.save(folder / "abstention.json")
-    sets.save(folder / "conformal.json")  # last: with it a run is finished
-
-
-def patterns(M: int) -> Tensor:
-    """The patterns, bool [P, M], under which patients are calibrated: every subset of up to 6
-    modalities; of more, everything, nothing, each one alone and each one missing."""
-    if M <= 6:
-        return (torch.arange(2**M)[:, None] >> torch.arange(M)) % 2 > 0
-    eye = torch.eye(M, dtype=torch.bool)
-    return torch.cat([torch.ones(1, M, dtype=torch.bool), torch.zeros(1, M, dtype=torch.bool), eye, ~eye])
-
-
-def _masked(
-    model: Any, patients: Sequence[Patient], collator: Collator
-) -> Iterator[tuple[Encoded, Batch, Tensor]]:
-    """Every batch under every mask of `patterns`, and bool [B]: whose pattern is new (hiding what a
-    patient lacks anyway makes no second patient)."""
-    for i in range(0, len(patients), 64):
-        batch = tensors(collator(patients[i : i + 64]), next(model.parameters()).device)
-        encoded = model.encode(batch)
-        before = torch.empty(0, *batch.presence.shape, dtype=torch.bool)
-        for pattern in patterns(batch.presence.shape[1]):
-            masked = encoded.keep(pattern.expand_as(batch.presence))
-            presence = masked.m
-            yield masked, batch, ~(before == presence).all(-1).any(0)
-            before = torch.cat([before, presence[None]])
-
-
 def load_run(folder: str | Path, device: torch.device | str = "cpu") -> Run:
     """A trained run, its model on `device`. Raises DataError or PretrainedError for a folder that holds no
     finished run, Refusal for a device that cannot be used."""
@@ -238,14 +173,14 @@ def load_run(folder: str | Path, device: torch.device | str = "cpu") -> Run:
             f"{folder}: holds a run that is not finished, expected `robustmdiff train --resume` to end it"
         )
     model, tokenizer = load_model(folder / "model")
-    abstention = folder / "abstention.json"
+    calibration = Calibration.load(folder)
     return Run(
         folder=folder,
         source=source,
         model=model.to(place),
         collator=Collator(model.task, tokenizer, model.config.max_tokens),
-        conformal=ConformalSets.load(folder / "conformal.json"),
-        abstention=Abstention.load(abstention) if abstention.exists() else None,
+        conformal=calibration.sets,
+        abstention=calibration.abstention,
     )
 
 
@@ -283,30 +218,31 @@ def evaluate_run(
     device: torch.device | str = "cpu",
     **options: Any,
 ) -> Any:
-    """A run (or its folder) and the baselines beside it, under the missing-modality protocol -> Results.
+    """A run (or its folder) and the baselines beside it, each with the prediction sets that it is shipped
+    with, under the missing-modality protocol -> Results.
 
     study  whose test patients are asked about; the run's own, unless given.
-    draws  per diagnosis; the run's own number, unless given.
+    draws  per diagnosis; the run's own number, for which its sets were calibrated, unless given: then a
+           warning says so.
     """
     from robustmdiff.evaluation.protocol import evaluate
 
     run = run if isinstance(run, Run) else load_run(run, device)
     study = study_in_terms_of(run.task, study) if study else run.study()
+    say_if_calibrated_otherwise(run.model, draws)
     others = sorted((run.folder / "baselines").glob("*/model"))
-    models = {type(run.model).__name__: run.model}
-    models |= {path.parent.name: load_run(path.parent, device).model for path in others}
-    test = study.patients["test"]
+    runs = {type(run.model).__name__: run}
+    runs |= {path.parent.name: load_run(path.parent, device) for path in others}
+    ceiling = {"ceiling": study.posterior} if study.posterior else {}
     return evaluate(
-        models,
-        test,
+        {name: each.model for name, each in runs.items()},
+        study.patients["test"],
         run.collator,
         study.task,
-        calibration=study.patients["calibration"],
-        posterior=study.posterior,
-        references=source_only(study),
+        sets={name: each.conformal for name, each in runs.items()},
+        references=ceiling | source_only(study),
         weight=study.weight,
-        groups=[patient.person for patient in test],
-        draws=draws or run.model.config.draws,
+        draws=draws,
         **options,
     )
 

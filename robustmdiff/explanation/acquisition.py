@@ -16,6 +16,8 @@ from robustmdiff.refusal import Refusal
 if TYPE_CHECKING:
     from robustmdiff.diagnosis.model import RobustMDiff
 
+DRAWS = 64  # from which on an answer is steady
+
 
 NOTICEABLE = 0.01  # of probability; about one standard deviation of a small gain over 64 draws
 
@@ -54,7 +56,7 @@ class NextTest:
 
 
 def rank_next_tests(
-    model: RobustMDiff, encoded: Encoded, *, patient: int = 0, draws: int = 64, seed: int = 0
+    model: RobustMDiff, encoded: Encoded, *, patient: int = 0, draws: int = DRAWS, seed: int = 0
 ) -> tuple[NextTest, ...]:
     """The absent modalities of one patient of `encoded`, the most informative per cost first; those
     that no training patient had together with what is present are left out.
@@ -65,7 +67,7 @@ def rank_next_tests(
     under equal luck, and the answer depends on the seed and this patient alone.
     """
     if draws < 2:
-        raise Refusal(f"rank_next_tests: draws is {draws}, expected at least 2 (64 or more to report)")
+        raise Refusal(f"rank_next_tests: draws is {draws}, expected at least 2, better {DRAWS}")
     present = encoded.m[patient]  # [M]
     more = present | torch.eye(len(present), dtype=torch.bool, device=present.device)
     together = held_by(model.views, more).any(-1)

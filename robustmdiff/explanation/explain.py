@@ -11,10 +11,11 @@ from robustmdiff.data.batch import Batch, Images
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field
+from robustmdiff.diagnosis.abstention import Abstention
 from robustmdiff.diagnosis.model import RobustMDiff
-from robustmdiff.diagnosis.uncertainty import Abstention, ConformalSets
+from robustmdiff.diagnosis.sets import ConformalSets
 from robustmdiff.encoders.encoded import Encoded
-from robustmdiff.explanation.acquisition import rank_next_tests
+from robustmdiff.explanation.acquisition import DRAWS, rank_next_tests
 from robustmdiff.explanation.attribution import Attribution, attribute, read
 from robustmdiff.explanation.record import (
     CellRow,
@@ -31,7 +32,6 @@ from robustmdiff.explanation.shapley import modality_shapley
 from robustmdiff.labels import Labels, labels_of
 from robustmdiff.refusal import Refusal
 
-INTERVAL = (0.05, 0.95)
 TOP = 8  # findings and concepts that are listed
 
 
@@ -42,7 +42,7 @@ def explain_patient(
     *,
     conformal: ConformalSets | None = None,
     abstention: Abstention | None = None,
-    draws: int = 64,
+    draws: int | None = None,
     seed: int = 0,
     target: str | None = None,
     steps: int = 64,
@@ -51,6 +51,7 @@ def explain_patient(
     """Diagnose one patient and gather why.
 
     target  the class to explain; the most probable one unless given.
+    draws   of the diagnosis; the model's own number, for which sets are calibrated, unless given.
     steps   of the integrated gradients.
 
     A patient with nothing at all gets the prevalences, and the tests worth ordering first. The
@@ -65,6 +66,7 @@ def explain_patient(
     task = model.task
     if target is not None and target not in task.classes:
         raise Refusal(f"explain_patient: target is {target!r}, expected one of {', '.join(task.classes)}")
+    draws = model.config.draws if draws is None else draws
     model.eval()
     reading = read(model, patient, collator)
     with torch.no_grad():
@@ -76,8 +78,9 @@ def explain_patient(
             diagnosis.probability.cpu() if observed else torch.tensor([task.prevalence], device="cpu")
         )
         in_set = None if conformal is None else conformal.sets(probability, present)[0].tolist()
-        unlike = None if abstention is None else bool(abstention.flag(model.observe(encoded), present)[0])
-        next_tests = rank_next_tests(model, encoded, draws=draws, seed=seed)
+        latent = model.observe(encoded).cpu()
+        unlike = None if abstention is None else bool(abstention.flag(latent, present)[0])
+        next_tests = rank_next_tests(model, encoded, draws=max(draws, DRAWS), seed=seed)
         consulted = _concepts(model, encoded) if observed else ()
     c = int(probability[0].argmax()) if target is None else task.classes.index(target)
     shapley = modality_shapley(model, encoded, draws=draws, seed=seed)
@@ -89,7 +92,7 @@ def explain_patient(
         age=patient.age,
         target=task.classes[c],
         multilabel=task.multilabel,
-        classes=_classes(model, patient, probability[0], diagnosis.draws if observed else None, in_set),
+        classes=_classes(model, patient, probability[0], diagnosis.interval() if observed else None, in_set),
         modalities=_modalities(model, shapley.contribution[:, c], attribution),
         findings=_findings(model, encoded, diagnosis.findings) if observed else (),
         concepts=consulted,
@@ -115,14 +118,16 @@ def _prediction_set(conformal: ConformalSets | None, present: Tensor, c: int) ->
 
 
 def _classes(
-    model: RobustMDiff, patient: Patient, probability: Tensor, draws: Tensor | None, in_set: list[bool] | None
+    model: RobustMDiff,
+    patient: Patient,
+    probability: Tensor,
+    interval: tuple[Tensor, Tensor] | None,
+    in_set: list[bool] | None,
 ) -> tuple[ClassRow, ...]:
-    """probability [C], draws [S, 1, C]."""
+    """probability [C], both ends of the interval [1, C]."""
     task = model.task
-    low, high = ([None] * len(task.classes),) * 2
-    if draws is not None:
-        ends = torch.tensor(INTERVAL, device=draws.device)
-        low, high = torch.quantile(draws[:, 0].float(), ends, dim=0).tolist()
+    unknown = [None] * len(task.classes)
+    low, high = (unknown, unknown) if interval is None else (end[0].tolist() for end in interval)
     rows = [
         ClassRow(
             name=name,

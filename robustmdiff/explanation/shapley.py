@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustmdiff.diagnosis.contract import DiagnosisModel
+from robustmdiff.diagnosis.subsets import every_subset
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.refusal import Refusal
 
@@ -26,7 +27,7 @@ class ShapleyValues(NamedTuple):
 
 
 def modality_shapley(
-    model: DiagnosisModel, encoded: Encoded, *, patient: int = 0, draws: int = 16, seed: int = 0
+    model: DiagnosisModel, encoded: Encoded, *, patient: int = 0, draws: int | None = None, seed: int = 0
 ) -> ShapleyValues:
     """Shapley values (Shapley 1953) of the modalities that one patient of `encoded` has.
 
@@ -39,9 +40,8 @@ def modality_shapley(
     n = len(players)
     if n > LARGEST:
         raise Refusal(f"modality_shapley: the patient has {n} modalities, expected at most {LARGEST}")
-    subset = torch.arange(2**n, device=present.device)
     mask = torch.zeros(2**n, len(present), dtype=torch.bool, device=present.device)
-    mask[:, players] = (subset[:, None] >> torch.arange(n, device=present.device)) & 1 == 1
+    mask[:, players] = torch.from_numpy(every_subset(n)).to(present.device)
     worth = model.diagnose(encoded.repeat(patient, 2**n).keep(mask), draws=draws, seed=seed).probability
     contribution = worth.new_zeros(len(present), worth.shape[1])
     contribution[players] = shapley_values(worth)

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from robustmdiff.data.task import Field, Modality, Task
-from robustmdiff.evaluation.masks import COMPLETE, draw_masks
+from robustmdiff.evaluation.conditions import COMPLETE
+from robustmdiff.evaluation.masks import draw_masks
 from robustmdiff.evaluation.metrics import Truth
-from robustmdiff.evaluation.pooling import over_repeats, pool
+from robustmdiff.evaluation.pooling import over_repeats, over_seeds, pool
 from robustmdiff.evaluation.results import Results
+from robustmdiff.evaluation.statistics import over_seeds as mean_over_seeds
 from robustmdiff.evaluation.statistics import resamples
 
 CLASSES = ("well", "ill", "very ill")
@@ -75,6 +79,31 @@ def test_repeats_are_averaged_resample_by_resample():
     assert mean.values["good"][COMPLETE]["brier"][3] == pytest.approx(np.mean(third))
 
 
+def test_seeds_are_averaged_and_widen_the_interval():
+    runs = [measured(np.arange(N), seed, replicates=60) for seed in (5, 6, 7)]
+    mean = over_seeds(runs)
+    values = [run.values["weak"][COMPLETE]["auroc/macro"] for run in runs]
+    found = mean.values["weak"][COMPLETE]["auroc/macro"]
+    assert found[0] == pytest.approx(np.mean([v[0] for v in values]))
+    np.testing.assert_array_equal(found, mean_over_seeds(np.stack(values)))
+    assert mean.difference("good", "weak", COMPLETE, "auroc/macro").low > 0
+    assert mean.methods == ["good", "weak"]
+    assert mean.notes == ("Means over 3 runs that differ in their seed; intervals hold patients and seeds.",)
+    np.testing.assert_array_equal(
+        over_seeds(runs[:1]).values["good"][COMPLETE]["brier"], runs[0].values["good"][COMPLETE]["brier"]
+    )
+
+
+def test_seeds_are_averaged_of_what_all_runs_have():
+    runs = [measured(np.arange(N), seed) for seed in (5, 6)]
+    del runs[1].values["weak"]
+    del runs[1].values["good"][COMPLETE]["coverage"]
+    mean = over_seeds(runs)
+    assert mean.methods == ["good"]
+    assert "coverage" not in mean.values["good"][COMPLETE]
+    assert "auroc/macro" in mean.values["good"][COMPLETE]
+
+
 def test_what_cannot_be_pooled_is_refused():
     one = folds(5)
     with pytest.raises(ValueError, match="pool: folds are 5 of 88 patients, expected each patient once"):
@@ -83,3 +112,12 @@ def test_what_cannot_be_pooled_is_refused():
         pool([])
     with pytest.raises(ValueError, match="over_repeats: repeats are of different patients"):
         over_repeats([pool(one), pool(one[:3])])
+    with pytest.raises(ValueError, match="over_seeds: runs is empty, expected at least one"):
+        over_seeds([])
+    whole = measured(np.arange(N), 5)
+    rows = draw_masks(IDS, PRESENCE, TASK.modality_names, seed=1)
+    with pytest.raises(ValueError, match="over_seeds: runs have different masks"):
+        over_seeds([whole, replace(whole, masks=rows)])
+    few = draw_masks(IDS, PRESENCE, TASK.modality_names, rates=(0.0, 0.5))
+    with pytest.raises(ValueError, match="over_seeds: runs have different conditions"):
+        over_seeds([whole, replace(whole, masks=few)])

@@ -12,13 +12,15 @@ from torch import nn
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.diagnosis.calibration import calibrate
 from robustmdiff.diagnosis.contract import Diagnosis
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.tensors import tensors
-from robustmdiff.evaluation.masks import COMPLETE, RATES, Masks, draw_masks, mcar
+from robustmdiff.evaluation import protocol
+from robustmdiff.evaluation.conditions import COMPLETE, MCAR, Subset, mcar
+from robustmdiff.evaluation.masks import RATES, Masks, draw_masks
 from robustmdiff.evaluation.protocol import evaluate
 from robustmdiff.evaluation.report import headline, to_json, write_report
-from robustmdiff.evaluation.results import over_seeds
 
 CLASSES = ("well", "ill", "gravely ill", "rarely seen")
 MODALITIES = ("a", "b", "c")
@@ -79,12 +81,15 @@ class Stub(nn.Module):
         segments = torch.stack([rows, batch.presence.long()], -1).int()
         return Encoded(x.reshape(-1, 1), segments, x[..., None])
 
-    def diagnose(self, encoded, *, draws=16, seed=0):
+    def diagnose(self, encoded, *, draws=None, seed=0):
         assert not self.training
         here = encoded.m
         x = encoded.H[..., 0].masked_fill(~here, 0)
         p = torch.from_numpy(posterior(x.numpy(), here.numpy())).float() ** self.sharpen
         return Diagnosis(p / p.sum(1, keepdim=True))
+
+    def observe(self, encoded):
+        return None
 
     def losses(self, encoded, batch, kept, weight):
         raise AssertionError("evaluation does not train")
@@ -95,13 +100,16 @@ class Stub(nn.Module):
 
 def run(n=180, **options):
     patients, x, _ = ward(n)
-    options = {"replicates": 20, "progress": False, "posterior": lambda kept: posterior(x, kept), **options}
+    references = {"ceiling": lambda left: posterior(x, left)} | options.pop("references", {})
+    options = {"replicates": 20, "references": references} | options
     return evaluate({"stub": Stub(), "sure": Stub(2.5)}, patients, collate, TASK, **options)
 
 
 @pytest.fixture(scope="module")
 def results():
-    return run(calibration=ward(260, seed=1)[0])
+    calibration = ward(260, seed=1)[0]
+    models = {"stub": Stub(), "sure": Stub(2.5)}
+    return run(sets={name: calibrate(model, calibration, (), collate).sets for name, model in models.items()})
 
 
 def test_the_exact_model_reaches_the_ceiling_everywhere(results):
@@ -118,7 +126,7 @@ def test_every_condition_is_there(results):
     for rate in RATES:
         assert mcar(rate) in results.masks.keep
         assert mcar(rate, at_least_one=True) in results.masks.keep
-    everything = f"subset/{'+'.join(MODALITIES)}"
+    everything = Subset(MODALITIES)
     for metric, values in results.values["stub"][COMPLETE].items():
         np.testing.assert_array_equal(values, results.values["stub"][everything][metric], err_msg=metric)
 
@@ -128,10 +136,11 @@ def test_nothing_present_is_answered_too(results):
     np.testing.assert_allclose(results.probability["stub"][COMPLETE][0], TASK.prevalence, atol=1e-6)
 
 
-def test_answers_do_not_depend_on_the_batch_size_and_batches_are_encoded_once(results):
+def test_answers_do_not_depend_on_the_batch_size_and_batches_are_encoded_once(results, monkeypatch):
+    monkeypatch.setattr(protocol, "BATCH", 7)
     patients, _, _ = ward(180)
     stub = Stub().train()
-    again = evaluate({"stub": stub}, patients, collate, TASK, replicates=20, progress=False, batch_size=7)
+    again = evaluate({"stub": stub}, patients, collate, TASK, replicates=20)
     assert stub.encoded == -(-180 // 7)
     assert stub.training
     for condition, p in again.probability["stub"].items():
@@ -156,7 +165,7 @@ def test_retention_area_and_worst_subset(results):
     assert mcar_area.low <= mcar_area.value <= mcar_area.high < 1
     assert kept_area.value > mcar_area.value
     (worst,) = results.worst_subsets("stub")
-    assert worst.count("+") == 0  # one modality tells less than two
+    assert len(worst.names) == 1  # one modality tells less than two
 
 
 def test_paired_difference_between_methods(results):
@@ -184,11 +193,9 @@ def test_a_reference_that_needs_no_encoder():
     assert flat.values["prevalence"][COMPLETE]["auroc/macro"][0] == 0.5
 
 
-def test_weights_and_groups():
+def test_weights():
     plain, weighted = run(60), run(60, weight=np.linspace(0.1, 2, 60))
     assert plain.interval("stub", COMPLETE, "brier") != weighted.interval("stub", COMPLETE, "brier")
-    twins = run(60, groups=[f"g{i // 2}" for i in range(60)])
-    assert twins.interval("stub", COMPLETE, "brier").value == plain.interval("stub", COMPLETE, "brier").value
     with pytest.raises(ValueError, match=r"weight is \[59\], expected 60"):
         run(60, weight=np.ones(59))
 
@@ -226,7 +233,7 @@ def test_stored_masks_are_used_and_those_of_others_refused(results):
 def test_a_model_that_answers_nan_is_named():
     patients, _, _ = ward(12)
     with pytest.raises(ValueError, match="broken: the probability of class 0 is nan for patient 'p0-0'"):
-        evaluate({"broken": Stub(float("nan"))}, patients, collate, TASK, progress=False)
+        evaluate({"broken": Stub(float("nan"))}, patients, collate, TASK)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.2, 1.2])
@@ -236,7 +243,7 @@ def test_a_reference_that_answers_no_probability_is_named(bad):
     answer[7, 1] = bad
     expected = f"evaluate: prior: the probability of class 1 is {bad} for patient {patients[7].id!r}"
     with pytest.raises(ValueError, match=expected):
-        evaluate({}, patients, collate, TASK, references={"prior": lambda kept: answer}, progress=False)
+        evaluate({}, patients, collate, TASK, references={"prior": lambda kept: answer})
 
 
 def test_nobody_to_ask_or_nothing_to_answer():
@@ -251,12 +258,89 @@ def test_seven_modalities_are_not_enumerated():
     assert len(masks.subsets) == 7 + 7 + 1
 
 
-def test_pooled_seeds(results):
-    runs = [results, run(seed=1), run(seed=2)]
-    pooled = over_seeds(runs)
-    values = [r.values["stub"][mcar(0.5)]["auroc/macro"][0] for r in runs]
-    assert pooled["stub"][mcar(0.5)]["auroc/macro"][0] == pytest.approx(np.mean(values))
-    assert "coverage" not in pooled["stub"][COMPLETE]  # only the first run measured it
+def test_people_with_several_records_are_drawn_together():
+    patients = [replace(p, group=f"g{i // 2}") for i, p in enumerate(ward(60)[0])]
+    found = evaluate({"stub": Stub()}, patients, collate, TASK, replicates=20)
+    plain = run(60)
+    value, low, high = found.interval("stub", COMPLETE, "brier")
+    assert value == plain.interval("stub", COMPLETE, "brier").value
+    assert (low, high) != plain.interval("stub", COMPLETE, "brier")[1:]
+    assert found.people == 30
+    rare = [i for i, p in enumerate(patients) if p.labels["rarely seen"]]
+    assert found.counts()["rarely seen"] == (len(rare), 60, len({i // 2 for i in rare}), 30)
+    stored = to_json(found)
+    assert (stored["records"], stored["people"]) == (60, 30)
+    assert stored["counts"]["rarely seen"]["people"] == len({i // 2 for i in rare})
+
+
+def test_reliability_of_a_class_is_that_of_the_answers(results):
+    p = results.probability["sure"][MCAR(0.5)].astype(float)
+    label = results.truth.label
+    found = results.reliability("sure", MCAR(0.5), "ill", bins=5)
+    here = (p[:, 1] >= 0.2) & (p[:, 1] < 0.4)
+    assert found.patients[1] == here.sum() > 0
+    assert found.stated[1] == pytest.approx(p[here, 1].mean())
+    assert found.right[1] == pytest.approx(label[here, 1].mean())
+    likeliest = results.reliability("sure", MCAR(0.5))
+    right = label[np.arange(len(p)), p.argmax(1)]
+    assert likeliest.patients.sum() == len(p)
+    share = np.nansum(likeliest.right * likeliest.patients) / len(p)
+    assert share == pytest.approx(right.mean())
+    stored = to_json(results)["methods"]["sure"]["reliability"]["mcar/0.5"]["ill"]
+    assert sum(patients for _, _, patients in stored) == len(p)
+
+
+class Coin(Stub):
+    """Answers with what has nothing to do with the patient's class."""
+
+    def diagnose(self, encoded, *, draws=None, seed=0):
+        x = encoded.H[..., 0].masked_fill(~encoded.m, 0)
+        noise = torch.from_numpy(
+            np.sin(1e4 * x.detach().numpy() @ np.arange(1.0, 4.0)[:, None] + np.arange(C))
+        )
+        return Diagnosis(noise.float().softmax(1))
+
+
+def test_what_is_retained_of_chance_is_no_number(tmp_path):
+    patients, _, _ = ward(180)
+    found = evaluate(
+        {"coin": Coin(), "stub": Stub()},
+        patients,
+        collate,
+        TASK,
+        references={"ceiling": lambda left: np.tile(TASK.prevalence, (180, 1))},
+        replicates=50,
+    )
+    full = found.near_chance("coin")
+    assert full.low <= 0.5 <= full.value + 0.2
+    assert np.isnan(found.retention("coin")).all()
+    assert found.area("coin") is None
+    assert found.near_chance("stub") is None
+    assert found.area("stub").value > 0
+    assert found.share_of_ceiling("stub", COMPLETE) is None  # a ceiling of chance is none
+    stored = to_json(found)["methods"]
+    assert stored["coin"]["retention"] == stored["coin"]["area_under_retention"] == {}
+    assert stored["coin"]["near_chance"] == pytest.approx(list(full), abs=1e-6)
+    assert stored["stub"]["near_chance"] is None
+    text = write_report(found, tmp_path).read_text(encoding="utf-8")
+    assert f"No retention of coin: its AUROC with everything, {full}, may be chance" in text
+    assert "nan" not in text
+
+
+def test_sets_are_those_that_are_handed_in(results):
+    """Coverage is that of the sets that go with a model, made by nobody else."""
+    sets = calibrate(Stub(2.5), ward(260, seed=1)[0], (), collate).sets
+    found = run(sets={"stub": sets})
+    p, left = found.probability["stub"][MCAR(0.5)], found.kept(MCAR(0.5))
+    expected = sets.sets(p.astype(float), left)
+    np.testing.assert_array_equal(found.sets["stub"][MCAR(0.5)], expected)
+    assert found.values["stub"][MCAR(0.5)]["coverage"][0] == expected[found.truth.label].mean()
+    assert "coverage" not in found.values["sure"][COMPLETE]
+    with pytest.raises(ValueError, match="sets has 'other', expected some of stub, sure"):
+        run(sets={"other": sets})
+    sets.alpha = 0.2
+    with pytest.raises(ValueError, match=r"sets have alpha \[0.1, 0.2\], expected the same"):
+        run(sets={"stub": sets, "sure": calibrate(Stub(), ward(260, seed=1)[0], (), collate).sets})
 
 
 def test_report_is_whole_and_readable(results, tmp_path):
@@ -273,11 +357,11 @@ def test_report_is_whole_and_readable(results, tmp_path):
     stored = json.loads(
         (tmp_path / "results.json").read_text(encoding="utf-8"), parse_constant=pytest.fail
     )  # no NaN
-    value, low, high = stored["methods"]["stub"]["conditions"][mcar(0.5)]["auroc/macro"]
+    value, low, high = stored["methods"]["stub"]["conditions"]["mcar/0.5"]["auroc/macro"]
     assert low <= value <= high
-    assert stored["methods"]["stub"]["retention"][COMPLETE] == [1, 1, 1]
+    assert stored["methods"]["stub"]["retention"]["mcar/0.0"] == [1, 1, 1]
     assert len(stored["methods"]["stub"]["retention"]) == 2 * len(RATES) - 1
-    assert stored["methods"]["sure"]["share_of_ceiling"][mcar(0.5)][0] <= 1.05
+    assert stored["methods"]["sure"]["share_of_ceiling"]["mcar/0.5"][0] <= 1.05
     assert "stub - sure" in stored["paired_differences"]
 
 
@@ -295,10 +379,11 @@ def test_several_labels_at_once():
     rng = np.random.default_rng(5)
 
     class Yes(Stub):
-        def diagnose(self, encoded, *, draws=16, seed=0):
+        def diagnose(self, encoded, *, draws=None, seed=0):
             x = encoded.H[..., 0].masked_fill(~encoded.m, 0).sum(1, keepdim=True)
             return Diagnosis((x - torch.arange(C)).sigmoid().detach())
 
+    Yes.task = task
     patients, calibration = (
         [
             replace(
@@ -312,7 +397,12 @@ def test_several_labels_at_once():
         for seed in (0, 1)
     )
     found = evaluate(
-        {"yes": Yes()}, patients, Collator(task), task, calibration=calibration, replicates=5, progress=False
+        {"yes": Yes()},
+        patients,
+        Collator(task),
+        task,
+        sets={"yes": calibrate(Yes(), calibration, (), Collator(task)).sets},
+        replicates=5,
     )
     assert not found.truth.known.all()
     values = found.values["yes"][COMPLETE]
@@ -333,19 +423,22 @@ def test_an_interrupted_report_leaves_the_old_one(results, tmp_path, monkeypatch
 def test_a_class_nobody_has_is_said():
     patients, _, _ = ward(50)
     some = [i for i, p in enumerate(patients) if not p.labels["rarely seen"]]
-    found = evaluate(
-        {"stub": Stub()}, [patients[i] for i in some], collate, TASK, replicates=5, progress=False
-    )
+    found = evaluate({"stub": Stub()}, [patients[i] for i in some], collate, TASK, replicates=5)
     assert found.skipped == ("rarely seen",)
     assert to_json(found)["skipped_classes"] == ["rarely seen"]
 
 
+def masks_at(n, rates):
+    patients, _, present = ward(n)
+    return draw_masks([p.id for p in patients], present, MODALITIES, rates=rates)
+
+
 def test_few_rates_are_reported_too(tmp_path):
-    found = run(60, rates=(0.0, 0.4), replicates=5)
+    found = run(60, masks=masks_at(60, (0.0, 0.4)), replicates=5)
     assert found.half == mcar(0.4)
     text = write_report(found, tmp_path).read_text(encoding="utf-8")
     assert "area 0 to 0.4" in text
     assert (tmp_path / "classes.png").exists()
-    only = run(60, rates=(0.0,), replicates=5)
+    only = run(60, masks=masks_at(60, (0.0,)), replicates=5)
     assert only.area("stub") is None
     write_report(only, tmp_path)

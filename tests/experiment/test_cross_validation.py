@@ -16,7 +16,7 @@ from robustmdiff.cli.predict import predict_run
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.sources.folder import load_folder
 from robustmdiff.data.splits import load_split
-from robustmdiff.evaluation.masks import COMPLETE, mcar
+from robustmdiff.evaluation.conditions import COMPLETE, Subset, mcar
 from robustmdiff.experiment import cross_validation
 from robustmdiff.experiment.cross_validation import cross_validate, divide, evaluate_folds
 from robustmdiff.experiment.run import load_run
@@ -134,10 +134,10 @@ def test_every_method_and_condition_is_measured(made):
     results = evaluate_folds(made[0].parents[1], draws=2, replicates=10)
     assert results.methods[0] == "RobustMDiff"
     assert set(results.methods[1:]) == {*BASELINES, "notes_only", "source_only"}
-    for condition in (COMPLETE, mcar(0.5), "subset/notes", "subset/panel"):
+    for condition in (COMPLETE, mcar(0.5), Subset(("notes",)), Subset(("panel",))):
         assert results.difference("RobustMDiff", "notes_only", condition, "auroc/macro") is not None
     # A model that reads notes only does not care about the rest.
-    alone = [results.probability["notes_only"][c] for c in (COMPLETE, "subset/notes")]
+    alone = [results.probability["notes_only"][c] for c in (COMPLETE, Subset(("notes",)))]
     np.testing.assert_array_equal(*alone)
 
 
@@ -160,7 +160,7 @@ def test_folds_are_evaluated_in_the_terms_that_they_were_trained_in(made, source
     (root / "patients.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     found = evaluate_folds(folder, **options)
     for method in expected.methods:
-        for condition in (COMPLETE, "subset/notes", "subset/panel"):
+        for condition in (COMPLETE, Subset(("notes",)), Subset(("panel",))):
             np.testing.assert_allclose(
                 found.probability[method][condition], expected.probability[method][condition], atol=1e-6
             )

@@ -17,7 +17,7 @@ from robustmdiff.data.pictures.read import ImageFile
 from robustmdiff.data.sources.folder import LOOKED_AT
 from robustmdiff.data.splits import load_split
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.evaluation.masks import COMPLETE
+from robustmdiff.evaluation.conditions import COMPLETE
 from robustmdiff.experiment import studies
 from robustmdiff.experiment.other_patients import named_source, unseen_study
 from robustmdiff.experiment.run import evaluate_run, load_run, train_run

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-import itertools
 import json
+import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, ViTModel
@@ -13,8 +14,9 @@ from robustmdiff.cli.predict import predict_run
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.splits import load_split
 from robustmdiff.data.study import texts_of
+from robustmdiff.diagnosis.sets import ConformalSets
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.experiment.run import load_run, patterns, train_run
+from robustmdiff.experiment.run import evaluate_run, load_run, train_run
 from robustmdiff.experiment.studies import Source, load_study
 from robustmdiff.training.config import TrainConfig
 
@@ -30,18 +32,6 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RMD_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-def test_patterns_are_every_subset_of_few_modalities():
-    assert set(map(tuple, patterns(3).tolist())) == set(itertools.product([False, True], repeat=3))
-    assert patterns(6).shape == (64, 6)
-
-
-def test_patterns_of_many_are_everything_nothing_each_alone_and_each_missing():
-    seen = list(map(tuple, patterns(7).tolist()))
-    assert seen[:2] == [(True,) * 7, (False,) * 7]
-    assert seen[2:9] == [tuple(i == j for j in range(7)) for i in range(7)]
-    assert seen[9:] == [tuple(i != j for j in range(7)) for i in range(7)]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +109,7 @@ def test_notes_in_chinese_train_with_all_their_characters(chinese, tmp_path):
     texts = texts_of(chinese.patients["train"], chinese.task)
     assert run.model.config.vocabulary == 5 + len(set("".join(texts))) > 2000
     assert all(1 not in run.collator.tokenizer.encode(text).ids for text in texts)
-    assert len({row["probability"] for row in predict_run(run.folder, draws=2)}) > 20  # notes are told apart
+    assert len({row["probability"] for row in predict_run(run.folder)}) > 20  # notes are told apart
 
 
 def test_a_vocabulary_that_is_asked_for_is_kept_to(chinese, tmp_path):
@@ -167,3 +157,23 @@ def test_a_folder_that_holds_no_run(tmp_path):
     (tmp_path / "study.json").write_text(json.dumps({"date": "cohort"}), encoding="utf-8")
     with pytest.raises(DataError, match=r"study\.json: cannot be read"):
         load_run(tmp_path)
+
+
+def test_evaluation_scores_the_sets_that_are_shipped(run, tmp_path):
+    """Those of the run's folder, and of no other making: with a wider quantile everything is covered."""
+    folder = shutil.copytree(run[1].folder, tmp_path / "run")
+    found = evaluate_run(folder, replicates=5)
+    shipped = ConformalSets.load(folder / "conformal.json")
+    for condition, probability in found.probability["MaskOnly"].items():
+        expected = shipped.sets(probability.astype(float), found.kept(condition))
+        np.testing.assert_array_equal(found.sets["MaskOnly"][condition], expected)
+    assert not all(found.sets["MaskOnly"][condition].all() for condition in found.masks.keep)
+    everything = ConformalSets(0.1, False, [{"all": (2.0, 7)}])
+    everything.save(folder / "conformal.json")
+    found = evaluate_run(folder, replicates=5)
+    assert all(values["set_size"][0] == 12 for values in found.values["MaskOnly"].values())
+
+
+def test_another_number_of_draws_than_the_sets_were_made_for_is_warned_of(run):
+    with pytest.warns(UserWarning, match="draws is 5, and the prediction sets were calibrated for 3"):
+        evaluate_run(run[1].folder, draws=5, replicates=5)

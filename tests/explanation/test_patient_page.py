@@ -15,8 +15,9 @@ from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.data.tokenizer import train_tokenizer
+from robustmdiff.diagnosis.abstention import Abstention
 from robustmdiff.diagnosis.model import RobustMDiff
-from robustmdiff.diagnosis.uncertainty import Abstention, ConformalSets
+from robustmdiff.diagnosis.sets import ConformalSets
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.explanation.patient_page import (
     _overlay,

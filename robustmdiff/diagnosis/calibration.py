@@ -1,0 +1,143 @@
+"""Calibration: prediction sets and when to abstain, from patients whom training has not seen.
+
+What is calibrated here is kept with the model, and is what `predict` and `explain` say and what
+`evaluate` scores.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from robustmdiff.data.batch import Batch
+from robustmdiff.data.patient import Patient
+from robustmdiff.diagnosis.abstention import Abstention
+from robustmdiff.diagnosis.asking import BATCH, encode, evaluating, under
+from robustmdiff.diagnosis.contract import DiagnosisModel
+from robustmdiff.diagnosis.sets import ConformalSets
+from robustmdiff.diagnosis.subsets import first_of_each, subsets
+from robustmdiff.encoders.encoded import Encoded
+from robustmdiff.ranking import Array, Bools
+
+Collate = Callable[[Sequence[Patient]], Batch]
+
+ALPHA = 0.1  # nine of ten patients find their class in the set
+ENOUGH_FOR_MEANS = 256  # training patients whose latents tell what is usual
+
+
+class Calibration(NamedTuple):
+    """What a model may claim. abstention is None for a model that has no latent to look at."""
+
+    sets: ConformalSets
+    abstention: Abstention | None
+
+    def save(self, folder: Path) -> None:
+        if self.abstention is not None:
+            self.abstention.save(folder / "abstention.json")
+        self.sets.save(folder / "conformal.json")  # last: with it a run is finished
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Raises Refusal for a damaged file, OSError where there is none."""
+        abstention = folder / "abstention.json"
+        return cls(
+            ConformalSets.load(folder / "conformal.json"),
+            Abstention.load(abstention) if abstention.exists() else None,
+        )
+
+
+def calibrate(
+    model: DiagnosisModel,
+    calibration: Sequence[Patient],
+    training: Sequence[Patient],
+    collator: Collate,
+) -> Calibration:
+    """Ask a model about the calibration patients under every subset of what they have (`subsets`), each
+    patient once per pattern, with as many draws as it answers with: those of its config.
+
+    `training` patients tell what is usual, for abstention. The model stays on its device and in its mode.
+    """
+    with evaluating(model):
+        return Calibration(
+            _sets(model, calibration, collator), _abstention(model, calibration, training, collator)
+        )
+
+
+def _sets(model: DiagnosisModel, patients: Sequence[Patient], collator: Collate) -> ConformalSets:
+    probability, presence, label, known = [], [], [], []
+    for encoded, batch, left, new in _views("calibrate sets", model, patients, collator):
+        said = under(encoded, left, lambda view: model.diagnose(view).probability)
+        probability.append(said[new])
+        presence.append(left[new])
+        whose = np.nonzero(new)[1]
+        label.append(np.asarray(batch.label)[whose])
+        known.append(np.asarray(batch.label_known)[whose])
+    return ConformalSets.fit(
+        np.concatenate(probability),
+        np.concatenate(label),
+        np.concatenate(presence),
+        ALPHA,
+        known=np.concatenate(known),
+        multilabel=model.task.multilabel,
+    )
+
+
+def _abstention(
+    model: DiagnosisModel, calibration: Sequence[Patient], training: Sequence[Patient], collator: Collate
+) -> Abstention | None:
+    new = _latents("calibrate abstention", model, calibration, collator)
+    if new is None:
+        return None
+    usual = _latents("learn what is usual", model, training[:ENOUGH_FOR_MEANS], collator)
+    assert usual is not None
+    return Abstention.fit(*usual, *new)
+
+
+def _latents(
+    what: str, model: DiagnosisModel, patients: Sequence[Patient], collator: Collate
+) -> tuple[Array, Bools] | None:
+    """float64 [n, d] and the presence bool [n, M] that each belongs to; None of a model that has none."""
+
+    def observe(view: Encoded) -> Tensor:
+        latent = model.observe(view)
+        assert latent is not None
+        return latent
+
+    latent, presence = [], []
+    for encoded, _, left, new in _views(what, model, patients, collator):
+        if model.observe(encoded) is None:
+            return None
+        latent.append(under(encoded, left, observe)[new])
+        presence.append(left[new])
+    return np.concatenate(latent), np.concatenate(presence)
+
+
+def _views(
+    what: str, model: DiagnosisModel, patients: Sequence[Patient], collator: Collate
+) -> Iterator[tuple[Encoded, Batch, Bools, Bools]]:
+    """Every batch encoded; bool [S, B, M], what each subset leaves of it; and bool [S, B], whose pattern
+    that is for the first time."""
+    starts = range(0, len(patients), BATCH)
+    for start in tqdm(starts, desc=what, unit="batch", disable=None, leave=False):
+        batch = collator(patients[start : start + BATCH])
+        presence = np.asarray(batch.presence)
+        left = presence & subsets(presence.shape[1])[:, None]
+        yield encode(model, batch), batch, left, first_of_each(left)
+
+
+def say_if_calibrated_otherwise(model: DiagnosisModel, draws: int | None) -> None:
+    """A warning where answers are to be means over another number of draws than a model's own, for which
+    its prediction sets were calibrated."""
+    own = model.config.draws
+    if draws not in (None, own):
+        warnings.warn(
+            f"draws is {draws}, and the prediction sets were calibrated for {own}: "
+            "what they promise holds for that number only",
+            stacklevel=3,
+        )

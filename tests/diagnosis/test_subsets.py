@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from robustmdiff.diagnosis.subsets import distinct, every_subset, first_of_each, subsets
+
+
+def test_every_subset_is_there_in_the_order_of_its_bits():
+    assert set(map(tuple, every_subset(3).tolist())) == set(itertools.product([False, True], repeat=3))
+    assert every_subset(3)[6].tolist() == [False, True, True]  # 6 = 110 in binary
+    assert every_subset(0).shape == (1, 0)
+
+
+def test_subsets_of_few_modalities_are_all_of_them():
+    np.testing.assert_array_equal(subsets(6), every_subset(6))
+    assert len(subsets(6)) == 64
+
+
+def test_subsets_of_many_are_nothing_each_alone_each_missing_and_everything():
+    seen = list(map(tuple, subsets(7).tolist()))
+    assert seen[0] == (False,) * 7
+    assert seen[1:8] == [tuple(i == j for j in range(7)) for i in range(7)]
+    assert seen[8:15] == [tuple(i != j for j in range(7)) for i in range(7)]
+    assert seen[15:] == [(True,) * 7]
+
+
+def test_distinct_subsets_are_asked_about_once_and_looked_up():
+    presence = np.array(
+        [[True, True, True], [True, False, False], [False, False, False], [False, True, True]]
+    )
+    left = presence & every_subset(3)[:, None]  # [8, 4, 3]
+    patterns, which = distinct(left)
+    assert patterns.shape == (8, 4, 3)  # as many as the fullest patient has
+    np.testing.assert_array_equal(patterns[which, np.arange(4)], left)
+    for b, count in enumerate((8, 2, 1, 4)):
+        assert len(np.unique(patterns[:, b], axis=0)) == len(np.unique(which[:, b])) == count
+
+
+def test_the_first_of_each_is_new():
+    presence = np.array([[True, True], [True, False], [False, False]])
+    left = presence & every_subset(2)[:, None]
+    assert first_of_each(left).T.tolist() == [
+        [True] * 4,
+        [True, True, False, False],
+        [True, False, False, False],
+    ]
