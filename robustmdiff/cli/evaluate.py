@@ -7,13 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from robustmdiff.cli.arguments import AsJson, Device, Draws, RunFolder, SkipBad
+from robustmdiff.cli.arguments import AsJson, Device, Draws, SkipBad
 from robustmdiff.cli.show import left_out, show, transposed
 from robustmdiff.refusal import Refusal
 
 
 def evaluate(
-    run: RunFolder,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="A folder that `robustmdiff train` wrote; of several seeds, all of them."
+        ),
+    ],
     data: Annotated[
         str | None,
         typer.Option(
@@ -38,26 +43,36 @@ def evaluate(
     """Take modalities away and measure what is left, beside the baselines trained with the run.
 
     With --data on patients that the run has never seen, matched by the names of classes, fields and
-    units; what took part in training is left out, and told.
+    units; what took part in training is left out, and told. Several runs, which differ in their seed, are
+    averaged; their intervals hold patients and seeds.
 
     \b
     Examples:
       robustmdiff evaluate runs/cohort
       robustmdiff evaluate runs/mine --data their_patients
+      robustmdiff evaluate runs/seed0 runs/seed1 runs/seed2 --out runs/seeds
     """
     from robustmdiff.data.bad_rows import BadRows
+    from robustmdiff.evaluation.pooling import over_seeds
     from robustmdiff.evaluation.report import headline, write_report
     from robustmdiff.experiment.cross_validation import evaluate_folds
     from robustmdiff.experiment.other_patients import named_source, unseen_study
     from robustmdiff.experiment.run import FOLDS, evaluate_run, load_run
 
+    run, several = runs[0], len(runs) > 1
     folds, bad = (run / FOLDS).exists(), BadRows(skip_bad)
+    if several and data is not None:
+        raise Refusal(f"--data is {data!r}, expected none with {len(runs)} runs")
+    if several and out is None:
+        raise Refusal(f"--out is not given, expected a folder for the mean of {len(runs)} runs")
     if root is not None and data is None:
         raise Refusal(f"--root is {str(root)!r}, expected none without --data")
     if folds and data is not None:
         raise Refusal(f"{run}: holds the folds of a cross-validation, expected with --data one run of them")
     options: dict[str, Any] = {"draws": draws, "replicates": replicates, "seed": seed, "device": device}
-    if folds:
+    if several:
+        results = over_seeds([evaluate_run(each, **options) for each in runs])
+    elif folds:
         results = evaluate_folds(run, **options)
     elif data is None:
         results = evaluate_run(run, **options)

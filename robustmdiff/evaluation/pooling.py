@@ -13,6 +13,7 @@ from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import over_seeds as mean_over_seeds
 from robustmdiff.evaluation.statistics import resamples
 from robustmdiff.ranking import Array
+from robustmdiff.refusal import Refusal
 
 
 def pool(folds: Sequence[Results], *, replicates: int = 200, seed: int = 0) -> Results:
@@ -78,12 +79,14 @@ def _mean(what: str, several: Sequence[Results], mean: Callable[[Array], Array])
     first, *others = several
     for other in others:
         if other.masks.ids != first.masks.ids:
-            raise ValueError(f"{what} are of different patients, expected the same in each")
+            raise Refusal(f"{what} are of different patients, expected the same in each")
         if other.masks.keep.keys() != first.masks.keep.keys():
-            raise ValueError(f"{what} have different conditions, expected the same in each")
+            raise Refusal(f"{what} have different conditions, expected the same in each")
         if not all(np.array_equal(other.masks.keep[c], keep) for c, keep in first.masks.keep.items()):
-            raise ValueError(f"{what} have different masks, expected the same in each")
+            raise Refusal(f"{what} have different masks, expected the same in each")
     methods = [name for name in first.values if all(name in other.values for other in others)]
+    if not set(methods) - {"ceiling"}:
+        raise Refusal(f"{what} have no method in common, expected at least one")
     values = {
         method: {
             condition: {

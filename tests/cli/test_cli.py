@@ -135,6 +135,18 @@ def test_evaluate(say, run, tmp_path):
     assert {"report.md", "results.json", "retention.png"} <= {path.name for path in out.iterdir()}
 
 
+def test_runs_of_several_seeds_are_averaged(say, run, tmp_path):
+    """Of a run and itself the mean is what the run has alone."""
+    one = say("evaluate", run, "--out", tmp_path / "one", "--replicates", 10, "--json")
+    two = say("evaluate", run, run, "--out", tmp_path / "two", "--replicates", 10, "--json")
+    assert two.code == 0, two.err
+    assert two.json["headline"] == one.json["headline"]
+    assert "Means over 2 runs" in (tmp_path / "two" / "report.md").read_text(encoding="utf-8")
+    refused = say("evaluate", run, run)
+    assert refused.code == 2
+    assert "--out is not given, expected a folder for the mean of 2 runs" in " ".join(refused.err.split())
+
+
 def test_predict_writes_a_row_for_each_patient_and_class(say, run, tmp_path):
     out = tmp_path / "predictions.csv"
     said = say("predict", run, "--out", out, "--draws", 2)

@@ -14,6 +14,7 @@ from robustmdiff.evaluation.pooling import over_repeats, over_seeds, pool
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import over_seeds as mean_over_seeds
 from robustmdiff.evaluation.statistics import resamples
+from robustmdiff.refusal import Refusal
 
 CLASSES = ("well", "ill", "very ill")
 TASK = Task(
@@ -118,6 +119,9 @@ def test_what_cannot_be_pooled_is_refused():
     rows = draw_masks(IDS, PRESENCE, TASK.modality_names, seed=1)
     with pytest.raises(ValueError, match="over_seeds: runs have different masks"):
         over_seeds([whole, replace(whole, masks=rows)])
+    other = replace(whole, values={"other": whole.values["weak"]})
+    with pytest.raises(Refusal, match="over_seeds: runs have no method in common"):
+        over_seeds([whole, other])
     few = draw_masks(IDS, PRESENCE, TASK.modality_names, rates=(0.0, 0.5))
     with pytest.raises(ValueError, match="over_seeds: runs have different conditions"):
         over_seeds([whole, replace(whole, masks=few)])
