@@ -236,7 +236,7 @@ void join(const Problem& problem, const Block& block, const float* partials, int
     store(total + lane, sum);
   }
   for (int64_t r = 0; r < stride; ++r) {
-    const bool nothing = total[r] == 0.0f;
+    const bool nothing = total[r] == 0.0f || largest[r] == LOWEST;  // no concept, or every score is -inf
     const float share = nothing ? 0.0f : 1.0f / total[r];
     for (int64_t c = 0; c < chunks; ++c) weights[c * stride + r] *= share;
     if (r < block.rows && column == 0) lse[block.first + r] = nothing ? NOTHING : largest[r] + __builtin_logf(total[r]);

@@ -151,6 +151,23 @@ def test_a_key_of_minus_infinity_is_not_attended_to(backend):
     assert dv[:, 0, 0].tolist() == [0, 1, 0]
 
 
+@pytest.mark.parametrize("backend", backends_under_test("knowledge_attention"))
+def test_a_query_of_minus_infinity_consults_nothing(backend):
+    """Every score is -inf: 0, as where the prior hides every concept, and the rows beside it as ever."""
+    q = torch.ones(3, 1, 8, device=DEVICE)
+    concepts = torch.linspace(0.1, 1, 40, device=DEVICE).view(5, 8)
+    with use_backend(knowledge_attention=backend):
+        alone = knowledge_attention(q, concepts, scale=0.5)
+        q[1] = -torch.inf
+        q.requires_grad_()
+        out = knowledge_attention(q, concepts, scale=0.5)
+        (dq,) = torch.autograd.grad(out.sum(), q)
+    assert not out[1].any()
+    assert (out[[0, 2]] == alone[[0, 2]]).all()
+    assert dq[1].abs().max() < 1e-30
+    assert dq.isfinite().all()
+
+
 @pytest.mark.parametrize("backend", backends_under_test("graph_attention"))
 def test_gradients_of_16_bits_are_summed_in_float32(backend):
     """1,000 edges that share one key: sums in bfloat16 would stop growing at 256."""
