@@ -10,20 +10,14 @@ a number that does not depend on it. RobustMDiff and its baselines share these f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.labels import Labels
 from robustmdiff.training.config import TrainConfig
-from robustmdiff.training.contract import Objective
-
-if TYPE_CHECKING:
-    from robustmdiff.diagnosis.contract import DiagnosisModel
-
 
 TERMS = ("diff", "cons", "class", "find")  # of `Losses`, in its order, as the log calls them
 
@@ -41,28 +35,6 @@ def total_loss(losses: Losses, c: TrainConfig) -> Tensor | float:
     """L_total of the paper, and L_find for data whose findings are labelled."""
     L_diff, L_cons, L_class, L_find = losses
     return c.lambda_diff * L_diff + c.lambda_cons * L_cons + c.lambda_class * L_class + c.lambda_find * L_find
-
-
-class DiagnosisObjective(Objective):
-    """What training minimises: L_total of a `DiagnosisModel`."""
-
-    model: DiagnosisModel
-
-    def __init__(self, model: DiagnosisModel, config: TrainConfig) -> None:
-        super().__init__(model)
-        self.config = config
-
-    def forward(self, batch: Batch, kept: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = self.model.losses(self.model.encode(batch), batch, kept, weight)
-        total = torch.as_tensor(total_loss(losses, self.config))
-        parts = zip(TERMS, losses, strict=True)
-        return total, {name: torch.as_tensor(x, device=total.device).detach() for name, x in parts}
-
-    def before_step(self, key: int) -> None:
-        self.model.before_step(key)
-
-    def after_step(self) -> None:
-        self.model.after_step()
 
 
 def class_loss(labels: Labels, logits: Tensor, batch: Batch, weight: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.patient import Patient
 from robustmdiff.diagnosis.contract import DiagnosisModel
-from robustmdiff.diagnosis.losses import DiagnosisObjective
+from robustmdiff.diagnosis.objective import DiagnosisObjective
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.batches import PackedPatients, check_patients
 from robustmdiff.training.budget import Budget, budget

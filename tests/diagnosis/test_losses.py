@@ -9,7 +9,6 @@ import torch
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.diagnosis.losses import (
-    DiagnosisObjective,
     Losses,
     class_loss,
     consistency_loss,
@@ -17,6 +16,7 @@ from robustmdiff.diagnosis.losses import (
     mean_where,
     total_loss,
 )
+from robustmdiff.diagnosis.objective import DiagnosisObjective
 from robustmdiff.labels import Exclusive, Independent
 from robustmdiff.training.config import TrainConfig
 
