@@ -56,6 +56,7 @@ class Modality:
               is for shares of full scale, must not be. "file": each DICOM file's own.
     bits      image only: how many bits the files use whose samples are deeper than 8 bits, where
               that is fewer (12: 4095 counts as 1); None: all of the samples, or what the file says.
+    channels  image only: what each channel shows ("T1w", "T2w"), for people to read; () where it has no name.
     fields    values only.
     encoder   None for the kind's own small encoder, a transformers `AutoModel` name or path,
               or "package.module:Class" for a user's own.
@@ -67,6 +68,7 @@ class Modality:
     shape: tuple[int, int, int] | None = None
     window: tuple[float, float] | Literal["file"] = (0.0, 1.0)
     bits: int | None = None
+    channels: tuple[str, ...] = ()
     fields: tuple[Field, ...] = ()
     encoder: str | None = None
     cost: float = 1.0
@@ -81,6 +83,8 @@ class Modality:
             raise Refusal(f"{where}: shape is {self.shape}, expected none: it is no image")
         if self.bits is not None and not (type(self.bits) is int and 8 <= self.bits <= 32):
             raise Refusal(f"{where}: bits is {self.bits!r}, expected 8 to 32, or None")
+        if self.kind != "image" and self.channels:
+            raise Refusal(f"{where}: channels is {self.channels}, expected none: it is no image")
         if self.kind != "values" and self.fields:
             raise Refusal(f"{where}: has fields, expected none: its kind is {self.kind!r}")
         if self.encoder is not None:
@@ -167,6 +171,12 @@ def _check_image(modality: Modality, where: str) -> None:
         raise Refusal(f"{where}: shape is {modality.shape}, expected (channels, height, width)")
     if modality.window != "file":
         check_range(modality.window, f"{where}: window")
+    assert modality.shape is not None  # it has just been looked at
+    if modality.channels and len(modality.channels) != modality.shape[0]:
+        raise Refusal(
+            f"{where}: channels is {modality.channels}, expected {modality.shape[0]} names, or none"
+        )
+    check_names(modality.channels, f"{where}: channels")
 
 
 def _check_text(modality: Modality, where: str) -> None:

@@ -78,8 +78,9 @@ def terms(ours: Task, theirs: Task, where: str) -> Terms:
     Numbers are converted where the units allow it, categories, classes and findings go by their names in
     whatever order, and what they do not have is absent. DataError, with the modality, the field and both
     values, where they have what we do not know (a modality, a field, a category, a class, a finding) or
-    say another thing of what we both have (kind, shape, window, a unit of another dimension, a reference
-    range that is another after conversion, exclusive classes or not). Prevalence and costs are ours.
+    say another thing of what we both have (kind, shape, window, names of channels, a unit of another
+    dimension, a reference range that is another after conversion, exclusive classes or not). Prevalence and
+    costs are ours.
     """
     if ours.multilabel != theirs.multilabel:
         raise _differs(where, "multilabel", theirs.multilabel, ours.multilabel)
@@ -104,7 +105,8 @@ def terms(ours: Task, theirs: Task, where: str) -> Terms:
 def _cells(ours: Modality, theirs: Modality, where: str) -> dict[str, Cell]:
     our, their = asdict(ours), asdict(theirs)
     for key in our.keys() - OWN:
-        if _listed(our[key]) != _listed(their[key]):
+        unsaid = key == "channels" and not (our[key] and their[key])  # nobody need name them
+        if not unsaid and _listed(our[key]) != _listed(their[key]):
             raise _differs(where, key, their[key], our[key])
     field_of = {field.name: field for field in ours.fields}
     names = _names([field.name for field in theirs.fields], field_of, f"{where}, field")

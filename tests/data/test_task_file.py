@@ -114,6 +114,7 @@ MODALITIES = {
     ),
     "an encoder without a name": ({"encoder": " "}, "Modality 's': encoder is ' ', expected a name that is"),
     "an encoder of a number": ({"encoder": 5}, ".encoder is 5, expected text"),
+    "channels of values": ({"channels": ["a"]}, "channels is ('a',), expected none: it is no image"),
     "a shape of values": ({"shape": [1, 2, 3]}, "shape is (1, 2, 3), expected none: it is no image"),
 }
 TASKS = {
@@ -185,6 +186,11 @@ IMAGES = {
     "a shape of two": ({"shape": [64, 64]}, "modalities[0].shape is [64, 64], expected a list of 3"),
     "a shape of 0": ({"shape": [1, 0, 64]}, "shape is (1, 0, 64), expected (channels, height, width)"),
     "no shape": ({}, "shape is None, expected (channels, height, width)"),
+    "two names of one channel": (
+        {"channels": ["T1w", "T2w"]},
+        "is ('T1w', 'T2w'), expected 1 names, or none",
+    ),
+    "a name that is a number": ({"channels": [1]}, "modalities[0].channels[0] is 1, expected text"),
     "a window of texts": ({"window": ["-1", "1"]}, "modalities[0].window[0] is '-1', expected a finite"),
     "a window reversed": ({"window": [1, -1]}, "window is (1, -1), expected two finite numbers, low < high"),
     "a window of NaN": ({"window": [float("nan"), 1]}, "modalities[0].window[0] is nan, expected a finite"),
@@ -195,7 +201,7 @@ IMAGES = {
 
 @pytest.mark.parametrize(("keys", "message"), IMAGES.values(), ids=IMAGES.keys())
 def test_an_image_without_a_true_shape_or_window_is_refused(tmp_path, keys, message):
-    shape = {"shape": [1, 64, 64]} if "window" in keys else {}
+    shape = {"shape": [1, 64, 64]} if keys.keys() & {"window", "channels"} else {}
     with pytest.raises(DataError) as error:
         read(tmp_path, task_of(modalities=[{"name": "ct", "kind": "image"} | shape | keys]))
     assert message in str(error.value)

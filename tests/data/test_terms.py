@@ -46,6 +46,19 @@ def test_what_says_nothing_of_how_values_are_read_may_differ():
     assert terms(RUN, replace(other, rare=("dead",)), "two").same
 
 
+def test_names_of_channels_may_be_left_out_but_not_be_others():
+    ours, swapped, silent = (
+        task(replace(CT, shape=(2, 2, 3), channels=names), NOTES, LABS)
+        for names in (("T1w", "T2w"), ("T2w", "T1w"), ())
+    )
+    assert terms(ours, ours, "two").same
+    assert terms(ours, silent, "two").same
+    assert terms(silent, ours, "two").same
+    message = r"^two: modality 'ct': channels is \['T2w', 'T1w'\], expected \['T1w', 'T2w'\] as the run was"
+    with pytest.raises(DataError, match=message):
+        terms(ours, swapped, "two")
+
+
 def test_a_patient_is_read_by_names_whatever_their_order_and_converted():
     other = Task(
         (

@@ -14,6 +14,7 @@ from robustmdiff.data.cohort import missingness, panel
 from robustmdiff.data.cohort.concepts import concept_table, frequency_bands
 from robustmdiff.data.cohort.config import CohortConfig
 from robustmdiff.data.cohort.draw import SITES, draw, states_of, stream
+from robustmdiff.data.cohort.imaging import CONTRASTS, CT_LEVELS
 from robustmdiff.data.cohort.missingness import Mechanism
 from robustmdiff.data.cohort.posterior import posterior, reading_evidence
 from robustmdiff.data.cohort.render import IMAGES, Rendering, rendering
@@ -23,6 +24,7 @@ from robustmdiff.data.task import Modality, Task
 from robustmdiff.knowledge.concepts import ConceptTable
 
 WINDOWS = {"xray": (0.0, 1.0), "ct": (-1000.0, 300.0), "mri": (0.0, 0.9)}
+CHANNELS = {"ct": tuple(f"{20 * z:+.0f} cm" for z in CT_LEVELS), "mri": tuple(CONTRASTS)}
 COSTS = {"xray": 1.0, "ct": 6.0, "mri": 10.0, "text": 1.0, "structured": 2.0, "genomic": 8.0}
 
 
@@ -222,7 +224,10 @@ def _task(table: DiseaseTable, labels: np.ndarray, prior: np.ndarray, config: Co
     for name in MODALITIES:
         if name in IMAGES:
             shape = (IMAGES[name][1], size, size)
-            modality = Modality(name, "image", shape=shape, window=WINDOWS[name], cost=COSTS[name])
+            channels = CHANNELS.get(name, ())
+            modality = Modality(
+                name, "image", shape=shape, window=WINDOWS[name], channels=channels, cost=COSTS[name]
+            )
         elif name in fields:
             modality = Modality(name, "values", fields=fields[name], cost=COSTS[name])
         else:

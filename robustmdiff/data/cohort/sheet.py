@@ -6,17 +6,13 @@ import io
 import os
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robustmdiff.data.cohort.imaging import CONTRASTS, CT_LEVELS
-
-if TYPE_CHECKING:
-    from robustmdiff.data.cohort.cohort import Cohort
+from robustmdiff.data.cohort.cohort import CHANNELS, Cohort
 
 _WINDOWS = {"xray": ((0.1, 1.0),), "ct": ((-1000, 300),) * 4, "mri": ((0, 0.45), (0, 0.6), (0, 0.9))}
-_TITLES = ["X-ray", *(f"CT {20 * z:+.0f} cm" for z in CT_LEVELS), *(f"MRI {name}" for name in CONTRASTS)]
+_TITLES = ["X-ray", *(f"CT {name}" for name in CHANNELS["ct"]), *(f"MRI {name}" for name in CHANNELS["mri"])]
 
 
 def first_of_each_class(cohort: Cohort) -> np.ndarray:

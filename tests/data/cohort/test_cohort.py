@@ -58,6 +58,8 @@ def test_a_patient_is_as_the_task_says(cache):
         assert tuple(patient.findings) == cohort.task.findings == FINDINGS
     assert len({p.id for p in cohort.patients}) == 11
     assert cohort.task.rare == cohort.task.classes[-3:]
+    assert cohort.task.modality("ct").channels == ("+10 cm", "+4 cm", "-1 cm", "-6 cm")
+    assert cohort.task.modality("mri").channels == ("T1w", "T2w", "PDw")
     assert sum(cohort.task.prevalence) == pytest.approx(1)
 
 
