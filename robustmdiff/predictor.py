@@ -220,6 +220,7 @@ class Predictor:
         given), concepts consulted, the tests worth ordering. `explanation.patient_page` makes a page of it.
         Raises Refusal for a model that is a baseline."""
         from robustmdiff.explanation.explain import explain_patient
+        from robustmdiff.training.notes import read_notes
 
         run = self.run
         say_if_calibrated_otherwise(run.model, draws)
@@ -233,6 +234,7 @@ class Predictor:
             draws=draws,
             seed=seed,
             checkpoint=run.folder.name,
+            notes=read_notes(run.folder),
         )
 
     @torch.no_grad()

@@ -22,6 +22,7 @@ from robustmdiff.data.splits import load_split
 from robustmdiff.experiment.run import train_run
 from robustmdiff.experiment.studies import load_study
 from robustmdiff.refusal import Refusal
+from robustmdiff.training.notes import read_notes
 from tests.experiment.test_other_folder import CONFIG, ONE, ONTOLOGY, PEOPLE, source_of, write_folder
 
 
@@ -100,6 +101,12 @@ def test_the_same_answers_in_threads(predictor, folder):
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda patient: fresh.diagnose(patient, draws=4), patients)) == expected
     assert isinstance(expected[0], Answer)
+
+
+def test_an_explanation_tells_the_notes_of_the_training(predictor, folder):
+    notes = read_notes(folder.parent / "run")
+    assert "monitor" in {note.topic for note in notes}
+    assert list(predictor.explain(predictor.patients(folder)[0], draws=4).notes) == notes
 
 
 def test_the_same_explanations_in_threads(predictor, folder):

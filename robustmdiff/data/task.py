@@ -174,7 +174,7 @@ def _check_image(modality: Modality, where: str) -> None:
     assert modality.shape is not None  # it has just been looked at
     if modality.channels and len(modality.channels) != modality.shape[0]:
         raise Refusal(
-            f"{where}: channels is {modality.channels}, expected {modality.shape[0]} names, or none"
+            f"{where}: channels is {modality.channels}, expected {modality.shape[0]} of them, or none"
         )
     check_names(modality.channels, f"{where}: channels")
 

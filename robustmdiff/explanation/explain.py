@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,13 +24,16 @@ from robustmdiff.explanation.record import (
     FindingRow,
     ImageView,
     ModalityRow,
+    Panel,
     PatientExplanation,
     PredictionSet,
     TextView,
 )
 from robustmdiff.explanation.shapley import modality_shapley
+from robustmdiff.knowledge.link import knows_an_ontology
 from robustmdiff.labels import Labels, labels_of
 from robustmdiff.refusal import Refusal
+from robustmdiff.training.notes import Note
 
 TOP = 8  # findings and concepts that are listed
 
@@ -47,12 +50,14 @@ def explain_patient(
     target: str | None = None,
     steps: int = 64,
     checkpoint: str = "",
+    notes: Sequence[Note] = (),
 ) -> PatientExplanation:
     """Diagnose one patient and gather why.
 
     target  the class to explain; the most probable one unless given.
     draws   of the diagnosis; the model's own number, for which sets are calibrated, unless given.
     steps   of the integrated gradients.
+    notes   of the model's training, for the page (`training.notes.read_notes`).
 
     A patient with nothing at all gets the prevalences, and the tests worth ordering first. The
     model is left in evaluation mode. Raises DataError for a patient that is not what the task
@@ -110,6 +115,7 @@ def explain_patient(
         draws=draws,
         seed=seed,
         checkpoint=checkpoint,
+        notes=tuple(notes),
     )
 
 
@@ -184,7 +190,9 @@ def _findings(model: RobustMDiff, encoded: Encoded, probability: Tensor | None) 
 
 def _concepts(model: RobustMDiff, encoded: Encoded) -> tuple[ConceptRow, ...]:
     """Of the attention in the integration, A_med; per head only the heaviest TOP are looked up, so
-    a weight may be a little too small."""
+    a weight may be a little too small. None without an ontology: the task's names are no knowledge."""
+    if not knows_an_ontology(model.concept_table):
+        return ()
     K = encoded.K
     assert K is not None
     asking = encoded.m[0].nonzero()[:, 0].tolist()
@@ -206,7 +214,8 @@ def _images(model: RobustMDiff, batch: Batch, attribution: Attribution) -> tuple
         packed = batch.inputs[modality.name]
         if isinstance(packed, Images) and len(packed.rows):
             heat = attribution.pixels.get(modality.name)
-            views.append(ImageView(modality.name, packed.pixels[0].cpu(), modality.low_high, heat))
+            pixels = packed.pixels[0].cpu()
+            views.append(ImageView(modality.name, modality.channels, pixels, modality.low_high, heat))
     return tuple(views)
 
 
@@ -219,7 +228,7 @@ def _texts(model: RobustMDiff, patient: Patient, attribution: Attribution) -> tu
     return tuple(views)
 
 
-def _panels(model: RobustMDiff, patient: Patient, attribution: Attribution) -> dict[str, tuple[CellRow, ...]]:
+def _panels(model: RobustMDiff, patient: Patient, attribution: Attribution) -> dict[str, Panel]:
     """Out of range first, then by how much a cell mattered."""
     panels = {}
     for modality in model.task.modalities:
@@ -233,7 +242,8 @@ def _panels(model: RobustMDiff, patient: Patient, attribution: Attribution) -> d
             if field.name in values
         ]
         rows.sort(key=lambda row: (row.status not in ("high", "low"), -abs(row.attribution or 0)))
-        panels[modality.name] = tuple(rows)
+        missing = tuple(field.name for field in modality.fields if field.name not in values)
+        panels[modality.name] = Panel(tuple(rows), missing)
     return panels
 
 

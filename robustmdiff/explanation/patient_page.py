@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustmdiff.data.task import Field
 from robustmdiff.explanation.explain import explain_patient
-from robustmdiff.explanation.record import ClassRow, PatientExplanation, TextView
+from robustmdiff.explanation.record import ClassRow, ImageView, PatientExplanation, TextView
 
 __all__ = ["explain_patient", "render_patient_page"]
 
@@ -48,7 +48,8 @@ def render_patient_page(explanation: PatientExplanation) -> str:
         texts=[(view.name, _pieces(view)) for view in explanation.texts],
         widest=max((abs(m.contribution or 0) for m in explanation.modalities), default=0) or 1,
         strongest=max((abs(x) for f in explanation.findings for x in f.evidence.values()), default=0) or 1,
-        furthest=max((t.expected_change for t in explanation.next_tests), default=0) or 1,
+        noticeable=any(t.noticeable for t in explanation.next_tests),
+        unseen=set(explanation.missing) - {t.modality for t in explanation.next_tests},
         rgb={"for": "{} {} {}".format(*FOR), "against": "{} {} {}".format(*AGAINST)},
         listed=LISTED,
     )
@@ -64,15 +65,21 @@ def _pictures(explanation: PatientExplanation) -> list[dict[str, Any]]:
         heat = None if image.heat is None else _smooth(image.heat.float().cpu())
         most = 0.0 if heat is None else float(heat.abs().max())
         channels = []
-        for channel in range(len(grey)):
+        for channel, name in enumerate(_channel_names(image)):
             plain = np.repeat(grey[channel].numpy()[..., None], 3, axis=2)
             over = None
             if heat is not None:
                 over = _png(_overlay(plain, heat[channel].numpy() / (most or 1)))
-            channels.append({"plain": _png(plain), "heat": over})
+            channels.append({"name": name, "plain": _png(plain), "heat": over})
         total = None if image.heat is None else float(image.heat.double().sum())
         pictures.append({"name": image.name, "channels": channels, "total": total})
     return pictures
+
+
+def _channel_names(image: ImageView) -> tuple[str, ...]:
+    """As the task has them; else numbers, where there is more than one."""
+    n = len(image.pixels)
+    return image.channels or (tuple(f"channel {i} of {n}" for i in range(1, n + 1)) if n > 1 else ("",))
 
 
 def _smooth(heat: Tensor) -> Tensor:

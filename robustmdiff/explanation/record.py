@@ -11,6 +11,7 @@ from torch import Tensor
 from robustmdiff.data.task import Field
 from robustmdiff.explanation.acquisition import NextTest
 from robustmdiff.explanation.parts import Word
+from robustmdiff.training.notes import Note
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,19 @@ class CellRow:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """cells: what was measured; not_measured: the names of the fields that were not."""
+
+    cells: tuple[CellRow, ...]
+    not_measured: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ImageView:
-    """pixels and heat (None where not attributed) [C, H, W]; window as in Modality."""
+    """pixels and heat (None where not attributed) [C, H, W]; channels and window as in Modality."""
 
     name: str
+    channels: tuple[str, ...]
     pixels: Tensor
     window: tuple[float, float]
     heat: Tensor | None
@@ -99,7 +109,8 @@ class PredictionSet:
 
 @dataclass(frozen=True)
 class PatientExplanation:
-    """target is the class that is explained. direct, baseline and completeness_error are those of
+    """target is the class that is explained; concepts are none where the model was given no ontology;
+    notes are those of the model's training. direct, baseline and completeness_error are those of
     Attribution; nothing and everything are the ends between which the Shapley values lead."""
 
     id: str
@@ -114,7 +125,7 @@ class PatientExplanation:
     concepts: tuple[ConceptRow, ...]
     images: tuple[ImageView, ...]
     texts: tuple[TextView, ...]
-    panels: dict[str, tuple[CellRow, ...]]
+    panels: dict[str, Panel]
     next_tests: tuple[NextTest, ...]
     prediction_set: PredictionSet | None
     unlike_training: bool | None
@@ -126,6 +137,7 @@ class PatientExplanation:
     draws: int
     seed: int
     checkpoint: str
+    notes: tuple[Note, ...]
 
     @property
     def present(self) -> tuple[str, ...]:
@@ -139,9 +151,14 @@ class PatientExplanation:
         """In JSON's types, all of it but the images' own pixels; heat maps as nested lists [C][H][W]."""
         found = asdict(self) | {"present": self.present, "missing": self.missing}
         found["images"] = [
-            {"name": i.name, "heat": None if i.heat is None else _rounded(i.heat.tolist())}
+            {
+                "name": i.name,
+                "channels": i.channels,
+                "heat": None if i.heat is None else _rounded(i.heat.tolist()),
+            }
             for i in self.images
         ]
+        found["notes"] = [note._asdict() for note in self.notes]
         return json.loads(json.dumps(found, allow_nan=False))
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.knowledge.sparse import SparseTable
 
+UNLINKED = "task:"  # how the id of a concept begins that only the task knows
+
 _APART = re.compile(r"[^a-z0-9]+")
 
 
@@ -63,7 +65,7 @@ def concepts_of_task(concepts: ConceptTable, classes: Iterable[str], findings: I
     id_of: dict[str, tuple[str, str]] = {}
     for kind, of_kind in names.items():
         for name, linked in link(concepts, of_kind, kind=kind).items():
-            id = f"task:{kind}:{name}" if linked is None or linked in id_of else linked
+            id = f"{UNLINKED}{kind}:{name}" if linked is None or linked in id_of else linked
             id_of[id] = (kind, name)
     k = len(id_of)
     nothing = np.zeros(0, np.int64)
@@ -80,7 +82,12 @@ def concepts_of_task(concepts: ConceptTable, classes: Iterable[str], findings: I
         relations=(),
         frequency=SparseTable.empty(kinds.count("disease"), kinds.count("finding")),
     )
-    return task.merge(concepts.subset(id for id in id_of if not id.startswith("task:")))
+    return task.merge(concepts.subset(id for id in id_of if not id.startswith(UNLINKED)))
+
+
+def knows_an_ontology(concepts: ConceptTable) -> bool:
+    """Whether any of the concepts is an ontology's, rather than a name of the task and no more."""
+    return not all(id.startswith(UNLINKED) for id in concepts.id)
 
 
 def normalise(text: str) -> str:

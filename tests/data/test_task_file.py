@@ -188,7 +188,7 @@ IMAGES = {
     "no shape": ({}, "shape is None, expected (channels, height, width)"),
     "two names of one channel": (
         {"channels": ["T1w", "T2w"]},
-        "is ('T1w', 'T2w'), expected 1 names, or none",
+        "is ('T1w', 'T2w'), expected 1 of them, or none",
     ),
     "a name that is a number": ({"channels": [1]}, "modalities[0].channels[0] is 1, expected text"),
     "a window of texts": ({"window": ["-1", "1"]}, "modalities[0].window[0] is '-1', expected a finite"),

@@ -122,7 +122,7 @@ def test_an_explanation_shows_values_in_the_run_s_units(run, one, tmp_path):
     shown = []
     for data in (one, two):
         explanation, _ = explain_run(run, id="p1", data=data, draws=2, out=tmp_path / "page.html")
-        rows = sorted(explanation.panels["labs"], key=lambda row: row.field.name)
+        rows = sorted(explanation.panels["labs"].cells, key=lambda row: row.field.name)
         shown.append([(row.field.unit, row.status, row.value) for row in rows])
     numbers = [pytest.approx(value) if isinstance(value, float) else value for _, _, value in shown[0]]
     assert [row[2] for row in shown[1]] == numbers
