@@ -33,7 +33,7 @@ class Diagnosis(NamedTuple):
         """5 % and 95 % of the draws, [B, C] each: what the missing modalities could still change."""
         if self.draws is None:
             return None
-        low, high = torch.quantile(self.draws.float().cpu(), torch.tensor(INTERVAL), dim=0)
+        low, high = torch.quantile(self.draws.float().cpu(), torch.tensor(INTERVAL, device="cpu"), dim=0)
         return low, high
 
 
