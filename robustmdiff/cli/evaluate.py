@@ -82,7 +82,7 @@ def evaluate(
         study = unseen_study(trained, source, bad)
         results = evaluate_run(trained, study=study, **options)
         unseen = f"{len(study.patients['test'])} records of {source.root}, of people the run has never seen."
-        results.notes = (unseen,)
+        results.notes = (unseen, *results.notes)
     name = "evaluation" if data is None else f"evaluation-{Path(root or data).resolve().name}"
     folder = out or run / name
     write_report(results, folder)

@@ -86,20 +86,20 @@ def measure(
     weight: Array,
     classes: tuple[str, ...],
     rare: tuple[str, ...] = (),
-    multilabel: bool = False,
+    exclusive: bool = True,
     sets: Bools | None = None,
 ) -> Measured:
     """All metrics of one table cell.
 
     probability float64 [n, C]; truth of the same patients; weight [..., n]; sets bool [n, C], the
-    prediction sets, where there are any. Names:
+    prediction sets, where there are any; exclusive: exactly one class holds. Names:
 
         auroc/macro, auroc/rare, auroc/common, auroc/<class>     means over classes, then each class
         auprc/macro, /rare, /common, /<class>     likewise, of the average precision
         sensitivity95/rare, /common, /<class>     pooled: found positives of the group over all its positives
-        accuracy                                  most probable class is the true one (single label)
-        brier                                     mean of sum_c (p - y)^2; multilabel: mean over known cells
-        ece, ece/classwise, ece/<class>           of the most probable class (single label); mean over classes
+        accuracy                                  most probable class is the true one (exclusive)
+        brier                                     mean of sum_c (p - y)^2; else the mean over known cells
+        ece, ece/classwise, ece/<class>           of the most probable class (exclusive); mean over classes
         coverage, coverage/<class>, set_size      of the prediction sets
 
     ValueError for a probability that is NaN, infinite or outside [0, 1], and for such weights.
@@ -125,7 +125,7 @@ def measure(
     }
     measured = [name for name in classes if "auroc" in of_class[name]]
     values |= _of_groups(of_class, measured, rare)
-    values |= _of_patients(probability, truth, weight, multilabel)
+    values |= _of_patients(probability, truth, weight, exclusive)
     if sets is not None:
         values |= _of_sets(sets, truth, weight)
     return Measured(values, tuple(name for name in classes if name not in measured))
@@ -170,11 +170,11 @@ def _of_groups(
     return values
 
 
-def _of_patients(probability: Array, truth: Truth, weight: Array, multilabel: bool) -> dict[str, Array]:
+def _of_patients(probability: Array, truth: Truth, weight: Array, exclusive: bool) -> dict[str, Array]:
     """Metrics over patients rather than over classes; brier is that of Brier (1950)."""
     values: dict[str, Array] = {}
     squared = (probability - truth.label) ** 2 * truth.known
-    if multilabel:
+    if not exclusive:
         cells = truth.known.sum(-1).astype(np.float64)
         if cells.any():
             values["brier"] = ratio(weight @ squared.sum(-1), weight @ cells)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from robustmdiff.evaluation import statistics
-from robustmdiff.evaluation.conditions import COMPLETE
+from robustmdiff.evaluation.conditions import COMPLETE, Condition, mcar
 from robustmdiff.evaluation.results import Results
+from robustmdiff.evaluation.support import BIN
+from robustmdiff.labels import labels_of
 
 # Okabe and Ito (2008): told apart by colour-blind readers and in grey
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
@@ -41,9 +45,12 @@ def _legend(figure: Figure) -> None:
     """One legend for all panels, above them, the methods first."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: labels[i] in (CEILING_NAME, PROMISED))
-    columns = max(1, int(figure.get_figwidth() / 1.75))
+    rows = ceil(len(order) / max(1, int(figure.get_figwidth() / 1.75)))
     figure.legend(
-        [handles[i] for i in order], [labels[i] for i in order], loc="outside upper center", ncols=columns
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        loc="outside upper center",
+        ncols=ceil(len(order) / max(rows, 1)),
     )
 
 
@@ -60,14 +67,16 @@ def retention(results: Results) -> Figure:
                 ax.plot(rates, curve[0], label=CEILING_NAME, zorder=3, **CEILING)
                 continue
             colour = _colour(results, method)
-            bounds = [statistics.interval(curve[:, p]) for p in range(len(rates))]
             ax.plot(rates, curve[0], marker="o", markersize=3, color=colour, label=method)
-            low, high = zip(*[(b.low, b.high) if b else (np.nan, np.nan) for b in bounds], strict=True)
+            at = [
+                results.interval(method, mcar(rate, at_least_one), "auroc/macro") for rate in rates.tolist()
+            ]
+            low, high = zip(*[(b.low, b.high) if b else (np.nan, np.nan) for b in at], strict=True)
             ax.fill_between(rates, low, high, color=colour, alpha=0.12, linewidth=0)
         ax.axhline(0.5, color="grey", linewidth=0.8)
         ax.set_xlabel("probability that a modality is missing")
         ax.set_title("at least one modality kept" if at_least_one else "nothing kept on purpose", fontsize=9)
-    axes[0].set_ylabel("macro AUROC")
+    axes[0].set_ylabel(f"macro AUROC ({results.support('auroc/macro')})")
     _legend(figure)
     return figure
 
@@ -93,9 +102,10 @@ def classes(results: Results) -> Figure:
             if found_best is not None:
                 label = CEILING_NAME if i == 0 else None
                 ax.plot([found_best.value] * 2, [i - 0.4, i + 0.4], color="black", linewidth=1.4, label=label)
-    count = dict(zip(results.task.classes, (results.truth.label & results.truth.known).sum(0), strict=True))
     rare = {name: "rare, " if name in results.task.rare else "" for name in named}
-    ax.set_yticks(range(len(named)), [f"{name} ({rare[name]}n = {count[name]})" for name in named])
+    ax.set_yticks(
+        range(len(named)), [f"{name} ({rare[name]}n = {results.counts[name].people})" for name in named]
+    )
     ax.set_ylim(len(named) - 0.5, -0.5)
     ax.set_xlabel(f"AUROC, modalities missing with probability {results.half.rate:g}")
     _legend(figure)
@@ -122,38 +132,83 @@ def subsets(results: Results, count: int = 10) -> Figure:
     ax.set_yticklabels([subset.label for subset in worst])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel("macro AUROC when only these modalities are left (0.5 is chance)")
+    rests = results.support("auroc/macro")
+    ax.set_xlabel(f"macro AUROC when only these modalities are left ({rests}; 0.5 is chance)")
     _legend(figure)
     return figure
 
 
-def reliability(results: Results, bins: int = 10) -> Figure:
-    """How often the most probable class is right, against how probable it was said to be."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.5, 4.5), sharey=True)
+def reliability(results: Results) -> Figure | None:
+    """How often the most probable class is right, against how probable it was said to be; None where no bin
+    holds enough."""
+    if not any(_curves(results, condition) for condition in (COMPLETE, results.half)):
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 4.9), sharey=True)
+    metric = labels_of(results.task).calibration
     for ax, condition in zip(axes, (COMPLETE, results.half), strict=True):
-        ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
-        for method in results.methods:
-            drawn = results.reliability(method, condition, bins=bins)
-            enough = drawn.patients >= 10  # a bin of a few patients tells nothing
-            x, y = drawn.stated[enough], drawn.right[enough]
-            ece = results.interval(method, condition, "ece/classwise" if results.task.multilabel else "ece")
-            colour = _colour(results, method)
-            ax.plot(x, y, marker="o", markersize=3.5, linewidth=1, color=colour, label=method)
+        _reliability(ax, results, condition)
+        for line, method in enumerate(reversed(results.methods)):
+            ece = results.interval(method, condition, metric)
             if ece is not None:
                 ax.text(
                     0.98,
-                    0.03 + 0.06 * results.methods[::-1].index(method),
+                    0.03 + 0.06 * line,
                     f"ECE {ece.value:.3f}",
-                    color=colour,
+                    color=_colour(results, method),
                     transform=ax.transAxes,
                     ha="right",
                     fontsize=8,
                 )
-        ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="probability stated")
-        ax.set_title(condition.label, fontsize=9)
+        ax.set(xlabel="probability stated")
+        ax.set_title(f"{condition.label} ({results.support(metric)})", fontsize=9)
     axes[0].set_ylabel("share that was right")
     _legend(figure)
     return figure
+
+
+def reliability_classes(results: Results) -> Figure | None:
+    """The reliability of every class with half of the modalities missing; None where no bin holds enough."""
+    names, columns = results.task.classes, 4
+    if not any(_curves(results, results.half, name) for name in names):
+        return None
+    rows = ceil(len(names) / columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(8.5, 0.9 + 2.4 * rows), sharex=True, sharey=True, squeeze=False
+    )
+    for ax, name in zip(axes.flat, names, strict=False):
+        _reliability(ax, results, results.half, name)
+        ax.set_title(textwrap.fill(f"{name} (n\u00a0=\u00a0{results.counts[name].people})", 26), fontsize=8)
+    for ax in axes.flat[len(names) :]:
+        ax.axis("off")
+    figure.supxlabel(f"probability stated, modalities missing with probability {results.half.rate:g}", size=9)
+    figure.supylabel("share who had the class", size=9)
+    _legend(figure)
+    return figure
+
+
+def _reliability(ax: Axes, results: Results, condition: Condition, name: str | None = None) -> None:
+    ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    curves = _curves(results, condition, name)
+    for method in results.methods:
+        stated, right = curves.get(method, ([], []))
+        colour = _colour(results, method)
+        ax.plot(stated, right, marker="o", markersize=3.5, linewidth=1, color=colour, label=method)
+    if not curves:
+        ax.text(0.5, 0.6, f"no bin of\n{BIN} records", ha="center", fontsize=8)
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    ax.set_box_aspect(1)
+
+
+def _curves(
+    results: Results, condition: Condition, name: str | None = None
+) -> dict[str, tuple[list[float], list[float]]]:
+    """What each method stated and how often it was right, over the bins that tell something."""
+    found = {}
+    for method in results.methods:
+        stated, right, records = results.reliability(method, condition, name)
+        if (records >= BIN).any():
+            found[method] = (stated[records >= BIN].tolist(), right[records >= BIN].tolist())
+    return found
 
 
 def coverage(results: Results) -> Figure | None:
@@ -183,7 +238,7 @@ def coverage(results: Results) -> Figure | None:
                 label=method,
             )
     axes[0].axhline(1 - results.alpha, label=PROMISED, **CEILING)
-    axes[0].set(ylabel="share of true classes in the set")
+    axes[0].set(ylabel=f"share of true classes in the set ({results.support('coverage')})")
     axes[1].set(ylabel="classes in the set")
     axes[1].set_ylim(bottom=0)
     for ax in axes:
@@ -197,6 +252,7 @@ def figures(results: Results) -> dict[str, Callable[[Results], Figure | None]]:
     """What can be drawn of these results, by file name without its ending."""
     drawable: dict[str, Callable[[Results], Figure | None]] = {
         "reliability": reliability,
+        "reliability_classes": reliability_classes,
         "coverage": coverage,
     }
     if len(results.skipped) < len(results.task.classes):

@@ -45,6 +45,7 @@ def pool(folds: Sequence[Results], *, replicates: int = 200, seed: int = 0) -> R
         Truth(rows([fold.truth.label for fold in folds]), rows([fold.truth.known for fold in folds])),
         alpha=first.alpha,
         groups=tuple(rows([np.array(fold.groups) for fold in folds]).tolist()),
+        notes=_notes(folds),
     )
     weights = resamples(pooled.groups, replicates, seed)
     for method in first.probability:
@@ -105,4 +106,9 @@ def _mean(what: str, several: Sequence[Results], mean: Callable[[Array], Array])
         }
         for method in methods
     }
-    return replace(first, values=values, probability=probability, sets={})
+    return replace(first, values=values, probability=probability, sets={}, notes=_notes(several))
+
+
+def _notes(several: Sequence[Results]) -> tuple[str, ...]:
+    """Those of all, each once."""
+    return tuple(dict.fromkeys(note for one in several for note in one.notes))

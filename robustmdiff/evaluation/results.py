@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 
 from robustmdiff.data.task import Task
 from robustmdiff.evaluation import metrics, statistics
-from robustmdiff.evaluation.conditions import COMPLETE, Condition, Subset, Sweep, mcar
+from robustmdiff.evaluation.conditions import COMPLETE, MCAR, Condition, Subset, Sweep, mcar
 from robustmdiff.evaluation.masks import Masks
 from robustmdiff.evaluation.metrics import Reliability, Truth
 from robustmdiff.evaluation.statistics import Interval
+from robustmdiff.evaluation.support import Count, Support, counts, support
+from robustmdiff.labels import labels_of
 from robustmdiff.ranking import Array, Bools
 
 CHANCE = 0.5  # AUROC of a coin
-
-
-class Count(NamedTuple):
-    """How many have a class, of how many of whom it is known: records, and the people whose they are."""
-
-    records: int
-    records_known: int
-    people: int
-    people_known: int
 
 
 @dataclass
@@ -46,6 +39,7 @@ class Results:
     probability: dict[str, dict[Condition, Array]] = field(default_factory=dict)
     sets: dict[str, dict[Condition, Bools]] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()  # classes without both values among these patients
+    _support: dict[str, Support] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def add(
         self,
@@ -56,10 +50,8 @@ class Results:
         sets: Bools | None = None,
     ) -> None:
         """Measure probability [n, C] under resamples, weights [R + 1, n], and keep both."""
-        task = self.task
-        measured = metrics.measure(
-            probability, self.truth, weights, task.classes, task.rare, task.multilabel, sets
-        )
+        task, exclusive = self.task, labels_of(self.task).exclusive
+        measured = metrics.measure(probability, self.truth, weights, task.classes, task.rare, exclusive, sets)
         self.values.setdefault(method, {})[condition] = measured.values
         self.probability.setdefault(method, {})[condition] = probability.astype(np.float32)
         if sets is not None:
@@ -77,14 +69,21 @@ class Results:
         return mcar(min(self.masks.rates, key=lambda rate: abs(rate - 0.5)))
 
     def interval(self, method: str, condition: Condition, metric: str) -> Interval | None:
-        """None where the metric is not defined there."""
+        """None where the metric is not defined there; no bounds (NaN) where it rests on too few people."""
         values = self.values[method][condition].get(metric)
-        return None if values is None else statistics.interval(values)
+        return None if values is None else self._bounded(values, metric)
+
+    def _bounded(self, values: Array, metric: str) -> Interval | None:
+        """Of values [R + 1] that rest on what the metric rests on."""
+        found = statistics.interval(values)
+        if found is None or self.support(metric).enough:
+            return found
+        return Interval(found.value, np.nan, np.nan)
 
     def difference(self, a: str, b: str, condition: Condition, metric: str) -> Interval | None:
         """a - b, paired."""
         A, B = (self.values[method][condition].get(metric) for method in (a, b))
-        return None if A is None or B is None else statistics.difference(A, B)
+        return None if A is None or B is None else self._bounded(statistics.difference(A, B), metric)
 
     def sweep(self, method: str, metric: str = "auroc/macro", at_least_one: bool = False) -> Array:
         """The metric at every missing rate: [R + 1, P]; empty [R + 1, 0] where it is not defined."""
@@ -93,10 +92,12 @@ class Results:
             return np.empty((len(next(iter(conditions[0].values()))), 0))
         return np.stack([values[metric] for values in conditions], axis=-1)
 
-    def near_chance(self, method: str) -> Interval | None:
-        """The macro AUROC with everything observed, where its interval does not leave out chance: what is
-        retained of it then means nothing. None where it does, and where there is no AUROC."""
-        full = self.interval(method, COMPLETE, "auroc/macro")
+    def near_chance(self, method: str, condition: Condition = COMPLETE) -> Interval | None:
+        """The macro AUROC, with everything observed unless a condition is given, where its interval does not
+        leave out chance: a ratio to it then means nothing. None where it does, and where there is no AUROC.
+        Its bounds are those of the bootstrap even of few people."""
+        values = self.values[method][condition].get("auroc/macro")
+        full = None if values is None else statistics.interval(values)
         return full if full is not None and full.low <= CHANCE else None
 
     def retention(self, method: str, at_least_one: bool = False) -> Array:
@@ -107,24 +108,31 @@ class Results:
             return np.full_like(curve, np.nan)
         return metrics.retention(curve, curve[:, :1])
 
+    def retained(self, method: str, condition: Sweep) -> Interval | None:
+        """Of the macro AUROC, chance-corrected; None where it is not defined, or the method `near_chance`."""
+        at_least_one = isinstance(condition, MCAR) and condition.at_least_one
+        curve = self.retention(method, at_least_one)
+        if not curve.shape[1]:
+            return None
+        return self._bounded(curve[:, self.masks.rates.index(condition.rate)], "auroc/macro")
+
     def area(self, method: str, at_least_one: bool = False) -> Interval | None:
         """Area under the retention curve, divided by the range of rates; None where it is not defined."""
         curve = self.retention(method, at_least_one)
         if curve.shape[1] < 2:
             return None
-        return statistics.interval(metrics.area_under_retention(np.array(self.masks.rates), curve))
+        area = metrics.area_under_retention(np.array(self.masks.rates), curve)
+        return self._bounded(area, "auroc/macro")
 
     def share_of_ceiling(self, method: str, condition: Condition) -> Interval | None:
         """(AUC - .5) / (AUC of the ceiling - .5) under the same condition; None where there is no ceiling, or
         its interval does not leave out chance."""
-        if "ceiling" not in self.values:
+        if "ceiling" not in self.values or self.near_chance("ceiling", condition):
             return None
-        best = self.interval("ceiling", condition, "auroc/macro")
-        reached = self.values[method][condition].get("auroc/macro")
-        if best is None or best.low <= CHANCE or reached is None:
+        reached, best = (self.values[name][condition].get("auroc/macro") for name in (method, "ceiling"))
+        if reached is None or best is None:
             return None
-        ceiling = self.values["ceiling"][condition]["auroc/macro"]
-        return statistics.interval(metrics.retention(reached, ceiling))
+        return self._bounded(metrics.retention(reached, best), "auroc/macro")
 
     def worst_subsets(self, method: str, count: int = 1) -> list[Subset]:
         """The non-empty subsets with the lowest macro AUROC, lowest first."""
@@ -138,7 +146,8 @@ class Results:
     def reliability(
         self, method: str, condition: Condition, name: str | None = None, bins: int = 10
     ) -> Reliability:
-        """Of one class; without a name of the most probable class, or where labels are many of all cells."""
+        """Of one class; without a name of the most probable class, or of all cells where classes do not
+        exclude each other."""
         label, known = self.truth
         p = self.probability[method][condition].astype(np.float64).clip(0, 1)
         weight = np.ones(len(p)) if self.weight is None else self.weight
@@ -146,7 +155,7 @@ class Results:
             c = self.task.classes.index(name)
             rows = known[:, c]
             return metrics.reliability(p[rows, c], label[rows, c], weight[rows], bins)
-        if self.task.multilabel:
+        if not labels_of(self.task).exclusive:
             return metrics.reliability(p[known], label[known], np.repeat(weight, known.sum(1)), bins)
         rows = metrics.one_diagnosis(self.truth)
         right = label[rows, p[rows].argmax(1)]
@@ -154,18 +163,23 @@ class Results:
 
     @property
     def people(self) -> int:
-        return len(set(self.groups)) or len(self.masks.ids)
+        return len(set(self.persons))
 
+    @property
+    def persons(self) -> tuple[str, ...]:
+        """[n]: whose record each row is."""
+        return self.groups or self.masks.ids
+
+    @cached_property
     def counts(self) -> dict[str, Count]:
-        """By class. A person has a class who has it in any record."""
-        person = np.array(self.groups or self.masks.ids)
-        counts = {}
-        for c, name in enumerate(self.task.classes):
-            known = self.truth.known[:, c]
-            has = known & self.truth.label[:, c]
-            people = (len(set(person[rows].tolist())) for rows in (has, known))
-            counts[name] = Count(int(has.sum()), int(known.sum()), *people)
-        return counts
+        """By class."""
+        return counts(self.truth, self.persons, self.task.classes)
+
+    def support(self, metric: str) -> Support:
+        """What the metric rests on."""
+        if metric not in self._support:
+            self._support[metric] = support(metric, self.task, self.truth, self.persons, self.counts)
+        return self._support[metric]
 
     def kept(self, condition: Condition) -> Bools:
         """bool [n, M]: what patients are left with."""

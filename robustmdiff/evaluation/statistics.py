@@ -15,15 +15,22 @@ import numpy as np
 
 from robustmdiff.ranking import Array
 
+TOO_FEW = "too few"
+NO_SPREAD = "no spread"
+
 
 class Interval(NamedTuple):
-    """A value and its percentile bootstrap interval."""
+    """A value and its percentile bootstrap interval; its bounds are NaN where there are too few for one."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
+        if np.isnan(self.low):
+            return f"{self.value:.3f} ({TOO_FEW})"
+        if self.low == self.high:
+            return f"{self.value:.3f} ({NO_SPREAD})"
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
@@ -55,19 +62,19 @@ def interval(replicates: Array, level: float = 0.95) -> Interval | None:
         return None
     rest = rest[np.isfinite(rest)]
     if rest.size == 0:
-        return Interval(value, value, value)
+        return Interval(value, np.nan, np.nan)
     low, high = np.quantile(rest, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
 
 
-def difference(a: Array, b: Array, level: float = 0.95) -> Interval | None:
+def difference(a: Array, b: Array) -> Array:
     """a - b on the same resamples, [R + 1] each: the paired bootstrap, which leaves out what both methods
     owe to the patients drawn."""
     if a.shape != b.shape:
         raise ValueError(
             f"difference: a is {list(a.shape)} and b {list(b.shape)}, expected the same resamples"
         )
-    return interval(a - b, level)
+    return a - b
 
 
 def over_seeds(values: Array, seed: int = 0) -> Array:

@@ -136,6 +136,7 @@ def evaluate_folds(
         f"{plan['folds']}-fold cross-validation by person, repeated {plan['repeats']} times; "
         "answers out of fold are pooled, values averaged over the repeats.",
         "Intervals resample people with the trained models as they are: not how training varies.",
+        *pooled.notes,
     )
     return pooled
 

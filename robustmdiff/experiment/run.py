@@ -13,7 +13,7 @@ runs/name/
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from robustmdiff.models import BASELINES, MODELS, load_model
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.checkpoint import LAST
 from robustmdiff.training.config import TrainConfig
+from robustmdiff.training.notes import read_notes
 from robustmdiff.whole import write_whole
 
 SPLIT, PEOPLE, FOLDS = "split.json", "people.json", "folds.json"
@@ -219,7 +220,7 @@ def evaluate_run(
     **options: Any,
 ) -> Any:
     """A run (or its folder) and the baselines beside it, each with the prediction sets that it is shipped
-    with, under the missing-modality protocol -> Results.
+    with, under the missing-modality protocol -> Results, with the notes of their training.
 
     study  whose test patients are asked about; the run's own, unless given.
     draws  per diagnosis; the run's own number, for which its sets were calibrated, unless given: then a
@@ -234,7 +235,7 @@ def evaluate_run(
     runs = {type(run.model).__name__: run}
     runs |= {path.parent.name: load_run(path.parent, device) for path in others}
     ceiling = {"ceiling": study.posterior} if study.posterior else {}
-    return evaluate(
+    results = evaluate(
         {name: each.model for name, each in runs.items()},
         study.patients["test"],
         run.collator,
@@ -245,6 +246,17 @@ def evaluate_run(
         draws=draws,
         **options,
     )
+    results.notes = _told_by_training({name: each.folder for name, each in runs.items()})
+    return results
+
+
+def _told_by_training(folders: Mapping[str, Path]) -> tuple[str, ...]:
+    """The notes of the models' folders, each once, with the names of those that it is of."""
+    told: dict[str, list[str]] = {}
+    for name, folder in folders.items():
+        for note in read_notes(folder):
+            told.setdefault(note.sentence, []).append(name)
+    return tuple(f"Training of {', '.join(names)}: {sentence}" for sentence, names in told.items())
 
 
 def source_only(study: Study) -> dict[str, Callable[[Any], Any]]:

@@ -79,14 +79,14 @@ def test_unknown_cells_do_not_count():
     rng = np.random.default_rng(8)
     p, label = rng.random((67, 3)), rng.random((67, 3)) < 0.4
     known = rng.random((67, 3)) < 0.7
-    values, _ = metrics.measure(p, Truth(label, known), np.ones(67), tuple("xyz"), multilabel=True)
+    values, _ = metrics.measure(p, Truth(label, known), np.ones(67), tuple("xyz"), exclusive=False)
     for c, name in enumerate("xyz"):
         k = known[:, c]
         assert values[f"auroc/{name}"] == pytest.approx(roc_auc_score(label[k, c], p[k, c]))
     assert values["brier"] == pytest.approx(((p - label) ** 2)[known].mean())
     assert "accuracy" not in values
     flipped = Truth(label ^ ~known, known)
-    again, _ = metrics.measure(p, flipped, np.ones(67), tuple("xyz"), multilabel=True)
+    again, _ = metrics.measure(p, flipped, np.ones(67), tuple("xyz"), exclusive=False)
     assert {k: float(v) for k, v in again.items()} == {k: float(v) for k, v in values.items()}
 
 
@@ -104,7 +104,7 @@ def test_coverage_of_a_class_that_everybody_has():
     """There is nobody to rank it against, but its coverage is known."""
     label, sets = np.ones((4, 1), dtype=bool), np.array([[1], [1], [0], [1]], dtype=bool)
     truth = Truth(label, np.ones_like(label))
-    values, skipped = metrics.measure(np.full((4, 1), 0.7), truth, np.ones(4), ("a",), (), True, sets)
+    values, skipped = metrics.measure(np.full((4, 1), 0.7), truth, np.ones(4), ("a",), (), False, sets)
     assert values["coverage/a"] == 0.75
     assert skipped == ("a",)
     assert "auroc/a" not in values

@@ -105,6 +105,13 @@ def test_seeds_are_averaged_of_what_all_runs_have():
     assert "auroc/macro" in mean.values["good"][COMPLETE]
 
 
+def test_notes_of_all_are_kept_once():
+    several = [replace(one, notes=("Few.", f"Of {k}.")) for k, one in enumerate(folds(5))]
+    assert pool(several, replicates=0).notes == ("Few.", "Of 0.", "Of 1.", "Of 2.", "Of 3.")
+    runs = [replace(measured(np.arange(N), seed), notes=("Few.",)) for seed in (5, 6)]
+    assert over_repeats(runs).notes == ("Few.",)
+
+
 def test_what_cannot_be_pooled_is_refused():
     one = folds(5)
     with pytest.raises(ValueError, match="pool: folds are 5 of 88 patients, expected each patient once"):

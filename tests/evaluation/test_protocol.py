@@ -21,6 +21,7 @@ from robustmdiff.evaluation.conditions import COMPLETE, MCAR, Subset, mcar
 from robustmdiff.evaluation.masks import RATES, Masks, draw_masks
 from robustmdiff.evaluation.protocol import evaluate
 from robustmdiff.evaluation.report import headline, to_json, write_report
+from robustmdiff.evaluation.tables import CAPTIONS
 
 CLASSES = ("well", "ill", "gravely ill", "rarely seen")
 MODALITIES = ("a", "b", "c")
@@ -267,7 +268,7 @@ def test_people_with_several_records_are_drawn_together():
     assert (low, high) != plain.interval("stub", COMPLETE, "brier")[1:]
     assert found.people == 30
     rare = [i for i, p in enumerate(patients) if p.labels["rarely seen"]]
-    assert found.counts()["rarely seen"] == (len(rare), 60, len({i // 2 for i in rare}), 30)
+    assert found.counts["rarely seen"] == (len(rare), 60, len({i // 2 for i in rare}), 30)
     stored = to_json(found)
     assert (stored["records"], stored["people"]) == (60, 30)
     assert stored["counts"]["rarely seen"]["people"] == len({i // 2 for i in rare})
@@ -347,7 +348,7 @@ def test_report_is_whole_and_readable(results, tmp_path):
     (tmp_path / "report.md").write_text("an older one", encoding="utf-8")
     path = write_report(results, tmp_path, title="A ward", notes=["one seed"])
     names = {p.name for p in tmp_path.iterdir()}
-    figures = {f"{name}.png" for name in ("retention", "classes", "subsets", "reliability", "coverage")}
+    figures = {f"{name}.png" for name in CAPTIONS}
     assert names == {"report.md", "results.json", "masks.npz", "predictions.npz"} | figures
     text = path.read_text(encoding="utf-8")
     assert "one seed" in text

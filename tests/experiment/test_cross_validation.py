@@ -201,7 +201,8 @@ def test_the_command_evaluates_the_folds_together_and_explains_one(made):
     assert answer.exit_code == 0, answer.output
     report = (folder / "evaluation" / "report.md").read_text(encoding="utf-8")
     assert "3-fold cross-validation by person, repeated 2 times" in report
-    assert "records of 41 people: ill " in report
+    assert "Tested: 41 people, " in report
+    assert "Training of RobustMDiff" in report  # the notes of the folds
     found = json.loads((folder / "evaluation" / "results.json").read_text(encoding="utf-8"))
     assert found["paired_differences"]["RobustMDiff - notes_only"]["subset/panel"]["auroc/macro"]
     answer = CliRunner().invoke(app, ["explain", str(made[0]), "--draws", "2"])

@@ -19,6 +19,7 @@ from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.experiment.run import evaluate_run, load_run, train_run
 from robustmdiff.experiment.studies import Source, load_study
 from robustmdiff.training.config import TrainConfig
+from robustmdiff.training.notes import read_notes
 
 OPTIONS = {"train": 30, "calibration": 7, "test": 5, "image_size": 16}
 MODEL = ModelConfig(
@@ -133,6 +134,15 @@ def test_a_run_remembers_who_was_in_which_split(run):
     study, trained = run
     split = load_split(trained.folder / "split.json")
     assert split == {name: tuple(p.id for p in patients) for name, patients in study.patients.items()}
+
+
+def test_the_evaluation_hands_on_what_training_noted(run):
+    _, trained = run
+    noted = read_notes(trained.folder)
+    assert noted
+    name = type(trained.model).__name__
+    found = evaluate_run(trained, replicates=0)
+    assert found.notes == tuple(f"Training of {name}: {note.sentence}" for note in noted)
 
 
 def test_a_run_that_is_there_is_not_touched(run):

@@ -1,0 +1,236 @@
+"""The tables of an evaluation, in Markdown: a column says on whom it rests, a cell if they are too few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from robustmdiff.evaluation.conditions import COMPLETE, Condition, mcar
+from robustmdiff.evaluation.results import Results
+from robustmdiff.evaluation.statistics import NO_SPREAD, TOO_FEW, Interval
+from robustmdiff.evaluation.support import BIN, PEOPLE, SIDE
+from robustmdiff.labels import labels_of
+
+NEAR_CHANCE = "not measurable: full AUROC is near chance"
+CEILING_NEAR_CHANCE = "not measurable: the ceiling is near chance"
+SHOWN_RATES = (0.0, 0.3, 0.5, 0.7)  # of paired differences
+CAPTIONS = {
+    "retention": "Macro AUROC against the missing rate, with 95 % intervals where there are enough people.",
+    "classes": "AUROC of each class with about half of the modalities missing; n counts people.",
+    "subsets": "The subsets of modalities that are hardest for the first method.",
+    "reliability": f"Stated probability against how often it was right, in bins of {BIN} records or more.",
+    "reliability_classes": "The same of each class, with about half of the modalities missing.",
+    "coverage": "Prediction sets: coverage and size for each subset of modalities.",
+}
+
+Cell = Interval | str | None
+
+
+class Column(NamedTuple):
+    """metric  whose support is that of the column
+    of      its cell for a method"""
+
+    metric: str
+    of: Callable[[str], Cell]
+
+
+def to_markdown(results: Results, title: str, notes: Sequence[str] = (), drawn: Sequence[str] = ()) -> str:
+    lines = [f"# {title}", "", *[f"- {note}" for note in (*results.notes, *notes)], *_tested(results)]
+    for method in filter(results.near_chance, results.methods):
+        full = results.interval(method, COMPLETE, "auroc/macro")
+        lines.append(f"- No retention of {method}: its AUROC with everything, {full}, may be chance.")
+    lines.append("")
+    for heading, columns in _tables(results):
+        lines += [f"## {heading}", "", *_table(results, columns), ""]
+    for method in results.methods:
+        lines += [f"## Class by class: {method}", "", *_by_class(results, method), ""]
+    lines += _differences(results) + _sweep(results) + _subsets(results)
+    for name, caption in CAPTIONS.items():
+        if f"{name}.png" in drawn:
+            lines += [f"![{caption}]({name}.png)", "", caption, ""]
+    if "reliability.png" not in drawn:
+        lines += [f"No reliability curve: no bin of stated probability holds {BIN} records.", ""]
+    return "\n".join(lines)
+
+
+def area(results: Results, method: str, at_least_one: bool = False) -> Cell:
+    """The area under retention, or why there is none."""
+    return NEAR_CHANCE if results.near_chance(method) else results.area(method, at_least_one)
+
+
+def _tested(results: Results) -> list[str]:
+    """Who was asked about, and for what they are too few."""
+    records, people = len(results.masks.ids), results.people
+    lines = [
+        f"- Tested: {people} people, {records} records.",
+        f"- Modalities: {', '.join(results.masks.modalities)}.",
+    ]
+    if results.task.rare:
+        lines.append(f"- Rare classes: {', '.join(results.task.rare)}.")
+    if results.skipped:
+        skipped = ", ".join(results.skipped)
+        lines.append(f"- Left out of every mean over classes, as nobody or everybody has them: {skipped}.")
+    lines.append(
+        f"- In brackets: 95 % bootstrap intervals over people. ({TOO_FEW}): no interval, as it would mean "
+        f"nothing with fewer than {PEOPLE} people, or where fewer than {SIDE} have the class, or have it not "
+        f"(of a mean: half of its classes or more). ({NO_SPREAD}): every resample gives the same."
+    )
+    if people < PEOPLE:
+        lines.append(f"- {people} people are too few for any interval: read every number as an anecdote.")
+    if few := results.support("auroc/macro").few:
+        named = ", ".join(f"{name} ({results.counts[name].smaller_side})" for name in few)
+        lines.append(f"- Fewer than {SIDE} people have, or have not: {named}.")
+    return lines
+
+
+def _tables(results: Results) -> list[tuple[str, dict[str, Column]]]:
+    def at(condition: Condition, metric: str) -> Column:
+        return Column(metric, lambda method: results.interval(method, condition, metric))
+
+    def of_auroc(cell: Callable[[str], Cell]) -> Column:
+        return Column("auroc/macro", cell)
+
+    def retained(method: str) -> Cell:
+        return NEAR_CHANCE if results.near_chance(method) else results.retained(method, half)
+
+    def share(method: str) -> Cell:
+        near_chance = "ceiling" in results.values and results.near_chance("ceiling", half)
+        return CEILING_NEAR_CHANCE if near_chance else results.share_of_ceiling(method, half)
+
+    def worst(method: str) -> Cell:
+        worst = results.worst_subsets(method)
+        return results.interval(method, worst[0], "auroc/macro") if worst else None
+
+    half = results.half
+    both = (("complete", COMPLETE), ("half", half))
+    calibration = labels_of(results.task).calibration
+    return [
+        (
+            f"Robustness (macro AUROC; half = missing with probability {half.rate:g})",
+            {
+                "complete": at(COMPLETE, "auroc/macro"),
+                "half": at(half, "auroc/macro"),
+                "retention at half": of_auroc(retained),
+                f"area 0 to {results.masks.rates[-1]:g}": of_auroc(lambda method: area(results, method)),
+                "area, one kept": of_auroc(lambda method: area(results, method, at_least_one=True)),
+                "share of ceiling at half": of_auroc(share),
+                "worst subset": of_auroc(worst),
+            },
+        ),
+        (
+            "Rare and common classes",
+            {
+                f"{what} {group}, {when}": at(condition, f"{metric}/{group}")
+                for what, metric in (("AUROC", "auroc"), ("AUPRC", "auprc"), ("sensitivity", "sensitivity95"))
+                for group in ("rare", "common")
+                for when, condition in both
+            },
+        ),
+        (
+            f"Calibration and prediction sets ({1 - results.alpha:.0%} promised)",
+            {
+                f"{what}, {when}": at(condition, metric)
+                for what, metric in (
+                    ("accuracy", "accuracy"),
+                    ("Brier", "brier"),
+                    ("ECE", calibration),
+                    ("coverage", "coverage"),
+                    ("set size", "set_size"),
+                )
+                for when, condition in both
+            },
+        ),
+    ]
+
+
+def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+
+
+def _filled(cells: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Without the columns that nobody has a number for."""
+    return {name: column for name, column in cells.items() if any(column)}
+
+
+def _cell(value: Cell) -> str:
+    return "" if value is None else str(value)
+
+
+def _table(results: Results, columns: dict[str, Column]) -> list[str]:
+    """Methods down, columns across, and under the head on whom a column rests."""
+    cells = _filled({name: [_cell(column.of(m)) for m in results.values] for name, column in columns.items()})
+    if not cells:
+        return ["Nothing here can be measured of these people."]
+    rests = ["rests on", *[str(results.support(columns[name].metric)) for name in cells]]
+    rows = [[method, *[column[i] for column in cells.values()]] for i, method in enumerate(results.values)]
+    return _rows(["", *cells], [rests, *rows])
+
+
+def _by_class(results: Results, method: str) -> list[str]:
+    """Classes down, with the people and records who have each."""
+    columns = {
+        f"{what}, {when}": [
+            _cell(results.interval(method, condition, f"{metric}/{name}")) for name in results.counts
+        ]
+        for what, metric in (("AUROC", "auroc"), ("AUPRC", "auprc"), ("ECE", "ece"), ("coverage", "coverage"))
+        for when, condition in (("complete", COMPLETE), ("half", results.half))
+    }
+    columns = {
+        "people": [f"{count.people} of {count.people_known}" for count in results.counts.values()],
+        "records": [f"{count.records} of {count.records_known}" for count in results.counts.values()],
+    } | _filled(columns)
+    rows = [[name, *[column[c] for column in columns.values()]] for c, name in enumerate(results.counts)]
+    return _rows(["", *columns], rows)
+
+
+def _differences(results: Results) -> list[str]:
+    first, *others = results.methods
+    if not others:
+        return []
+    conditions = [mcar(rate) for rate in results.masks.rates if rate in SHOWN_RATES]
+    rows = [
+        [
+            other,
+            metric,
+            str(results.support(metric)),
+            *[_cell(results.difference(first, other, condition, metric)) for condition in conditions],
+        ]
+        for other in others
+        for metric in ("auroc/macro", "sensitivity95/rare", "accuracy")
+    ]
+    header = ["minus", "of", "rests on", *[f"missing {condition.rate:g}" for condition in conditions]]
+    heading = f"## {first} minus each other method, on the same resamples of people"
+    return [heading, "", *_rows(header, [row for row in rows if any(row[3:])]), ""]
+
+
+def _sweep(results: Results) -> list[str]:
+    lines = []
+    for one in (False, True):
+        rows = []
+        for method in results.values:
+            curve = results.sweep(method, at_least_one=one)
+            if curve.shape[1]:
+                rows.append([method, *[f"{value:.3f}" for value in curve[0]]])
+        if rows:
+            heading = "at least one modality kept" if one else "nothing kept on purpose"
+            header = ["missing", *[f"{rate:g}" for rate in results.masks.rates]]
+            lines += [f"## Macro AUROC against the missing rate, {heading} ({_macro(results)})", ""]
+            lines += [*_rows(header, rows), ""]
+    return lines
+
+
+def _subsets(results: Results) -> list[str]:
+    worst = results.worst_subsets(results.methods[0], 10)
+    if not worst:
+        return []
+    rows = [
+        [subset.label, *[_cell(results.interval(m, subset, "auroc/macro")) for m in results.values]]
+        for subset in worst
+    ]
+    first = results.methods[0]
+    heading = f"## Only these modalities left: macro AUROC ({_macro(results)}), hardest for {first} first"
+    return [heading, "", *_rows(["left", *results.values], rows), ""]
+
+
+def _macro(results: Results) -> str:
+    return str(results.support("auroc/macro"))
