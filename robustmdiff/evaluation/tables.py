@@ -8,7 +8,7 @@ from typing import NamedTuple
 from robustmdiff.evaluation.conditions import COMPLETE, Condition, mcar
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import NO_SPREAD, TOO_FEW, Interval
-from robustmdiff.evaluation.support import BIN, PEOPLE, SIDE
+from robustmdiff.evaluation.support import BIN, PEOPLE, SIDE, Support
 from robustmdiff.labels import labels_of
 
 NEAR_CHANCE = "not measurable: full AUROC is near chance"
@@ -62,7 +62,7 @@ def _tested(results: Results) -> list[str]:
     """Who was asked about, and for what they are too few."""
     records, people = len(results.masks.ids), results.people
     lines = [
-        f"- Tested: {people} people, {records} records.",
+        f"- Tested: {Support(people)}, {records} record{'' if records == 1 else 's'}.",
         f"- Modalities: {', '.join(results.masks.modalities)}.",
     ]
     if results.task.rare:
@@ -76,7 +76,7 @@ def _tested(results: Results) -> list[str]:
         f"(of a mean: half of its classes or more). ({NO_SPREAD}): every resample gives the same."
     )
     if people < PEOPLE:
-        lines.append(f"- {people} people are too few for any interval: read every number as an anecdote.")
+        lines.append(f"- {Support(people)}: too few for any interval. Read every number as an anecdote.")
     if few := results.support("auroc/macro").few:
         named = ", ".join(f"{name} ({results.counts[name].smaller_side})" for name in few)
         lines.append(f"- Fewer than {SIDE} people have, or have not: {named}.")

@@ -124,7 +124,7 @@ def test_eight_people_get_numbers_and_no_intervals(tmp_path):
     assert np.isnan(found.difference("ours", "coin", COMPLETE, "accuracy").low)
     text = report(found, tmp_path)
     assert "Tested: 8 people, 8 records." in text
-    assert "8 people are too few for any interval" in text
+    assert "- 8 people: too few for any interval." in text
     assert "Fewer than 10 people have, or have not: well (4), ill (4)." in text
     assert "| rests on | 8 people, 2 classes |" in text
     assert f"| ours | 1.000 {TOO_FEW} |" in text
@@ -158,7 +158,7 @@ def test_a_class_of_a_handful_has_no_interval_beside_those_that_have(tmp_path):
     assert TOO_FEW not in row
     assert str(found.interval("ours", COMPLETE, "auprc/ill")) in row
     assert str(found.interval("ours", found.half, "coverage/ill")) in row
-    assert "people are too few for any interval" not in text
+    assert "too few for any interval" not in text
 
 
 def test_retention_of_chance_is_said_to_be_not_measurable(tmp_path):
