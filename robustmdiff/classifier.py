@@ -141,12 +141,9 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
         return y[:, None] == self.classes_
 
     def _probability(self, patients: Sequence[Patient]) -> torch.Tensor:
-        """[B, C]; the prevalence for patients of whom nothing is known."""
+        """[B, C]."""
         encoded = self.model_.encode(tensors(self._collator(patients)))
-        draws = self.model_.config.draws
-        probability = self.model_.diagnose(encoded, draws=draws, seed=self._seed).probability
-        known = encoded.m.any(1, keepdim=True)
-        return torch.where(known, probability, torch.tensor(self.task_.prevalence))
+        return self.model_.diagnose(encoded, seed=self._seed).probability
 
     def _train(self, patients: Sequence[Patient], seed: int) -> None:
         """Train on every patient; sets model_."""

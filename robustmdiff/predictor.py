@@ -166,15 +166,12 @@ class Predictor:
         diagnosis = run.model.diagnose(encoded, draws=draws, seed=seed)
         presence = encoded.m.cpu()
         known = presence.any(1)
-        p = torch.where(known[:, None], diagnosis.probability.cpu(), torch.tensor(task.prevalence))
+        p = diagnosis.probability.cpu()
         sets = run.conformal.sets(p, presence)
         unlike: list[bool | None] = [None] * len(patients)
         if run.abstention is not None:
             unlike = run.abstention.flag(run.model.observe(encoded).cpu(), presence).tolist()
-        low = high = p
-        interval = diagnosis.interval()
-        if interval is not None:
-            low, high = (torch.where(known[:, None], end, p) for end in interval)
+        low, high = diagnosis.interval() or (p, p)
         findings = diagnosis.findings
         answers = []
         for b, patient in enumerate(patients):

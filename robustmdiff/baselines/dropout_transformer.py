@@ -72,7 +72,7 @@ class DropoutTransformer(DiagnosisModel):
         )
 
     @torch.no_grad()
-    def diagnose(self, encoded: Encoded, *, draws: int | None = None, seed: int = 0) -> Diagnosis:
+    def posterior(self, encoded: Encoded, *, draws: int, seed: int) -> Diagnosis:
         """Deterministic: draws and seed change nothing."""
         fused = self._fuse(encoded)
         logits = self.head(fused)

@@ -17,7 +17,7 @@ from robustmdiff.encoders.modalities import ModalityEncoders
 
 class LateFusion(DiagnosisModel):
     """p ~ exp(tau_n mean_i log p_i) over the n modalities present, with a learned temperature for
-    each n (n agreeing modalities are surer than one); nothing present: a learned prior."""
+    each n (n agreeing modalities are surer than one); a prior is trained where nothing is present."""
 
     def __init__(self, task: Task, config: ModelConfig) -> None:
         super().__init__(task, config, ModalityEncoders(task, config))
@@ -52,6 +52,6 @@ class LateFusion(DiagnosisModel):
         )
 
     @torch.no_grad()
-    def diagnose(self, encoded: Encoded, *, draws: int | None = None, seed: int = 0) -> Diagnosis:
+    def posterior(self, encoded: Encoded, *, draws: int, seed: int) -> Diagnosis:
         """Deterministic: draws and seed change nothing."""
         return Diagnosis(self.labels.probability(self._logits(encoded)[2]))

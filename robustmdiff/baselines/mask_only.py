@@ -57,6 +57,6 @@ class MaskOnly(DiagnosisModel):
         )
 
     @torch.no_grad()
-    def diagnose(self, encoded: Encoded, *, draws: int | None = None, seed: int = 0) -> Diagnosis:
+    def posterior(self, encoded: Encoded, *, draws: int, seed: int) -> Diagnosis:
         """Deterministic: draws and seed change nothing."""
         return Diagnosis(self.labels.probability(self.head(self._fuse(encoded)[1])))

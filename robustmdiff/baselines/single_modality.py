@@ -16,8 +16,8 @@ from robustmdiff.encoders.modalities import ModalityEncoders
 
 
 class SingleModality(DiagnosisModel):
-    """The encoder of the modality `name` and a head; where it is absent, a learned prior. It reads
-    no other modality, present or not."""
+    """The encoder of the modality `name` and a head. No other modality is visible to it, present or not: it
+    answers with the prevalence where `name` is absent, and trains a prior there."""
 
     def __init__(self, task: Task, config: ModelConfig, name: str) -> None:
         super().__init__(task, config, ModalityEncoders(task, config, only=(name,)))
@@ -45,6 +45,6 @@ class SingleModality(DiagnosisModel):
         )
 
     @torch.no_grad()
-    def diagnose(self, encoded: Encoded, *, draws: int | None = None, seed: int = 0) -> Diagnosis:
+    def posterior(self, encoded: Encoded, *, draws: int, seed: int) -> Diagnosis:
         """Deterministic: draws and seed change nothing."""
         return Diagnosis(self.labels.probability(self._logits(encoded)[2]))

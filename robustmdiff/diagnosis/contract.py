@@ -38,8 +38,9 @@ class Diagnosis(NamedTuple):
 
 
 class DiagnosisModel(nn.Module, ABC):
-    """A model of a task. `losses` and `diagnose` are its own; the rest has defaults, those of a model that
-    encodes with `encoders`, keeps no teacher, draws no noise of its own and knows no concepts.
+    """A model of a task. `losses` and `posterior` are its own; the rest has defaults, those of a model that
+    encodes with `encoders`, keeps no teacher, draws no noise of its own and knows no concepts. `diagnose` is
+    what it is asked by.
 
     encoders       None for a model that reads no value; it then has an `encode` of its own.
     concept_table  saved with the model, where it has one.
@@ -70,9 +71,23 @@ class DiagnosisModel(nn.Module, ABC):
         weight[b] of L_class; `kept` bool [B, M] is what the student may see of the batch."""
 
     @abstractmethod
+    def posterior(self, encoded: Encoded, *, draws: int, seed: int) -> Diagnosis:
+        """What follows from what is visible; `diagnose` overrules it where nothing is. A model that makes no
+        draws ignores both numbers."""
+
+    @torch.no_grad()
     def diagnose(self, encoded: Encoded, *, draws: int | None = None, seed: int = 0) -> Diagnosis:
-        """What is visible -> the probability of each class. draws: the config's unless given; a model that
-        makes none ignores both."""
+        """What is visible -> the probability of each class, from `draws` draws, the config's unless given.
+
+        A patient of whom nothing is visible has the task's prevalence, as probability and in every draw.
+        """
+        said = self.posterior(encoded, draws=self.config.draws if draws is None else draws, seed=seed)
+        known = encoded.m.any(1, keepdim=True)  # [B, 1]
+        prevalence = said.probability.new_tensor(self.task.prevalence)
+        return said._replace(
+            probability=said.probability.where(known, prevalence),
+            draws=None if said.draws is None else said.draws.where(known, prevalence),
+        )
 
     def observe(self, encoded: Encoded) -> Tensor | None:
         """The latent [B, D] of what is visible, by which patients unlike the training data are told; None

@@ -241,9 +241,8 @@ class RobustMDiff(DiagnosisModel):
         return x.view(B, draws, D)
 
     @torch.no_grad()
-    def diagnose(self, encoded: Encoded, *, draws: int | None = None, seed: int = 0) -> Diagnosis:
-        """The mean over `draws` (S, the config's unless given; at least 2: one draw is no diagnosis)."""
-        draws = self.config.draws if draws is None else draws
+    def posterior(self, encoded: Encoded, *, draws: int, seed: int) -> Diagnosis:
+        """The mean over `draws` (S, at least 2: one draw is no diagnosis)."""
         if draws < 2:
             raise Refusal(f"diagnose: draws is {draws}, expected at least 2")
         x = self.imagine(encoded, draws=draws, seed=seed)

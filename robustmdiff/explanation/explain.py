@@ -59,8 +59,8 @@ def explain_patient(
     steps   of the integrated gradients.
     notes   of the model's training, for the page (`training.notes.read_notes`).
 
-    A patient with nothing at all gets the prevalences, and the tests worth ordering first. The
-    model is left in evaluation mode. Raises DataError for a patient that is not what the task
+    The model is left in evaluation mode. A patient with nothing at all gets the prevalences, and the
+    tests worth ordering first. Raises DataError for a patient that is not what the task
     declares, ValueError for a target that is not one of its classes, TypeError for another model.
     """
     if not isinstance(model, RobustMDiff):
@@ -79,9 +79,7 @@ def explain_patient(
         present = encoded.m.cpu()
         observed = bool(present.any())
         diagnosis = model.diagnose(encoded, draws=draws, seed=seed)
-        probability = (
-            diagnosis.probability.cpu() if observed else torch.tensor([task.prevalence], device="cpu")
-        )
+        probability = diagnosis.probability.cpu()
         in_set = None if conformal is None else conformal.sets(probability, present)[0].tolist()
         latent = model.observe(encoded).cpu()
         unlike = None if abstention is None else bool(abstention.flag(latent, present)[0])

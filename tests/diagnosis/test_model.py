@@ -70,6 +70,19 @@ def test_nothing_known_gives_the_prevalence(study):
     torch.testing.assert_close(model.probability(x), prevalence / prevalence.sum())
 
 
+def test_nothing_visible_gives_the_prevalence_whatever_was_learned(study, model):
+    """To everybody who asks: in the probability and in every draw."""
+    with torch.no_grad():
+        model.prior_shift += 1.5 * torch.arange(12)
+        encoded = model.encode(study.collator([Patient("nobody", {}), *study.patients[:3]]))
+    found = model.diagnose(encoded, draws=5)
+    prevalence = torch.tensor(study.cohort.task.prevalence)
+    assert torch.equal(found.probability[0], prevalence)
+    assert torch.equal(found.draws[:, 0], prevalence.expand(5, -1))
+    torch.testing.assert_close(found.probability[1:], found.draws[:, 1:].mean(0))
+    assert (found.draws[:, 1:].std(0) > 0).any()
+
+
 @pytest.mark.parametrize("multilabel", [False, True], ids=["one-label", "many-labels"])
 def test_every_loss_is_finite_and_every_weight_learns(multilabel, make_study):
     study = make_study(multilabel=multilabel)

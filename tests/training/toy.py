@@ -121,7 +121,7 @@ class Toy(DiagnosisModel):
         for a, b in zip(self.teacher.parameters(), self.head.parameters(), strict=True):
             a.lerp_(b, 0.1)
 
-    def diagnose(self, encoded: Encoded, *, draws: int = 16, seed: int = 0) -> Diagnosis:
+    def posterior(self, encoded: Encoded, *, draws: int, seed: int) -> Diagnosis:
         return Diagnosis(self.logits(encoded, self.head).softmax(-1))
 
 
