@@ -9,6 +9,7 @@ from robustmdiff.data.batch import Batch
 from robustmdiff.data.patient import Patient
 from robustmdiff.diagnosis.contract import DiagnosisModel
 from robustmdiff.diagnosis.objective import DiagnosisObjective
+from robustmdiff.diagnosis.validation import validate
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.batches import PackedPatients, check_patients
 from robustmdiff.training.budget import Budget, budget
@@ -21,7 +22,6 @@ from robustmdiff.training.notes import Note
 from robustmdiff.training.order import VALIDATION, random_key
 from robustmdiff.training.plan import PatientPlan
 from robustmdiff.training.selection import choose_monitor
-from robustmdiff.training.validation import validate
 
 
 def train(

@@ -6,15 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
-import toy
 from accelerate import Accelerator
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from robustmdiff.diagnosis.train import train
+from robustmdiff.diagnosis.validation import log_loss, validate
 from robustmdiff.labels import Exclusive, Independent
 from robustmdiff.training.batches import PackedPatients
 from robustmdiff.training.log import TrainingError
-from robustmdiff.training.validation import log_loss, validate
+from tests.training import toy
 
 
 def test_log_loss_equals_sklearns():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +10,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from robustmdiff.diagnosis.contract import DiagnosisModel
 from robustmdiff.encoders.tensors import tensors
-from robustmdiff.labels import Labels, labels_of
+from robustmdiff.labels import Labels
 from robustmdiff.probability import check_probability
 from robustmdiff.ranking import macro_auroc
 from robustmdiff.training.batches import PackedPatients
@@ -22,7 +22,7 @@ EPS = 1e-7  # a probability of float32 is no surer than that
 
 
 def validate(
-    model: Any,
+    model: DiagnosisModel,
     accelerator: Accelerator,
     patients: PackedPatients,
     missing: Sequence[float],
@@ -63,9 +63,7 @@ def validate(
     label, known = np.asarray(patients.label) > 0.5, np.asarray(patients.label_known).astype(bool)
     rows = {
         "macro_auroc": [macro_auroc(p, label, known) for p in probability.double().numpy()],
-        "log_loss": [
-            log_loss(p, patients.label, patients.label_known, labels_of(model.task)) for p in probability
-        ],
+        "log_loss": [log_loss(p, patients.label, patients.label_known, model.labels) for p in probability],
     }
     rows = {name: values for name, values in rows.items() if not np.isnan(values).any()}
     metrics = {name: float(np.mean(values)) for name, values in rows.items()}
