@@ -149,7 +149,7 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
         """Train on every patient; sets model_."""
         sizes = self.sizes or ModelConfig()
         tokenizer = None
-        if any(modality.kind == "text" for modality in self.task_.modalities):
+        if self.task_.of_kind("text"):
             tokenizer = train_tokenizer(texts_of(patients, self.task_), sizes.vocabulary or None)
             sizes = replace(sizes, vocabulary=tokenizer.get_vocab_size())
         self._collator = Collator(self.task_, tokenizer, sizes.max_tokens)

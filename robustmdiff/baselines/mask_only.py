@@ -24,7 +24,7 @@ class MaskOnly(DiagnosisModel):
         self.d = d
         self.present = nn.Parameter(torch.randn(len(task.modalities), d))
         self.cells = nn.ModuleDict(
-            {m.name: nn.Linear(len(m.fields), d, bias=False) for m in task.modalities if m.kind == "values"}
+            {m.name: nn.Linear(len(m.fields), d, bias=False) for m in task.of_kind("values")}
         )
         self.mlp = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
         self.head = class_head(d, self.labels.log_prior(task.prevalence))

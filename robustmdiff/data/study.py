@@ -27,7 +27,7 @@ def prevalence(patients: Sequence[Patient], classes: Sequence[str], multilabel: 
 
 def texts_of(patients: Sequence[Patient], task: Task) -> list[str]:
     """All texts of these patients, to train a tokenizer on."""
-    names = [modality.name for modality in task.modalities if modality.kind == "text"]
+    names = [modality.name for modality in task.of_kind("text")]
     texts = (patient.modalities.get(name) for patient in patients for name in names)
     return [text for text in texts if isinstance(text, str)]
 

@@ -135,6 +135,9 @@ class Task:
     def modality_names(self) -> tuple[str, ...]:
         return tuple(modality.name for modality in self.modalities)
 
+    def of_kind(self, kind: Kind) -> tuple[Modality, ...]:
+        return tuple(modality for modality in self.modalities if modality.kind == kind)
+
     def to_json(self) -> dict[str, Any]:
         """In JSON's types; `task_file.task_from` reads it."""
         return json.loads(json.dumps(asdict(self)))

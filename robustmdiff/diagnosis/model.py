@@ -77,7 +77,7 @@ class RobustMDiff(DiagnosisModel):
         )
 
         self.concepts = ConceptEmbedding(concepts, d, config.heads, read)
-        self.text = next((m.name for m in task.modalities if m.kind == "text"), None)
+        self.text = next((text.name for text in task.of_kind("text")), None)
         self.evidence = FindingEvidence(d, M, F)
         log_pi = torch.from_numpy(concepts.prevalence).float().clamp(min=1e-9).log()  # NaN where unknown
         self.integration = Integration(config, M, log_pi)

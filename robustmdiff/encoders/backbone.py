@@ -178,7 +178,7 @@ def to_width(width: int, d_h: int) -> nn.Module:
 def text_backbone(task: Task) -> Modality | None:
     """The text modality whose model brings the tokenizer, if any names a model. There is one
     tokenizer for all texts, so two different models are an error."""
-    named = [m for m in task.modalities if m.kind == "text" and is_backbone(m)]
+    named = [text for text in task.of_kind("text") if is_backbone(text)]
     for other in named[1:]:
         if other.encoder != named[0].encoder:
             raise Refusal(

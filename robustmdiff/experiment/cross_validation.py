@@ -93,9 +93,8 @@ def models_of(task: Task) -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "", "robustmdiff", {}
     for kind in BASELINES:
         yield f"baselines/{kind}", kind, {}
-    for modality in task.modalities:
-        if modality.kind == "text":
-            yield f"baselines/{modality.name}_only", "single_modality", {"name": modality.name}
+    for text in task.of_kind("text"):
+        yield f"baselines/{text.name}_only", "single_modality", {"name": text.name}
 
 
 def evaluate_folds(

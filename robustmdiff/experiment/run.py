@@ -139,7 +139,7 @@ def _claim(folder: Path, study: Study, resume: bool) -> None:
 def _tokenizer(study: Study, config: ModelConfig) -> tuple[Any, ModelConfig]:
     """The tokenizer of the texts (their pretrained model's own, else one trained on the training
     patients' texts; None where there are no texts), and the sizes of a model that goes with it."""
-    if not any(m.kind == "text" for m in study.task.modalities):
+    if not study.task.of_kind("text"):
         return None, config
     pretrained = text_backbone(study.task)
     if pretrained is not None:
