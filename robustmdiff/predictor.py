@@ -141,18 +141,24 @@ class Predictor:
         return in_terms_of(self.task, patients, task, str(data))
 
     @overload
-    def diagnose(self, patients: Patient, *, draws: int | None = None, seed: int = 0) -> Answer: ...
+    def diagnose(
+        self, patients: Patient, root: str | Path = ".", *, draws: int | None = None, seed: int = 0
+    ) -> Answer: ...
     @overload
-    def diagnose(self, patients: Any, *, draws: int | None = None, seed: int = 0) -> list[Answer]: ...
-    def diagnose(self, patients: Any, *, draws: int | None = None, seed: int = 0) -> Answer | list[Answer]:
-        """One patient, or all of several: a sequence of Patients, or what `patients` takes. Raises DataError
-        for a patient who is not what the task declares; warns of a number of draws that the prediction sets
-        were not calibrated for."""
+    def diagnose(
+        self, patients: Any, root: str | Path = ".", *, draws: int | None = None, seed: int = 0
+    ) -> list[Answer]: ...
+    def diagnose(
+        self, patients: Any, root: str | Path = ".", *, draws: int | None = None, seed: int = 0
+    ) -> Answer | list[Answer]:
+        """One patient, or all of several: a sequence of Patients, or what `patients` takes (a DataFrame with
+        its files under `root`). Raises DataError for a patient who is not what the task declares; warns of a
+        number of draws that the prediction sets were not calibrated for."""
         say_if_calibrated_otherwise(self.run.model, draws)
         if isinstance(patients, Patient):
             return self._diagnose([patients], draws, seed)[0]
         if not (isinstance(patients, Sequence) and all(isinstance(p, Patient) for p in patients)):
-            patients = self.patients(patients)
+            patients = self.patients(patients, root)
         return [
             answer
             for i in range(0, len(patients), BATCH)
@@ -200,6 +206,7 @@ class Predictor:
             return model.encode(batch, self._embedded())
         return model.encode(batch)
 
+    @torch.no_grad()
     def _embedded(self) -> Tensor:
         """The concepts as the model's weights embed them now: once, and again when a weight has changed or
         moved."""
@@ -232,6 +239,7 @@ class Predictor:
             seed=seed,
             checkpoint=run.folder.name,
             notes=read_notes(run.folder),
+            K=self._embedded(),
         )
 
     @torch.no_grad()

@@ -70,6 +70,9 @@ def test_a_data_frame_is_read_as_the_table_is(predictor, folder):
     frame = pd.read_csv(folder / "patients.csv", dtype={"id": str})
     expected = predictor.diagnose(folder, draws=4)
     assert predictor.diagnose(predictor.patients(frame, root=folder), draws=4) == expected
+    assert predictor.diagnose(frame, root=folder, draws=4) == expected  # its pictures lie elsewhere
+    with pytest.raises(DataError, match=r"column 'ct': is '0.npy', expected a file under"):
+        predictor.diagnose(frame, draws=4)
     # without images and labels, the ids in the index, a value missing
     labs = frame.set_index("id")[["labs.crp", "labs.wbc", "labs.temperature", "labs.gene"]]
     labs.loc["p1", "labs.crp"] = np.nan
@@ -150,6 +153,7 @@ def test_concepts_are_embedded_once_and_again_when_the_weights_change(folder, mo
     first = predictor.diagnose(patient, draws=4)
     assert predictor.diagnose(patient, draws=4) == first
     predictor.next_test(replace(patient, modalities={"labs": patient.modalities["labs"]}), draws=4)
+    predictor.explain(patient, draws=4)
     assert len(asked) == 1
     with torch.no_grad():
         for weight in model.concepts.parameters():

@@ -33,19 +33,23 @@ class Reading(NamedTuple):
     batch  of this patient alone, on the model's device
     spans  by text modality that is there, the characters [start, end) behind each token; start = end for a
            special one
+    K      [k, d_h], the embedded concepts, which are no part of the patient
     """
 
     patient: Patient
     batch: Batch
     spans: Mapping[str, Spans]
+    K: Tensor
 
 
-def read(model: RobustMDiff, patient: Patient, collator: Collator) -> Reading:
-    """Raises DataError for a patient that is not what the task declares."""
+def read(model: RobustMDiff, patient: Patient, collator: Collator, K: Tensor | None = None) -> Reading:
+    """K: from `model.embed_concepts`, for who reads many patients with the same weights. Raises DataError for
+    a patient that is not what the task declares."""
     texts = {name: text for name, text in patient.modalities.items() if isinstance(text, str)}
     spans = {name: collator.spans(text) for name, text in texts.items()}
     batch = tensors(collator([patient]), next(model.parameters()).device)
-    return Reading(patient, batch, spans)
+    with torch.no_grad():
+        return Reading(patient, batch, spans, model.embed_concepts() if K is None else K)
 
 
 @dataclass(frozen=True)
@@ -160,11 +164,10 @@ class StraightPath:
     encoders' `embed`. Its points are x, one [n, ...] for each of `entries` and in their order."""
 
     def __init__(self, model: RobustMDiff, reading: Reading) -> None:
-        self.model = model
+        self.model, self.K = model, reading.K
         self.entries: dict[str, Entry] = {}
         self.held: dict[str, tuple[Tensor, Tensor]] = {}  # what the other encoders gave
         with torch.no_grad():
-            self.K = model.embed_concepts()  # what concepts are called is no part of the patient
             for modality in model.task.modalities:
                 name, observations = modality.name, reading.batch.inputs[modality.name]
                 if not len(observations.rows):

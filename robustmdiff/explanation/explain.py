@@ -51,6 +51,7 @@ def explain_patient(
     steps: int = 64,
     checkpoint: str = "",
     notes: Sequence[Note] = (),
+    K: Tensor | None = None,
 ) -> PatientExplanation:
     """Diagnose one patient and gather why.
 
@@ -58,6 +59,7 @@ def explain_patient(
     draws   of the diagnosis; the model's own number, for which sets are calibrated, unless given.
     steps   of the integrated gradients.
     notes   of the model's training, for the page (`training.notes.read_notes`).
+    K       the embedded concepts, where they are at hand (see `attribution.read`).
 
     The model is left in evaluation mode. A patient with nothing at all gets the prevalences, and the
     tests worth ordering first. Raises DataError for a patient that is not what the task
@@ -73,9 +75,9 @@ def explain_patient(
         raise Refusal(f"explain_patient: target is {target!r}, expected one of {', '.join(task.classes)}")
     draws = model.config.draws if draws is None else draws
     model.eval()
-    reading = read(model, patient, collator)
+    reading = read(model, patient, collator, K)
     with torch.no_grad():
-        encoded = model.encode(reading.batch)
+        encoded = model.encode(reading.batch, reading.K)
         present = encoded.m.cpu()
         observed = bool(present.any())
         diagnosis = model.diagnose(encoded, draws=draws, seed=seed)
