@@ -31,7 +31,6 @@ from robustmdiff.explanation.record import (
 )
 from robustmdiff.explanation.shapley import modality_shapley
 from robustmdiff.knowledge.link import knows_an_ontology
-from robustmdiff.labels import Labels, labels_of
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.notes import Note
 
@@ -97,7 +96,9 @@ def explain_patient(
         age=patient.age,
         target=task.classes[c],
         multilabel=task.multilabel,
-        classes=_classes(model, patient, probability[0], diagnosis.interval() if observed else None, in_set),
+        classes=_classes(
+            model, reading.batch, probability[0], diagnosis.interval() if observed else None, in_set
+        ),
         modalities=_modalities(model, shapley.contribution[:, c], attribution),
         findings=_findings(model, encoded, diagnosis.findings) if observed else (),
         concepts=consulted,
@@ -125,7 +126,7 @@ def _prediction_set(conformal: ConformalSets | None, present: Tensor, c: int) ->
 
 def _classes(
     model: RobustMDiff,
-    patient: Patient,
+    batch: Batch,
     probability: Tensor,
     interval: tuple[Tensor, Tensor] | None,
     in_set: list[bool] | None,
@@ -134,6 +135,7 @@ def _classes(
     task = model.task
     unknown = [None] * len(task.classes)
     low, high = (unknown, unknown) if interval is None else (end[0].tolist() for end in interval)
+    holds, known = (batch.label[0] > 0.5).tolist(), batch.label_known[0].tolist()
     rows = [
         ClassRow(
             name=name,
@@ -143,17 +145,11 @@ def _classes(
             prevalence=task.prevalence[c],
             rare=name in task.rare,
             in_set=None if in_set is None else in_set[c],
-            recorded=_recorded(patient, name, labels_of(task)),
+            recorded=holds[c] if known[c] else None,
         )
         for c, (name, p) in enumerate(zip(task.classes, probability.tolist(), strict=True))
     ]
     return tuple(sorted(rows, key=lambda row: -row.probability))
-
-
-def _recorded(patient: Patient, name: str, labels: Labels) -> bool | None:
-    if labels.exclusive and any(patient.labels.values()):
-        return bool(patient.labels.get(name, False))
-    return patient.labels.get(name)
 
 
 def _modalities(
