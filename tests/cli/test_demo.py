@@ -19,6 +19,9 @@ def tiny(monkeypatch, tmp_path):
     sizes = {"patch": 8, "d_h": 8, "heads": 2, "layers": 1, "width": 16, "depth": 1, "steps": 2, "draws": 2}
     monkeypatch.setattr(demo, "SIZES", sizes)
     monkeypatch.setattr(demo, "TRAINING", {"epochs": 1})
+    evaluate = experiment.evaluate_run
+    few = {"replicates": 10}  # resamples are most of so small an evaluation
+    monkeypatch.setattr(experiment, "evaluate_run", lambda *a, **options: evaluate(*a, **options | few))
     return tmp_path / "demo"
 
 

@@ -25,7 +25,7 @@ from robustmdiff.models import BASELINES
 from robustmdiff.training.config import make_config
 
 REAL = Path(__file__).parents[2] / "../shared/data/chestxray"
-FOLDS, REPEATS = 3, 2
+FOLDS, REPEATS = 2, 2
 CONFIG = make_config(
     {
         "epochs": 2,
@@ -73,6 +73,11 @@ def made(source, tmp_path_factory):
     return cross_validate(source, CONFIG, folder, folds=FOLDS, repeats=REPEATS)
 
 
+@pytest.fixture(scope="module")
+def results(made):
+    return evaluate_folds(made[0].parents[1], draws=2, replicates=10)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_everyone_is_tested_once_and_nobody_is_on_two_sides(seed):
     rng = np.random.default_rng(seed)
@@ -81,7 +86,7 @@ def test_everyone_is_tested_once_and_nobody_is_on_two_sides(seed):
         for i in range(83)
     ]
     group = {patient.id: patient.group for patient in patients}
-    for splits in divide(patients, FOLDS, REPEATS, seed):
+    for splits in divide(patients, 3, 2, seed):
         tested = Counter(id for split in splits for id in split["test"])
         assert tested == Counter(group.keys())
         for split in splits:
@@ -130,8 +135,7 @@ def test_pooled_auroc_is_that_of_the_answers_out_of_fold(made, source):
         assert found.low < found.high
 
 
-def test_every_method_and_condition_is_measured(made):
-    results = evaluate_folds(made[0].parents[1], draws=2, replicates=10)
+def test_every_method_and_condition_is_measured(results):
     assert results.methods[0] == "RobustMDiff"
     assert set(results.methods[1:]) == {*BASELINES, "notes_only", "source_only"}
     for condition in (COMPLETE, mcar(0.5), Subset(("notes",)), Subset(("panel",))):
@@ -141,15 +145,13 @@ def test_every_method_and_condition_is_measured(made):
     np.testing.assert_array_equal(*alone)
 
 
-def test_folds_are_evaluated_in_the_terms_that_they_were_trained_in(made, source, tmp_path):
+def test_folds_are_evaluated_in_the_terms_that_they_were_trained_in(made, results, source, tmp_path):
     folder, root = tmp_path / "ward", tmp_path / "data"
     shutil.copytree(made[0].parents[1], folder)
     shutil.copytree(source.root, root)
     plan = json.loads((folder / "folds.json").read_text(encoding="utf-8"))
     plan["source"]["root"] = str(root)
     (folder / "folds.json").write_text(json.dumps(plan), encoding="utf-8")
-    options = {"draws": 2, "replicates": 10}
-    expected = evaluate_folds(made[0].parents[1], **options)
     task = json.loads((root / "task.json").read_text(encoding="utf-8"))
     panel, notes = task["modalities"][1], task["modalities"][0]
     panel["fields"][0]["unit"] = "g/l"
@@ -158,11 +160,11 @@ def test_folds_are_evaluated_in_the_terms_that_they_were_trained_in(made, source
     header, *rows = (root / "patients.csv").read_text(encoding="utf-8").splitlines()
     rows = [row + "e-3" * (not row.endswith(",")) for row in rows]  # crp is the last column
     (root / "patients.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
-    found = evaluate_folds(folder, **options)
-    for method in expected.methods:
+    found = evaluate_folds(folder, draws=2, replicates=10)
+    for method in results.methods:
         for condition in (COMPLETE, Subset(("notes",)), Subset(("panel",))):
             np.testing.assert_allclose(
-                found.probability[method][condition], expected.probability[method][condition], atol=1e-6
+                found.probability[method][condition], results.probability[method][condition], atol=1e-6
             )
 
 
@@ -200,7 +202,7 @@ def test_the_command_evaluates_the_folds_together_and_explains_one(made):
     )
     assert answer.exit_code == 0, answer.output
     report = (folder / "evaluation" / "report.md").read_text(encoding="utf-8")
-    assert "3-fold cross-validation by person, repeated 2 times" in report
+    assert f"{FOLDS}-fold cross-validation by person, repeated {REPEATS} times" in report
     assert "Tested: 41 people, " in report
     assert "Training of RobustMDiff" in report  # the notes of the folds
     found = json.loads((folder / "evaluation" / "results.json").read_text(encoding="utf-8"))
