@@ -17,7 +17,8 @@ SYMBOLS = (
 )  # fmt: skip
 ROW = re.compile(r"^\| (.+?) \| .+ \| \[`([\w.]+)`\]\((\S+)\) \|$", re.MULTILINE)
 TABLE = {
-    symbol.replace("\\|", "|"): (name, path) for symbol, name, path in ROW.findall(PAGE.read_text("utf-8"))
+    symbol.replace("\\|", "|"): (name, path)
+    for symbol, name, path in ROW.findall(PAGE.read_text(encoding="utf-8"))
 }
 
 
