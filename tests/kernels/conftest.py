@@ -14,7 +14,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from packaging.version import Version
 
 from robustmdiff.ops.triton_support import INTERPRETED
 
@@ -31,7 +33,13 @@ CONTRACTS = "triton and not float64 and not bfloat16 and not threads and not str
 @pytest.fixture
 def interpret() -> Callable[..., None]:
     """Run pytest with these arguments in the interpreter."""
-    pytest.importorskip("triton", reason="triton is not installed, so its kernels cannot be interpreted")
+    triton = pytest.importorskip(
+        "triton", reason="triton is not installed, so it cannot interpret its kernels"
+    )
+    if Version(triton.__version__) < Version("3.7") and Version(np.__version__) >= Version("2.4"):
+        pytest.skip(
+            f"triton {triton.__version__} interprets with numpy below 2.4 only, and numpy is {np.__version__}"
+        )
 
     def run(*arguments: str) -> None:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", *arguments]
