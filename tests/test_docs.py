@@ -44,6 +44,7 @@ SMALLER = {  # in examples that run
     r"(epochs=)\d+": r"\g<1>1",
     r"(--replicates )\d+": r"\g<1>9",
 }
+WIDTH = 118
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -137,6 +138,14 @@ def test_links_lead_somewhere(page):
         assert target.is_relative_to(ROOT), link
         if anchor and target.suffix == ".md":
             assert anchor in anchors(target), f"{link}: there are {', '.join(sorted(anchors(target)))}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_lines_are_wrapped(page):
+    """Prose only: a table, a heading, code and a picture have one line each."""
+    prose = FENCE.sub("", page.read_text(encoding="utf-8")).splitlines()
+    alone = ("|", "#", "    ", "<!--", "![")
+    assert [line for line in prose if len(line) > WIDTH and not line.startswith(alone)] == []
 
 
 def command_of(words: list[str]) -> tuple[Any, list[str]]:
