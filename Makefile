@@ -21,7 +21,7 @@ demo: $(READY)  ## train, evaluate and explain on built-in patients (about 6 min
 	$(BIN)/robustmdiff demo --out runs/demo --resume
 
 test: $(READY)  ## every test that takes seconds (under 15 minutes on 2 cores)
-	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -1,0 +1,14 @@
+"""The order of the files: what takes longest comes first, so that no process waits for another at the end."""
+
+from __future__ import annotations
+
+import pytest
+
+LONGEST = ("tests/kernels/", "tests/test_docs.py", "tests/ops/", "tests/cli/", "tests/experiment/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((i for i, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
+
+    items.sort(key=place)
