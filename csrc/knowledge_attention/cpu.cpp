@@ -18,7 +18,7 @@ namespace {
 
 using Maybe = const std::optional<Tensor>&;
 
-constexpr int64_t WAVE = int64_t(1) << 23;  // floats of partial results held at a time (one block may need more)
+constexpr int64_t WAVE = int64_t(1) << 20;  // floats of partial results held at a time (one block may need more)
 constexpr int64_t FEW = 1024;  // floats of scratch on the stack
 constexpr int64_t GROUPS = 16;  // tasks wanted in the backward pass, where a table is too small to give them
 
