@@ -192,11 +192,11 @@ void normal_out(Tensor out, const Tensor& like, const Tensor& step, const Tensor
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(robustmdiff, CUDA, m) {
-  m.impl("ddpm_step", TORCH_BOX(&Allocated<&step_out>::call));
-  m.impl("ddpm_step_out", TORCH_BOX(&step_out));
-  m.impl("ddpm_noise", TORCH_BOX(&Allocated<&noise_out>::call));
-  m.impl("ddpm_noise_out", TORCH_BOX(&noise_out));
-  m.impl("philox_normal", TORCH_BOX(&Allocated<&normal_out>::call));
+  m.impl("ddpm_step", TORCH_BOX(&OnPacked<&Allocated<&step_out>::call>::call));
+  m.impl("ddpm_step_out", TORCH_BOX(&OnPacked<&step_out>::call));
+  m.impl("ddpm_noise", TORCH_BOX(&OnPacked<&Allocated<&noise_out>::call>::call));
+  m.impl("ddpm_noise_out", TORCH_BOX(&OnPacked<&noise_out>::call));
+  m.impl("philox_normal", TORCH_BOX(&OnPacked<&Allocated<&normal_out>::call>::call));
 }
 
 }  // namespace rmd::ddpm

@@ -106,11 +106,13 @@ def step_arguments(
     if out is not None:
         check_out(op, out, sample, (sample, *others.values(), guidance, table))
     exact = log_variance is not None
-    uncond, variance_output, noise = (
-        x if x is None or x.dtype == sample.dtype else x.to(sample.dtype)
-        for x in (uncond, log_variance if exact else variance_output, noise)
-    )
-    model_output = model_output.to(sample.dtype)
+    if exact:
+        variance_output = log_variance
+    if any(x is not None and x.dtype != sample.dtype for x in others.values()):
+        model_output = model_output.to(sample.dtype)
+        uncond, variance_output, noise = (
+            x if x is None else x.to(sample.dtype) for x in (uncond, variance_output, noise)
+        )
     guidances, scale = (guidance, 1.0) if isinstance(guidance, Tensor) else (None, float(guidance))
     drawn = key, row_ids, noise
     settings: Any = scale, math.inf if clip is None else clip, PREDICTIONS.index(prediction), exact, out

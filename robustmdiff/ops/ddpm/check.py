@@ -26,16 +26,16 @@ def check_like_sample(op: str, sample: Tensor, others: Mapping[str, Tensor | Non
         raise TypeError(f"{op}: sample is {describe(sample)}, expected {expected}")
     if sample.dim() == 0:
         raise ValueError(f"{op}: sample has no dimension, expected [B, ...]")
+    shape, device = sample.shape, sample.device
     for name, x in others.items():
         if x is None:
             continue
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise TypeError(f"{op}: {name} is {describe(x)}, expected a floating-point tensor")
-        if x.shape != sample.shape:
-            shapes = f"{list(x.shape)}, expected {list(sample.shape)} like sample"
-            raise ValueError(f"{op}: {name} has shape {shapes}")
-        if x.device != sample.device:
-            raise ValueError(f"{op}: {name} is on {x.device}, expected {sample.device} like sample")
+        if x.shape != shape:
+            raise ValueError(f"{op}: {name} has shape {list(x.shape)}, expected {list(shape)} like sample")
+        if x.device != device:
+            raise ValueError(f"{op}: {name} is on {x.device}, expected {device} like sample")
 
 
 def check_schedule(

@@ -42,7 +42,9 @@ def backends(name: str, operators: Operators, takes: Callable[[Tensor], list[str
         found = takes(a.sample)
         if isinstance(a.clip, DynamicThreshold):
             found.append("dynamic thresholding needs a quantile of each row, which stays in torch")
-        return found + _only_torch(guidance=a.guidances, noise=a.noise, table=a.table)
+        if torch.is_grad_enabled():
+            found += _only_torch(guidance=a.guidances, noise=a.noise, table=a.table)
+        return found
 
     def noise_reasons(a: Noise) -> list[str]:
         return takes(a.sample) + _only_torch(noise=a.noise, table=a.table)
@@ -79,7 +81,7 @@ def backends(name: str, operators: Operators, takes: Callable[[Tensor], list[str
         return _into(a.out, operators.noise_out, differentiable_noise, a[:-1])
 
     def noise_loss(a: NoiseLoss) -> Tensor:
-        (found,) = differentiable_loss(*_packed(a))
+        (found,) = differentiable_loss(*a)
         return found
 
     return Fused(
@@ -101,13 +103,9 @@ def _into(
     out: Tensor | None, write: Callable[..., None], make: Callable[..., tuple[Tensor, ...]], inputs: tuple
 ) -> Tensor:
     if out is None:
-        return make(*_packed(inputs))[0]
-    write(out, *_packed(inputs))
+        return make(*inputs)[0]
+    write(out, *inputs)
     return out
-
-
-def _packed(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(x.contiguous() if isinstance(x, Tensor) else x for x in inputs)
 
 
 def _alone(function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor]]:

@@ -14,6 +14,10 @@ from robustmdiff.ops.ddpm.schema import declare
 from robustmdiff.ops.registration import implement
 
 
+def _packed(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.contiguous() if isinstance(x, Tensor) else x for x in inputs)
+
+
 def _like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
@@ -21,7 +25,7 @@ def _like(x: Tensor) -> Tensor:
 def _step_out(out: Tensor, *inputs: Any) -> None:
     from robustmdiff.kernels import ddpm
 
-    ddpm.step(Step._make((*inputs, out)))
+    ddpm.step(Step._make((*_packed(inputs), out)))
 
 
 def _step(sample: Tensor, *inputs: Any) -> Tensor:
@@ -33,7 +37,7 @@ def _step(sample: Tensor, *inputs: Any) -> Tensor:
 def _noise_out(out: Tensor, *inputs: Any) -> None:
     from robustmdiff.kernels import ddpm
 
-    ddpm.noise(Noise._make((*inputs, out)))
+    ddpm.noise(Noise._make((*_packed(inputs), out)))
 
 
 def _noise(sample: Tensor, *inputs: Any) -> Tensor:
@@ -46,7 +50,7 @@ def _normal(like: Tensor, step: Tensor, key: Tensor, row_ids: Tensor | None) -> 
     from robustmdiff.kernels import ddpm
 
     out = _like(like)
-    ddpm.normal(out, step, key, row_ids)
+    ddpm.normal(out, *_packed((step, key, row_ids)))
     return out
 
 
