@@ -18,8 +18,9 @@ from torch import Tensor
 
 from benchmarks import peak
 from benchmarks.measure import PAST_THE_CACHE, Samples
+from robustmdiff.ops import philox_key
 
-FLOPS, BYTES, EDGES = "matmul", "bandwidth", "gather"
+FLOPS, BYTES, EDGES, NORMALS = "matmul", "bandwidth", "gather", "normals"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,14 @@ def bandwidth(like: Tensor) -> list[Limit]:
 
     moved = {"copy": (copy, 2), "triad": (triad, 3), "addcmul": (addcmul, 4)}
     return [Limit(BYTES, name, float(count * size), call) for name, (call, count) in moved.items()]
+
+
+def normals(device: str) -> list[Limit]:
+    """Philox and Box-Muller by our own kernel, into memory that stays in the cache of each thread."""
+    like = torch.empty(2 * torch.get_num_threads(), 2**15, device=device)
+    step, key = torch.zeros(len(like), dtype=torch.int64, device=device), philox_key(1).to(device)
+    draw = partial(torch.ops.robustmdiff.philox_normal.default, like, step, key, None)
+    return [Limit(NORMALS, "Philox and Box-Muller", float(like.numel()), draw)]
 
 
 def gather(rows: Tensor, rowptr: Tensor, col: Tensor) -> list[Limit]:

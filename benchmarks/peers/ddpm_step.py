@@ -1,4 +1,4 @@
-"""ddpm_step and its peers: guidance, clipping to +-1, noise drawn by every candidate.
+"""ddpm_step and its peers: guidance, clipping to +-1, noise drawn by every candidate or given to all.
 
 diffusers' DDIM with eta = 1 and the clipped prediction kept is the same step, written differently.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.candidates import FORWARD, Candidate, Workload, WrongResult
-from benchmarks.limits import BYTES
+from benchmarks.limits import BYTES, NORMALS
 from benchmarks.peers.ours import backends
 from robustmdiff.nn.diffusers_scheduler import FusedDDPMScheduler
 from robustmdiff.ops import ddpm_step, ddpm_table, philox_key
@@ -40,25 +40,29 @@ def schedule() -> SimpleNamespace:
     )
 
 
-def workload(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> Step:
+def workload(shape: tuple[int, ...], device: str, dtype: torch.dtype, drawn: bool = True) -> Step:
+    """drawn: every candidate draws its noise; else it is one of the tensors."""
     generator = torch.Generator().manual_seed(0)
-    tensors = {name: torch.randn(shape, generator=generator) for name in ("x", "output", "uncond")}
-    size = math.prod(shape) * dtype.itemsize
+    names = ("x", "output", "uncond") if drawn else ("x", "output", "uncond", "noise")
+    tensors = {name: torch.randn(shape, generator=generator) for name in names}
+    numel = math.prod(shape)
+    need = {BYTES: (len(names) + 1.0) * numel * dtype.itemsize} | ({NORMALS: float(numel)} if drawn else {})
     step = torch.full((shape[0],), STEP, device=device)
     table = ddpm_table(schedule()).to(device)
 
-    def mean(x: Tensor, output: Tensor, uncond: Tensor) -> Tensor:
-        none = torch.zeros_like(x)
+    def exact(x: Tensor, output: Tensor, uncond: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Of drawn noise the mean, which is what the result is without any."""
+        noise = torch.zeros_like(x) if noise is None else noise
         return definition.ddpm_step(
-            output, x, step, table, uncond=uncond, guidance=GUIDANCE, clip=1.0, noise=none
+            output, x, step, table, uncond=uncond, guidance=GUIDANCE, clip=1.0, noise=noise
         )
 
     return Step(
         "ddpm_step",
-        "x".join(map(str, shape)),
+        "x".join(map(str, shape)) + ("" if drawn else ", noise given"),
         {name: x.to(device, dtype) for name, x in tensors.items()},
-        mean,
-        {FORWARD: {BYTES: 4.0 * size}},
+        exact,
+        {FORWARD: need},
         step,
         table,
         philox_key(1).to(device),
@@ -90,9 +94,18 @@ def check(given: Step) -> Callable[[Candidate, bool], None]:
 
 
 def ours(given: Step) -> Callable[..., Tensor]:
-    def run(x: Tensor, output: Tensor, uncond: Tensor) -> Tensor:
+    def run(x: Tensor, output: Tensor, uncond: Tensor, noise: Tensor | None = None) -> Tensor:
+        key = given.key if noise is None else None
         return ddpm_step(
-            output, x, given.step, given.table, uncond=uncond, guidance=GUIDANCE, clip=1.0, key=given.key
+            output,
+            x,
+            given.step,
+            given.table,
+            uncond=uncond,
+            guidance=GUIDANCE,
+            clip=1.0,
+            key=key,
+            noise=noise,
         )
 
     return run
@@ -117,8 +130,8 @@ def ours_in_place(given: Step) -> Candidate:
 
 
 def _formula(given: Step) -> Callable[..., Tensor]:
-    def run(_: None, x: Tensor, output: Tensor, uncond: Tensor) -> Tensor:
-        noise = torch.randn_like(x)
+    def run(_: None, x: Tensor, output: Tensor, uncond: Tensor, noise: Tensor | None = None) -> Tensor:
+        noise = torch.randn_like(x) if noise is None else noise
         return definition.ddpm_step(
             output, x, given.step, given.table, uncond=uncond, guidance=GUIDANCE, clip=1.0, noise=noise
         )
@@ -185,4 +198,9 @@ MAKERS: dict[str, Callable[[Step], Candidate]] = {
     "ours, out=": ours_in_place,
     "ours, FusedDDPMScheduler": lambda given: fused_scheduler(given, drawn=False),
     "ours, FusedDDPMScheduler with a key": lambda given: fused_scheduler(given, drawn=True),
+}
+
+# Those that take the noise as it is: a scheduler of diffusers draws its own.
+WITH_NOISE = {
+    name: MAKERS[name] for name in ("torch eager", "torch.compile", "ours, native", "ours, torch", "ours")
 }
