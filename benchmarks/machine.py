@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+
+from benchmarks.runs import slug
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,5 +57,4 @@ def commit() -> str:
 
 def results_file(device: str, commit: str) -> Path:
     """benchmarks/results/<machine>-<commit>.jsonl"""
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", name(device)).strip("-")
-    return ROOT / "benchmarks" / "results" / f"{slug}-{commit.replace('+', '-changed')}.jsonl"
+    return ROOT / "benchmarks" / "results" / f"{slug(name(device))}-{commit.replace('+', '-changed')}.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.runs import Row, machines
+from benchmarks.runs import Row, machines, slug
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 LINES = {  # curve: op, what the axis shows
@@ -20,14 +20,13 @@ def draw(rows: Sequence[Row], folder: Path = IMAGES) -> list[Path]:
     written = []
     for machine in machines(rows):
         here = [row for row in rows if row["machine"] == machine and "curve" in row and "ms" in row]
-        device = here[0]["device"] if here else ""
         for curve, (op, label) in LINES.items():
             found = [row for row in here if row["curve"] == curve]
             if found:
-                written.append(_lines(found, label, folder / f"{op}_{device}.png"))
+                written.append(_lines(found, label, folder / f"{op}_{slug(machine)}.png"))
         found = [row for row in here if row["curve"] == "graph"]
         if found:
-            written.append(_bars(found, folder / f"graph_attention_{device}.png"))
+            written.append(_bars(found, folder / f"graph_attention_{slug(machine)}.png"))
     return written
 
 

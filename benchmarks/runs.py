@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ def _rows(files: Iterable[Path]) -> Iterable[Row]:
             row = json.loads(line)
             if "verdict" in row:  # other lines are gpu_verify's tests, and runs from before this suite
                 yield row
+
+
+def slug(machine: str) -> str:
+    """A machine's name as files have it."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", machine).strip("-")
 
 
 def machines(rows: Iterable[Row]) -> list[str]:

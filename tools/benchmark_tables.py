@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import plots  # noqa: E402
 from benchmarks.comparison import best_peer  # noqa: E402
-from benchmarks.runs import RESULTS, Row, latest, machines  # noqa: E402
+from benchmarks.runs import RESULTS, Row, latest, machines, slug  # noqa: E402
 
 PLACE = re.compile(r"(<!-- numbers: (\w+) -->\n).*?(<!-- end of numbers -->)", re.DOTALL)
 PASSES = ("forward", "backward", "forward+backward")
@@ -196,7 +196,7 @@ def pictures(rows: Sequence[Row]) -> str:
             drawn = [row for row in here if row["op"] == op and "ms" in row]
             if drawn:
                 first = drawn[0]
-                lines.append(f"![{op}: {first['curve']}](images/{op}_{first['device']}.png)\n")
+                lines.append(f"![{op}: {first['curve']}, {machine}](images/{op}_{slug(machine)}.png)\n")
                 shaky = sorted({str(row["x"]) for row in drawn if _shaky(row)})
                 if shaky:
                     lines.append(f"Inconclusive at {first['curve']} {', '.join(shaky)}.\n")

@@ -88,5 +88,6 @@ def test_the_plots_are_drawn(tmp_path):
     ]
     graph = [row("ours, native", "forward", 5.0, op="graph_attention", curve="graph", x="HPO")]
     files = plots.draw([*curve, *graph], tmp_path)
-    assert [file.name for file in files] == ["masked_attention_cpu.png", "graph_attention_cpu.png"]
+    machine = "A-machine-2-cores"
+    assert [file.name for file in files] == [f"{op}_attention_{machine}.png" for op in ("masked", "graph")]
     assert all(file.stat().st_size > 5000 for file in files)
