@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ class Embedded(NamedTuple):
     lengths: Tensor | None = None
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """An encoder in two parts, so that what reads an observation can be entered where it is differentiable.
 
         tokens, lengths = encoder(observations) = encoder.encode(encoder.embed(observations))
@@ -33,12 +34,13 @@ class Encoder(nn.Module):
     It is built from (modality, config), `Modality` and `EncoderConfig`.
     """
 
+    @abstractmethod
     def embed(self, observations: Any) -> Embedded:
-        raise NotImplementedError
+        """The observations at the entry of the layers."""
 
+    @abstractmethod
     def encode(self, embedded: Embedded) -> tuple[Tensor, Tensor]:
-        """Patient b's tokens are a function of embedded.x[b] alone."""
-        raise NotImplementedError
+        """(tokens, lengths). Patient b's tokens are a function of embedded.x[b] alone."""
 
     def forward(self, observations: Any) -> tuple[Tensor, Tensor]:
         return self.encode(self.embed(observations))

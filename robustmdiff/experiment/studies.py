@@ -167,11 +167,11 @@ def _options(source: Source) -> dict[str, Any]:
 
 def with_encoders(task: Task, encoders: Mapping[str, str]) -> Task:
     """The task whose modalities are read by these transformers models (names or folders), or classes of the
-    user's own ("package.module:Class")."""
-    for name, encoder in encoders.items():
-        if name not in task.modality_names or (task.modality(name).kind == "values" and ":" not in encoder):
-            able = ", ".join(m.name for m in task.modalities if m.kind != "values")
-            raise DataError(f"encoder is given for {name!r}, expected an image or a text: {able}")
+    user's own ("package.module:Class"). What a modality's kind cannot be read by, `Modality` refuses."""
+    names = task.modality_names
+    for name in encoders:
+        if name not in names:
+            raise DataError(f"encoder is given for {name!r}, expected one of {', '.join(names)}")
     modalities = (replace(m, encoder=encoders.get(m.name, m.encoder)) for m in task.modalities)
     return replace(task, modalities=tuple(modalities))
 

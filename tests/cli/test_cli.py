@@ -4,81 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import typer
 
 from robustmdiff.cli import main as cli
 from robustmdiff.data.files import file_name
-from robustmdiff.data.sources.folder import write_template
 from robustmdiff.evaluation.report import headline
 from robustmdiff.experiment.run import evaluate_run
 from robustmdiff.models import BASELINES
-
-DATA = ("train=40", "calibration=12", "test=12", "image_size=16")
-SIZES = ("patch=8", "d_h=8", "heads=2", "layers=1", "width=16", "depth=1", "steps=2", "draws=4")
-SETTINGS = ["--set", "epochs=1", *(word for size in SIZES for word in ("--set", f"model.{size}"))]
-TINY = [*(word for option in DATA for word in ("--option", option)), *SETTINGS]
-COMMANDS = ("cohort", "train", "evaluate", "predict", "explain", "info", "demo", "data")
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> str:
-        """The one line of an error; warnings may stand before it."""
-        assert self.code == 2
-        assert self.out == ""
-        lines = [line for line in self.err.splitlines() if not line.startswith(("warning: ", "epoch "))]
-        assert len(lines) == 1, self.err
-        assert lines[0].startswith("error: ")
-        return lines[0].removeprefix("error: ")
-
-
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    return os.environ | {"RMD_CACHE": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture
-def say(monkeypatch, capsys, environment):
-    """Runs `robustmdiff ARGUMENTS` in this process."""
-
-    def run(*arguments: object) -> Said:
-        monkeypatch.setenv("RMD_CACHE", environment["RMD_CACHE"])
-        monkeypatch.setattr(sys, "argv", ["robustmdiff", *map(str, arguments)])
-        monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main changes it
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        out, err = capsys.readouterr()
-        return Said(code, out, err)
-
-    return run
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "robustmdiff", *map(str, arguments)]
+from tests.cli.said import COMMANDS, TINY, Said, command
 
 
 def in_process_of_its_own(environment, *arguments: object) -> Said:
@@ -215,112 +156,6 @@ def test_info(say, run):
     assert "congestive heart failure" in say("info", run).out.replace("\n", " ")
 
 
-def a_folder_of_patients(root: Path, patients: int = 40) -> Path:
-    """The template of docs, with more patients in it."""
-    write_template(root)
-    table = root / "patients.csv"
-    header, *rows = table.read_text(encoding="utf-8").splitlines()
-    more = [
-        f"{i}-{row.replace(',train,', ',,').replace(',test,', ',,')}"
-        for i in range(patients // 3)
-        for row in rows
-    ]
-    table.write_text("\n".join([header, *more]) + "\n", encoding="utf-8")
-    return root
-
-
-def test_a_folder_of_one_s_own_from_training_to_explanation(say, tmp_path):
-    data, out = a_folder_of_patients(tmp_path / "patients"), tmp_path / "run"
-    said = say("train", "--data", "folder", "--root", data, "--out", out, *SETTINGS)
-    assert said.code == 0, said.err
-    write_template(tmp_path / "new")
-    rows = say("predict", out, "--data", tmp_path / "new", "--draws", 2, "--json").json["predictions"]
-    assert [(row["patient"], row["class"]) for row in rows] == [
-        (id, name) for id in ("p1", "p2", "p3") for name in ("pneumonia", "no pneumonia")
-    ]
-    assert rows[2]["missing"] == "xray"
-    measured = ("evaluate", out, "--data", tmp_path / "new", "--draws", 2, "--replicates", 10, "--json")
-    said = say(*measured)
-    assert said.code == 0, said.err
-    assert said.json["folder"] == str(out / "evaluation-new")
-    assert "3 records of" in (out / "evaluation-new" / "report.md").read_text(encoding="utf-8")
-    page = tmp_path / "p2.html"
-    arguments = ("--data", tmp_path / "new", "--patient", "p2", "--draws", 2, "--out", page)
-    assert say("explain", out, *arguments).code == 0
-    assert "Routine" in page.read_text(encoding="utf-8")
-    other = tmp_path / "new" / "task.json"
-    task = other.read_text(encoding="utf-8")
-    other.write_text(task.replace('"mg/l"', '"mmol/l"'), encoding="utf-8")
-    for name in ("predict", "explain"):
-        assert say(name, out, "--data", tmp_path / "new").error == (
-            f"{tmp_path / 'new'}: modality 'structured', field 'crp': unit is 'mmol/l', expected 'mg/l' as "
-            "the run was trained with; they differ by a molar mass, which is not known"
-        )
-    other.write_text(task, encoding="utf-8")
-    renamed = tmp_path / "new" / "patients.csv"
-    renamed.write_text(
-        renamed.read_text(encoding="utf-8").replace("structured.crp", "structured.CRP", 1), encoding="utf-8"
-    )
-    error = say("predict", out, "--data", tmp_path / "new").error
-    assert "patients.csv:1: column 'structured.crp' is missing (is it 'structured.CRP'?)" in error
-
-
-def test_bad_rows_are_all_told_or_left_out_and_listed(say, tmp_path):
-    data, out = a_folder_of_patients(tmp_path / "patients"), tmp_path / "run"
-    table = data / "patients.csv"
-    table.write_text(
-        table.read_text(encoding="utf-8")
-        + "x1,,,,,pneumonia,,no.npy,,,\nx2,,,,,pneumonia,,,,high,\nx3,,,,,,,,,,\n",
-        encoding="utf-8",
-    )
-    bad = [
-        "column 'xray': is 'no.npy', expected a file under",
-        "column 'structured.crp': is 'high', expected a number in mg/l",
-    ]
-
-    def told(said: Said, how: str) -> bool:
-        lines = [line for line in said.err.splitlines() if line.startswith(how)]
-        return len(lines) == 2 and all(what in line for what, line in zip(bad, lines, strict=True))
-
-    train = ("train", "--data", "folder", "--root", data, "--out", out, *SETTINGS)
-    said = say(*train)
-    assert said.code == 2
-    assert told(said, "error: patients.csv:")
-    assert not out.exists()
-    said = say(*train, "--skip-bad", "--json")
-    assert said.code == 0, said.err
-    assert told(said, "left out: patients.csv:")
-    assert [what in row for what, row in zip(bad, said.json["left_out"], strict=True)] == [True, True]
-    assert say("predict", out, "--draws", 2).code == 0  # the run leaves the same rows out each time
-
-    asked = ("predict", out, "--data", data, "--patient", "x3", "--draws", 2)
-    assert say(*asked).code == 2
-    said = say(*asked, "--skip-bad", "--json")
-    assert len(said.json["left_out"]) == 2
-    rows = said.json["predictions"]
-    assert [row["nothing_known"] for row in rows] == [True, True]
-    prevalence = json.loads((out / "model" / "model.json").read_text(encoding="utf-8"))["task"]["prevalence"]
-    assert [row["probability"] for row in rows] == pytest.approx(prevalence, abs=1e-6)
-    assert "the answer is the prevalence of the training patients" in say(*asked, "--skip-bad").out
-    page = ("--out", tmp_path / "page.html")
-    hidden = [word for name in ("xray", "notes", "structured") for word in ("--hide", name)]
-    said = say("explain", out, *hidden, *page, "--draws", 2)
-    assert "the answer is the prevalence of the training patients" in said.err
-
-    said = say("data", "verify", data, "--json")
-    assert said.code == 2
-    found = said.json
-    assert len(found["left_out"]) == 2
-    assert (found["patients"], found["people"], found["labelled"]) == (40, 40, 39)
-    assert {row["modality"]: row["present"] for row in found["modalities"]} == {
-        "xray": 26, "notes": 26, "structured": 39
-    }  # fmt: skip
-    assert [row["patients"] for row in found["classes"]] == [26, 13]
-    said = say("data", "verify", data, "--skip-bad")
-    assert said.code == 0
-    assert "40 records of 40 people, 39 labelled" in said.out
-
-
 @pytest.mark.parametrize("name", [*COMMANDS[:-1], "data verify"])
 def test_help_shows_an_example(say, name):
     said = say(*name.split(), "--help")
@@ -399,12 +234,6 @@ def test_a_place_that_cannot_be_written_to(say, run, tmp_path):
     file.touch()
     assert str(file) in say("train", "--out", file / "run", *TINY).error
     assert str(tmp_path) in say("predict", run, "--draws", 2, "--out", tmp_path).error
-
-
-def test_too_few_patients_to_calibrate(say, tmp_path):
-    write_template(tmp_path / "data")
-    given = ("--data", "folder", "--root", tmp_path / "data", "--out", tmp_path / "run")
-    assert "no patient is left for calibration" in say("train", *given).error
 
 
 def test_a_word_that_no_option_takes(say):

@@ -82,6 +82,7 @@ def test_what_is_installed_is_not_hidden_by_a_file_in_the_current_folder(here):
         ("of_mine:torch", r"is a module, expected a subclass of torch.nn.Module"),
         ("of_mine:Plain", r"is a class Plain, expected a subclass of torch.nn.Module"),
         ("of_mine:Other", r"cannot be built \(TypeError: .*positional argument.*\), expected Other\(modal"),
+        ("of_mine:Half", r"cannot be built \(TypeError: .*abstract method '?encode'?\), expected Half\("),
         ("of_mine:Raises", r"cannot be run \(RuntimeError: no\), expected forward\(Images\) -> \(tokens, "),
         (":Class", r"cannot be imported \(ValueError: Empty module name\)"),
     ],
@@ -92,12 +93,21 @@ def test_what_cannot_be_used_is_told_in_one_sentence(here, encoder, message):
         "of_mine",
         BRIGHTNESS
         + """
+from robustmdiff.encoders.encoder import Encoder
+
 class Plain:
     pass
 
 class Other(nn.Module):
     def __init__(self):
         super().__init__()
+
+class Half(Encoder):
+    def __init__(self, modality, config):
+        super().__init__()
+
+    def embed(self, images):
+        return images
 
 class Raises(Brightness):
     def forward(self, images):

@@ -1,116 +1,24 @@
+"""The missing-modality protocol on patients whose posterior is in closed form."""
+
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from robustmdiff.data.collate import Collator
-from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.diagnosis.calibration import calibrate
 from robustmdiff.diagnosis.contract import Diagnosis
-from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.tensors import tensors
 from robustmdiff.evaluation import protocol
 from robustmdiff.evaluation.conditions import COMPLETE, MCAR, Subset, mcar
 from robustmdiff.evaluation.masks import RATES, Masks, draw_masks
 from robustmdiff.evaluation.protocol import evaluate
-from robustmdiff.evaluation.report import headline, to_json, write_report
-from robustmdiff.evaluation.tables import CAPTIONS
-
-CLASSES = ("well", "ill", "gravely ill", "rarely seen")
-MODALITIES = ("a", "b", "c")
-C, M = len(CLASSES), len(MODALITIES)
-TASK = Task(
-    modalities=tuple(Modality(name, "values", fields=(Field("x"),)) for name in MODALITIES),
-    classes=CLASSES,
-    prevalence=(0.4, 0.3, 0.2, 0.1),
-    rare=("rarely seen",),
-)
-
-
-def ward(n, seed=0, missing=0.2):
-    """Patients whose modalities each hold the class plus noise: the posterior is in closed form."""
-    rng = np.random.default_rng(seed)
-    y = rng.choice(C, n, p=TASK.prevalence)
-    x = y[:, None] + rng.normal(0, 0.8, (n, M))
-    present = rng.random((n, M)) >= missing
-    present[0] = False
-    patients = [
-        Patient(
-            id=f"p{seed}-{i}",
-            modalities={
-                name: {"x": float(x[i, m])} if present[i, m] else None for m, name in enumerate(MODALITIES)
-            },
-            labels={name: c == y[i] for c, name in enumerate(CLASSES)},
-        )
-        for i in range(n)
-    ]
-    return patients, x, present
-
-
-def posterior(x, present):
-    log = -(((x[:, :, None] - np.arange(C)) / 0.8) ** 2) / 2 * present[:, :, None]
-    p = np.exp(log.sum(1)) * np.array(TASK.prevalence)
-    return p / p.sum(1, keepdims=True)
-
-
-collate = Collator(TASK)
-
-
-class Stub(nn.Module):
-    """The exact posterior, made overconfident by `sharpen`; reads what is kept only."""
-
-    task = TASK
-
-    def __init__(self, sharpen=1.0):
-        super().__init__()
-        self.sharpen = nn.Parameter(torch.tensor(sharpen))
-        self.encoded = 0
-
-    def encode(self, batch):
-        self.encoded += 1
-        x = torch.full(batch.presence.shape, torch.nan)
-        for m, name in enumerate(MODALITIES):
-            x[batch.inputs[name].rows, m] = batch.inputs[name].value[:, 0]
-        rows = torch.arange(x.numel()).reshape(x.shape)
-        segments = torch.stack([rows, batch.presence.long()], -1).int()
-        return Encoded(x.reshape(-1, 1), segments, x[..., None])
-
-    def diagnose(self, encoded, *, draws=None, seed=0):
-        assert not self.training
-        here = encoded.m
-        x = encoded.H[..., 0].masked_fill(~here, 0)
-        p = torch.from_numpy(posterior(x.numpy(), here.numpy())).float() ** self.sharpen
-        return Diagnosis(p / p.sum(1, keepdim=True))
-
-    def observe(self, encoded):
-        return None
-
-    def losses(self, encoded, batch, kept, weight):
-        raise AssertionError("evaluation does not train")
-
-    def after_step(self):
-        raise AssertionError("evaluation does not train")
-
-
-def run(n=180, **options):
-    patients, x, _ = ward(n)
-    references = {"ceiling": lambda left: posterior(x, left)} | options.pop("references", {})
-    options = {"replicates": 20, "references": references} | options
-    return evaluate({"stub": Stub(), "sure": Stub(2.5)}, patients, collate, TASK, **options)
-
-
-@pytest.fixture(scope="module")
-def results():
-    calibration = ward(260, seed=1)[0]
-    models = {"stub": Stub(), "sure": Stub(2.5)}
-    return run(sets={name: calibrate(model, calibration, (), collate).sets for name, model in models.items()})
+from robustmdiff.evaluation.report import headline, to_json
+from tests.evaluation.ward import CLASSES, MODALITIES, TASK, C, M, Stub, collate, run, ward
 
 
 def test_the_exact_model_reaches_the_ceiling_everywhere(results):
@@ -274,60 +182,6 @@ def test_people_with_several_records_are_drawn_together():
     assert stored["counts"]["rarely seen"]["people"] == len({i // 2 for i in rare})
 
 
-def test_reliability_of_a_class_is_that_of_the_answers(results):
-    p = results.probability["sure"][MCAR(0.5)].astype(float)
-    label = results.truth.label
-    found = results.reliability("sure", MCAR(0.5), "ill", bins=5)
-    here = (p[:, 1] >= 0.2) & (p[:, 1] < 0.4)
-    assert found.patients[1] == here.sum() > 0
-    assert found.stated[1] == pytest.approx(p[here, 1].mean())
-    assert found.right[1] == pytest.approx(label[here, 1].mean())
-    likeliest = results.reliability("sure", MCAR(0.5))
-    right = label[np.arange(len(p)), p.argmax(1)]
-    assert likeliest.patients.sum() == len(p)
-    share = np.nansum(likeliest.right * likeliest.patients) / len(p)
-    assert share == pytest.approx(right.mean())
-    stored = to_json(results)["methods"]["sure"]["reliability"]["mcar/0.5"]["ill"]
-    assert sum(patients for _, _, patients in stored) == len(p)
-
-
-class Coin(Stub):
-    """Answers with what has nothing to do with the patient's class."""
-
-    def diagnose(self, encoded, *, draws=None, seed=0):
-        x = encoded.H[..., 0].masked_fill(~encoded.m, 0)
-        noise = torch.from_numpy(
-            np.sin(1e4 * x.detach().numpy() @ np.arange(1.0, 4.0)[:, None] + np.arange(C))
-        )
-        return Diagnosis(noise.float().softmax(1))
-
-
-def test_what_is_retained_of_chance_is_no_number(tmp_path):
-    patients, _, _ = ward(180)
-    found = evaluate(
-        {"coin": Coin(), "stub": Stub()},
-        patients,
-        collate,
-        TASK,
-        references={"ceiling": lambda left: np.tile(TASK.prevalence, (180, 1))},
-        replicates=50,
-    )
-    full = found.near_chance("coin")
-    assert full.low <= 0.5 <= full.value + 0.2
-    assert np.isnan(found.retention("coin")).all()
-    assert found.area("coin") is None
-    assert found.near_chance("stub") is None
-    assert found.area("stub").value > 0
-    assert found.share_of_ceiling("stub", COMPLETE) is None  # a ceiling of chance is none
-    stored = to_json(found)["methods"]
-    assert stored["coin"]["retention"] == stored["coin"]["area_under_retention"] == {}
-    assert stored["coin"]["near_chance"] == pytest.approx(list(full), abs=1e-6)
-    assert stored["stub"]["near_chance"] is None
-    text = write_report(found, tmp_path).read_text(encoding="utf-8")
-    assert f"No retention of coin: its AUROC with everything, {full}, may be chance" in text
-    assert "nan" not in text
-
-
 def test_sets_are_those_that_are_handed_in(results):
     """Coverage is that of the sets that go with a model, made by nobody else."""
     sets = calibrate(Stub(2.5), ward(260, seed=1)[0], (), collate).sets
@@ -342,36 +196,6 @@ def test_sets_are_those_that_are_handed_in(results):
     sets.alpha = 0.2
     with pytest.raises(ValueError, match=r"sets have alpha \[0.1, 0.2\], expected the same"):
         run(sets={"stub": sets, "sure": calibrate(Stub(), ward(260, seed=1)[0], (), collate).sets})
-
-
-def test_report_is_whole_and_readable(results, tmp_path):
-    (tmp_path / "report.md").write_text("an older one", encoding="utf-8")
-    path = write_report(results, tmp_path, title="A ward", notes=["one seed"])
-    names = {p.name for p in tmp_path.iterdir()}
-    figures = {f"{name}.png" for name in CAPTIONS}
-    assert names == {"report.md", "results.json", "masks.npz", "predictions.npz"} | figures
-    text = path.read_text(encoding="utf-8")
-    assert "one seed" in text
-    assert "rarely seen" in text
-    assert "nan" not in text
-    assert all(f"({name})" in text for name in figures)
-    stored = json.loads(
-        (tmp_path / "results.json").read_text(encoding="utf-8"), parse_constant=pytest.fail
-    )  # no NaN
-    value, low, high = stored["methods"]["stub"]["conditions"]["mcar/0.5"]["auroc/macro"]
-    assert low <= value <= high
-    assert stored["methods"]["stub"]["retention"]["mcar/0.0"] == [1, 1, 1]
-    assert len(stored["methods"]["stub"]["retention"]) == 2 * len(RATES) - 1
-    assert stored["methods"]["sure"]["share_of_ceiling"]["mcar/0.5"][0] <= 1.05
-    assert "stub - sure" in stored["paired_differences"]
-
-
-def test_headline_has_a_row_for_each_method(results):
-    rows = headline(results)
-    assert [row["method"] for row in rows] == ["stub", "sure", "ceiling"]
-    assert rows[0]["AUROC"] == round(float(results.values["stub"][COMPLETE]["auroc/macro"][0]), 3)
-    assert rows[2]["coverage, half missing"] is None
-    json.dumps(rows, allow_nan=False)
 
 
 def test_several_labels_at_once():
@@ -410,36 +234,3 @@ def test_several_labels_at_once():
     assert "accuracy" not in values
     assert values["coverage"][0] >= 0.9 - 3 * np.sqrt(0.09 * (1 / 150 + 1 / 150))
     assert headline(found)[0]["accuracy"] is None
-
-
-def test_an_interrupted_report_leaves_the_old_one(results, tmp_path, monkeypatch):
-    (tmp_path / "report.md").write_text("an older one", encoding="utf-8")
-    monkeypatch.setattr("robustmdiff.evaluation.report.to_markdown", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        write_report(results, tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["report.md"]
-    assert (tmp_path / "report.md").read_text(encoding="utf-8") == "an older one"
-
-
-def test_a_class_nobody_has_is_said():
-    patients, _, _ = ward(50)
-    some = [i for i, p in enumerate(patients) if not p.labels["rarely seen"]]
-    found = evaluate({"stub": Stub()}, [patients[i] for i in some], collate, TASK, replicates=5)
-    assert found.skipped == ("rarely seen",)
-    assert to_json(found)["skipped_classes"] == ["rarely seen"]
-
-
-def masks_at(n, rates):
-    patients, _, present = ward(n)
-    return draw_masks([p.id for p in patients], present, MODALITIES, rates=rates)
-
-
-def test_few_rates_are_reported_too(tmp_path):
-    found = run(60, masks=masks_at(60, (0.0, 0.4)), replicates=5)
-    assert found.half == mcar(0.4)
-    text = write_report(found, tmp_path).read_text(encoding="utf-8")
-    assert "area 0 to 0.4" in text
-    assert (tmp_path / "classes.png").exists()
-    only = run(60, masks=masks_at(60, (0.0,)), replicates=5)
-    assert only.area("stub") is None
-    write_report(only, tmp_path)

@@ -6,6 +6,7 @@ from robustmdiff.data.patient import DataError
 from robustmdiff.data.sources.folder import write_template
 from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.experiment.studies import Source, load_study, with_encoders
+from robustmdiff.refusal import Refusal
 
 LABS = Modality("labs", "values", fields=(Field("crp"),))
 TASK = Task(
@@ -16,11 +17,10 @@ TASK = Task(
 def test_encoders_replace_those_of_the_task():
     task = with_encoders(TASK, {"letter": "a/model"})
     assert [m.encoder for m in task.modalities] == [None, "a/model", None]
-    for name in ("labs", "lettre"):
-        with pytest.raises(
-            DataError, match=f"given for '{name}', expected an image or a text: notes, letter"
-        ):
-            with_encoders(TASK, {name: "a/model"})
+    with pytest.raises(DataError, match="given for 'lettre', expected one of notes, letter, labs"):
+        with_encoders(TASK, {"lettre": "a/model"})
+    with pytest.raises(Refusal, match=r"'labs': encoder is 'a/model', expected 'package\.module:Class'"):
+        with_encoders(TASK, {"labs": "a/model"})
     assert with_encoders(TASK, {"labs": "of.mine:Class"}).modality("labs").encoder == "of.mine:Class"
 
 

@@ -1,0 +1,15 @@
+"""The protocol on the patients of `ward`."""
+
+from __future__ import annotations
+
+import pytest
+
+from robustmdiff.diagnosis.calibration import calibrate
+from tests.evaluation.ward import Stub, collate, run, ward
+
+
+@pytest.fixture(scope="session")
+def results():
+    calibration = ward(260, seed=1)[0]
+    models = {"stub": Stub(), "sure": Stub(2.5)}
+    return run(sets={name: calibrate(model, calibration, (), collate).sets for name, model in models.items()})
