@@ -41,6 +41,8 @@ class Patient:
     labels      classes that are known for this patient, to whether they hold. A single-label
                 patient has one True. Classes left out are unknown.
     findings    findings that are known, to whether they hold.
+    estimate    the probability of each class that a physician stated before the outcome was known:
+                evaluation scores it beside the models, none of which reads it. Empty: nobody did.
     source      where it came from ("metadata.csv:118"), for messages.
     site, age   what missingness may depend on, where known.
     group       whom this record is of, where one person has several ("patient 20"); splits keep
@@ -55,6 +57,7 @@ class Patient:
     site: str | None = None
     age: float | None = None
     group: str = ""
+    estimate: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"patient {self.id!r}" + (f" ({self.source})" if self.source else "")

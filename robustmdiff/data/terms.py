@@ -63,6 +63,7 @@ class Terms:
             },
             labels={self.classes[name]: holds for name, holds in patient.labels.items()},
             findings={self.findings[name]: holds for name, holds in patient.findings.items()},
+            estimate={self.classes[name]: stated for name, stated in patient.estimate.items()},
         )
 
     def _observation(self, name: str, observation: Any) -> Any:

@@ -109,11 +109,13 @@ def test_names_that_differ_by_unicode_alone_are_one():
         "p",
         {theirs.modality_names[0]: {theirs_field.name: theirs_field.categories[0]}},
         labels={theirs.classes[1]: True},
+        estimate={theirs.classes[1]: 0.75},
     )
     read = terms(ours, theirs, "two")
     assert not read.same
     assert read.patient(patient).modalities == {"träger": {"größe": "männlich"}}
     assert read.patient(patient).labels == {"ärger": True}
+    assert read.patient(patient).estimate == {"ärger": 0.75}
 
 
 def test_fields_and_modalities_that_they_lack_are_absent_and_told():

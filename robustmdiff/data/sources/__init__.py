@@ -31,5 +31,8 @@ SOURCES = {
     "chestxray": Format("chestxray", "load_chestxray", "verify"),
     "covid": Format("chestxray", "covid_task", "verify"),
     "hannover": Format("hannover", "load_hannover", "verify"),
+    "ham10000": Format("ham10000", "load_ham10000"),
+    "lgg": Format("lgg", "load_lgg", "verify"),
+    "support2": Format("support2", "load_support2", "verify"),
     "folder": Format("folder", "load_folder"),
 }
