@@ -44,7 +44,9 @@ def train(
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="An option of the data: seed=1, image_size=128, train=2000."),
+        typer.Option(
+            metavar="NAME=VALUE", help="An option of the data: seed=1, image_size=128, test_sites=A,B."
+        ),
     ] = None,
     encoder: Annotated[
         list[str] | None,

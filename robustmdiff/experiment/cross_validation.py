@@ -42,6 +42,11 @@ def cross_validate(
     repeat has a division of the people and a training seed of its own. `bad` notes the rows that cannot be
     read. Raises DataError.
     """
+    if "test_sites" in source.options:
+        sites = source.options["test_sites"]
+        raise DataError(
+            f"option test_sites is {sites!r}, expected none with folds, which test everybody once"
+        )
     folder = Path(folder)
     plan = {
         "source": source.to_json(),

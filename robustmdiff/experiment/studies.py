@@ -27,6 +27,7 @@ SPLITS = ("train", "calibration", "test")
 SIZES = {"train": 1000, "calibration": 200, "test": 300}  # of the cohort, unless options say otherwise
 KIND_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 FRACTIONS = {"train": 0.6, "calibration": 0.2, "test": 0.2}
+OF_THE_SPLIT = {"seed": 0, "test_sites": "north,south"}  # options of every source but the cohort, as examples
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class Source:
     root     the folder of the data; not for the cohort.
     ontology what the concepts come from (see `knowledge.load_concepts`); the cohort has its own.
     options  cohort: train, calibration, test (numbers of patients), seed, table_seed,
-             rare_per_class (of the test cohort), missingness, rate; otherwise image_size, seed
-             (of the split), and level for chestxray.
+             rare_per_class (of the test cohort), missingness, rate; otherwise seed (of the split),
+             test_sites (the sites, between commas, whose patients are tested while those of the
+             others train), and the arguments of the format's function, such as image_size.
     encoders modality to the name or folder of a transformers model that shall read it.
     skip_bad whether rows and files that cannot be read are left out, each time.
     """
@@ -91,9 +93,10 @@ class Study:
 
 
 def load_study(source: Source, split: str | Path | None = None, *, bad: BadRows | None = None) -> Study:
-    """The study of a source, split as in the file `split` (of `data.splits.save_split`), or else as a
-    folder's column `split` says, or else by the seed among the source's options. The cohort's split
-    is part of the cohort, whatever is given. `bad` notes the rows that cannot be read.
+    """The study of a source, split as in the file `split` (of `data.splits.save_split`), or else by the sites
+    among the source's options, or else as a folder's column `split` says, or else by the seed among the
+    options. The cohort's split is part of the cohort, whatever is given. `bad` notes the rows that cannot
+    be read.
 
     Raises DataError for a source that is not there or not what its format promises.
     """
@@ -103,13 +106,31 @@ def load_study(source: Source, split: str | Path | None = None, *, bad: BadRows 
     patients, task = load_patients(source, bad=bad)
     if split is not None:
         return study_of(source, patients, task, load_split(split, patients))
-    return study_of(
-        source, patients, task, _declared(source, patients) or _drawn(source, patients, FRACTIONS)
-    )
+    drawn = _by_site(source, patients) or _declared(source, patients) or _drawn(source, patients, FRACTIONS)
+    return study_of(source, patients, task, drawn)
 
 
 def _drawn(source: Source, patients: Sequence[Patient], fractions: Mapping[str, float]) -> Split:
     return split_patients(patients, fractions, source.options.get("seed", 0), stratify=labels_of(patients))
+
+
+def _by_site(source: Source, patients: Sequence[Patient]) -> Split | None:
+    """Tested are the patients of the sites among the options; None where none are named. Of a person who was
+    at such a site, what another site recorded is left out."""
+    if "test_sites" not in source.options:
+        return None
+    named = {canonical(name) for name in source.options["test_sites"].split(",")}
+    there = {canonical(patient.site) for patient in patients if patient.site}
+    if unknown := sorted(named - there):
+        sites = ", ".join(sorted(there)) or "none"
+        raise DataError(f"option test_sites has {unknown[0]!r}, expected sites of labelled patients: {sites}")
+    test = [patient for patient in patients if patient.site and canonical(patient.site) in named]
+    tested = {patient.person for patient in test}
+    return _with_calibration(
+        source,
+        [patient for patient in patients if patient.person not in tested],
+        {"test": tuple(patient.id for patient in test)},
+    )
 
 
 def _declared(source: Source, patients: Sequence[Patient]) -> Split | None:
@@ -128,8 +149,12 @@ def _declared(source: Source, patients: Sequence[Patient]) -> Split | None:
     split = {name: tuple(id for id in ids if id in of) for name, ids in split.items()}
     if "calibration" in split:
         return split
+    return _with_calibration(source, [of[id] for id in split["train"]], split)
+
+
+def _with_calibration(source: Source, training: Sequence[Patient], split: Split) -> Split:
+    """The split, of whose training patients some are taken to calibrate."""
     part = FRACTIONS["calibration"] / (FRACTIONS["train"] + FRACTIONS["calibration"])
-    training = [of[id] for id in split["train"]]
     return split | _drawn(source, training, {"train": 1 - part, "calibration": part})
 
 
@@ -158,7 +183,7 @@ def _options(source: Source) -> dict[str, Any]:
     if source.data != "cohort":
         _, *parameters = inspect.signature(SOURCES[source.data].loader()).parameters.values()
         named = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        return {"seed": 0} | {p.name: p.default if p.default is not None else "folder" for p in named}
+        return OF_THE_SPLIT | {p.name: p.default if p.default is not None else "folder" for p in named}
     from robustmdiff.data.cohort import CohortConfig
 
     own = {f.name: f.default for f in fields(CohortConfig) if f.name != "patients"}
@@ -220,7 +245,7 @@ def read_patients(source: Source, bad: BadRows | None = None) -> tuple[list[Pati
     check_source(source)
     if source.data == "cohort":
         raise DataError("data is 'cohort', expected patients from files: the cohort makes its own split")
-    options = {name: value for name, value in source.options.items() if name != "seed"}
+    options = {name: value for name, value in source.options.items() if name not in OF_THE_SPLIT}
     rows = bad or BadRows(source.skip_bad)
     patients, task = SOURCES[source.data].loader()(source.root, **options, bad=rows)
     if bad is not None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -234,3 +235,9 @@ def test_the_real_question_runs_end_to_end(tmp_path):
     assert len(set(results.groups)) == 77
     assert len(results.masks.ids) == 160
     assert 0.2 < results.interval("RobustMDiff", COMPLETE, "auroc/COVID-19").value < 1
+
+
+def test_folds_take_no_sites_to_test(source, tmp_path):
+    asked = replace(source, options={"test_sites": "north"})
+    with pytest.raises(DataError, match="option test_sites is 'north', expected none with folds"):
+        cross_validate(asked, CONFIG, tmp_path / "folds")

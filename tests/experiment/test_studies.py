@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from robustmdiff.data.patient import DataError
@@ -143,3 +145,49 @@ def test_without_a_split_people_stay_together(tmp_path):
     people = people_of(load_study(ward(tmp_path / "data", lambda person: "")))
     assert sum(map(len, people.values())) == 40
     assert [len(people[name]) for name in ("train", "calibration", "test")] == [24, 8, 8]
+
+
+def wards(root, sites):
+    """Two records to a person; `sites` says where they were made, of the person and the visit."""
+    source = ward(root, lambda person: "")
+    table = root / "patients.csv"
+    header, *rows = table.read_text(encoding="utf-8").splitlines()
+    rows = [row.replace(",north,", f",{sites(i // 2, i % 2)},") for i, row in enumerate(rows)]
+    table.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return source
+
+
+def test_the_patients_of_named_sites_are_tested_and_those_of_the_others_train(tmp_path):
+    source = wards(tmp_path / "data", lambda person, visit: ("north", "south", "east", "")[person % 4])
+    study = load_study(replace(source, options={"test_sites": "south, east"}))
+    assert {p.site for p in study.patients["test"]} == {"south", "east"}
+    people = people_of(study)
+    assert people["test"] == {f"person {p}" for p in range(40) if p % 4 in (1, 2)}
+    others = people["train"] | people["calibration"]
+    assert others == {f"person {p}" for p in range(40) if p % 4 in (0, 3)}
+    assert (len(people["train"]), len(people["calibration"])) == (15, 5)
+    again = load_study(replace(source, options={"test_sites": "south, east", "seed": 1}))
+    assert people_of(again)["test"] == people["test"]
+    assert people_of(again)["train"] != people["train"]
+
+
+def test_nobody_who_is_tested_at_a_named_site_trains_at_another(tmp_path):
+    source = wards(tmp_path / "data", lambda person, visit: "south" if person < 10 and visit else "north")
+    study = load_study(replace(source, options={"test_sites": "south"}))
+    assert [p.site for p in study.patients["test"]] == ["south"] * 10
+    people = people_of(study)
+    assert people["train"] | people["calibration"] == {f"person {p}" for p in range(10, 40)}
+
+
+@pytest.mark.parametrize(
+    ("sites", "message"),
+    [
+        ("west", r"option test_sites has 'west', expected sites of labelled patients: north"),
+        ("north,", r"option test_sites has '', expected sites of labelled patients: north"),
+        (3, r"option test_sites is 3, expected text"),
+    ],
+)
+def test_sites_that_nobody_comes_from(tmp_path, sites, message):
+    source = ward(tmp_path / "data", lambda person: "")
+    with pytest.raises(DataError, match=message):
+        load_study(replace(source, options={"test_sites": sites}))
