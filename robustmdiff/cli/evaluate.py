@@ -33,6 +33,12 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where tables and plots go; else RUN/evaluation."),
     ] = None,
+    physician: Annotated[
+        bool,
+        typer.Option(
+            "--physician", help="Only those whose physician stated an estimate, with it beside the models."
+        ),
+    ] = False,
     draws: Draws = None,
     replicates: Annotated[int, typer.Option(min=10, help="Bootstrap resamples of patients.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Of the masks and the draws.")] = 0,
@@ -50,6 +56,7 @@ def evaluate(
     Examples:
       robustmdiff evaluate runs/cohort
       robustmdiff evaluate runs/mine --data their_patients
+      robustmdiff evaluate runs/support2 --physician
       robustmdiff evaluate runs/seed0 runs/seed1 runs/seed2 --out runs/seeds
     """
     from robustmdiff.data.bad_rows import BadRows
@@ -70,6 +77,7 @@ def evaluate(
     if folds and data is not None:
         raise Refusal(f"{run}: holds the folds of a cross-validation, expected with --data one run of them")
     options: dict[str, Any] = {"draws": draws, "replicates": replicates, "seed": seed, "device": device}
+    options["physician"] = physician
     if several:
         results = over_seeds([evaluate_run(each, **options) for each in runs])
     elif folds:
@@ -84,7 +92,7 @@ def evaluate(
         unseen = f"{len(study.patients['test'])} records of {source.root}, of people the run has never seen."
         results.notes = (unseen, *results.notes)
     name = "evaluation" if data is None else f"evaluation-{Path(root or data).resolve().name}"
-    folder = out or run / name
+    folder = out or run / (f"{name}-physician" if physician else name)
     write_report(results, folder)
     rows = headline(results)
     show(

@@ -17,6 +17,7 @@ from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import grouped_folds, labels_of, load_split, split_patients
 from robustmdiff.data.task import Task
+from robustmdiff.experiment.references import estimated
 from robustmdiff.experiment.run import FOLDS, SPLIT, evaluate_run, load_run, train_run
 from robustmdiff.experiment.studies import Source, in_terms_of, load_patients, study_of
 from robustmdiff.models import BASELINES
@@ -105,13 +106,14 @@ def models_of(task: Task) -> Iterator[tuple[str, str, dict[str, Any]]]:
 def evaluate_folds(
     folder: str | Path,
     *,
+    physician: bool = False,
     draws: int | None = None,
     replicates: int = 200,
     seed: int = 0,
     device: str = "cpu",
 ) -> Any:
     """Every fold's answers about its own test patients, pooled over folds and averaged over repeats
-    -> Results; intervals resample people."""
+    -> Results; intervals resample people. `physician` as in `evaluate_run`."""
     import numpy as np
 
     from robustmdiff.evaluation.masks import draw_masks
@@ -131,6 +133,7 @@ def evaluate_folds(
         for fold in range(plan["folds"]):
             place = folder / f"repeat-{repeat}" / f"fold-{fold}"
             study = study_of(source, patients, task, load_split(place / SPLIT, patients))
+            study = estimated(study) if physician else study
             own = masks.of([p.id for p in study.patients["test"]])
             options: dict[str, Any] = {"masks": own, "replicates": 0, "draws": draws, "seed": seed}
             results.append(evaluate_run(place, study=study, device=device, **options))

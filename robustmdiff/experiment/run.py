@@ -13,7 +13,7 @@ runs/name/
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from robustmdiff.diagnosis.pretrained import save_pretrained
 from robustmdiff.diagnosis.sets import ConformalSets
 from robustmdiff.encoders.backbone import load_own_tokenizer, text_backbone
 from robustmdiff.encoders.config import ModelConfig
+from robustmdiff.experiment.references import estimated, references
 from robustmdiff.experiment.studies import (
     SPLITS,
     Source,
@@ -215,6 +216,7 @@ def evaluate_run(
     run: Run | str | Path,
     *,
     study: Study | None = None,
+    physician: bool = False,
     draws: int | None = None,
     device: torch.device | str = "cpu",
     **options: Any,
@@ -222,26 +224,27 @@ def evaluate_run(
     """A run (or its folder) and the baselines beside it, each with the prediction sets that it is shipped
     with, under the missing-modality protocol -> Results, with the notes of their training.
 
-    study  whose test patients are asked about; the run's own, unless given.
-    draws  per diagnosis; the run's own number, for which its sets were calibrated, unless given: then a
-           warning says so.
+    study      whose test patients are asked about; the run's own, unless given.
+    physician  ask only about those whose physician stated an estimate, to show it beside the models.
+    draws      per diagnosis; the run's own number, for which its sets were calibrated, unless given: then a
+               warning says so.
     """
     from robustmdiff.evaluation.protocol import evaluate
 
     run = run if isinstance(run, Run) else load_run(run, device)
     study = study_in_terms_of(run.task, study) if study else run.study()
+    study = estimated(study) if physician else study
     say_if_calibrated_otherwise(run.model, draws)
     others = sorted((run.folder / "baselines").glob("*/model"))
     runs = {type(run.model).__name__: run}
     runs |= {path.parent.name: load_run(path.parent, device) for path in others}
-    ceiling = {"ceiling": study.posterior} if study.posterior else {}
     results = evaluate(
         {name: each.model for name, each in runs.items()},
         study.patients["test"],
         run.collator,
         study.task,
         sets={name: each.conformal for name, each in runs.items()},
-        references=ceiling | source_only(study),
+        references=references(study),
         weight=study.weight,
         draws=draws,
         **options,
@@ -257,17 +260,6 @@ def _told_by_training(folders: Mapping[str, Path]) -> tuple[str, ...]:
         for note in read_notes(folder):
             told.setdefault(note.sentence, []).append(name)
     return tuple(f"Training of {', '.join(names)}: {sentence}" for sentence, names in told.items())
-
-
-def source_only(study: Study) -> dict[str, Callable[[Any], Any]]:
-    """What the sources of the patients alone give away, where there are at least two."""
-    from robustmdiff.baselines.source_only import SourceOnly
-
-    train, test = ([replace(p, modalities={}) for p in study.patients[name]] for name in ("train", "test"))
-    if len({p.site for p in train} - {None}) < 2:
-        return {}
-    probability = SourceOnly(study.task, train).probability(test)
-    return {"source_only": lambda kept: probability}
 
 
 def train_with_baselines(

@@ -1,0 +1,50 @@
+"""Answers about the test patients that no trained model gives, to show beside those of the models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from robustmdiff.data.patient import DataError
+from robustmdiff.evaluation.protocol import Reference
+from robustmdiff.experiment.studies import Study
+
+
+def references(study: Study) -> dict[str, Reference]:
+    """By name, those that there are:
+
+    ceiling      the exact posterior, of a cohort
+    source_only  what the sites of the patients alone give away, where there are at least two
+    physician    what physicians stated, where they did of each test patient (`estimated`)
+    """
+    ceiling: dict[str, Reference] = {"ceiling": study.posterior} if study.posterior else {}
+    return ceiling | _source_only(study) | _physician(study)
+
+
+def estimated(study: Study) -> Study:
+    """The study with only those test patients whose physician stated an estimate (`Patient.estimate`).
+    Raises DataError where there is none."""
+    test = study.patients["test"]
+    stated = [patient for patient in test if patient.estimate]
+    if not stated:
+        who = f"{study.source.data}: none of {len(test)} test patients"
+        raise DataError(f"{who} has a physician's estimate, expected some")
+    return replace(study, patients={**study.patients, "test": stated})
+
+
+def _source_only(study: Study) -> dict[str, Reference]:
+    from robustmdiff.baselines.source_only import SourceOnly
+
+    train, test = ([replace(p, modalities={}) for p in study.patients[name]] for name in ("train", "test"))
+    if len({p.site for p in train} - {None}) < 2:
+        return {}
+    probability = SourceOnly(study.task, train).probability(test)
+    return {"source_only": lambda kept: probability}
+
+
+def _physician(study: Study) -> dict[str, Reference]:
+    """Physicians were asked once, and knew all that they knew: what is hidden from models changes nothing."""
+    estimates = [patient.estimate for patient in study.patients["test"]]
+    if not all(estimates):
+        return {}
+    stated = [[estimate[name] for name in study.task.classes] for estimate in estimates]
+    return {"physician": lambda kept: stated}
