@@ -69,5 +69,5 @@ def describe_run(folder: str | Path) -> dict[str, Any]:
         "rare": ", ".join(run.task.rare),
         "modalities": ", ".join(f"{m.name} ({m.kind})" for m in run.task.modalities),
         "findings": len(run.task.findings),
-        "prediction sets": f"{1 - run.conformal.alpha:.0%} per missing pattern",
+        "prediction sets": f"{1 - run.conformal.alpha:.0%} {run.conformal.kept_for}",
     }

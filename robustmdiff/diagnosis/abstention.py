@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from robustmdiff.diagnosis.saved import Saved
-from robustmdiff.diagnosis.sets import ENOUGH, check_presence, conformal_quantile
+from robustmdiff.diagnosis.sets import check_presence, conformal_quantile
 from robustmdiff.ranking import Array, Bools
+
+ENOUGH = 100  # calibration patients with as many modalities, for a threshold of their own
 
 
 class Abstention(Saved):

@@ -21,7 +21,7 @@ from robustmdiff.diagnosis.abstention import Abstention
 from robustmdiff.diagnosis.asking import BATCH, encode, evaluating, under
 from robustmdiff.diagnosis.contract import DiagnosisModel
 from robustmdiff.diagnosis.sets import ConformalSets
-from robustmdiff.diagnosis.subsets import first_of_each, subsets
+from robustmdiff.diagnosis.subsets import first_of_each, of_every_size
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.ranking import Array, Bools
 
@@ -57,34 +57,48 @@ def calibrate(
     calibration: Sequence[Patient],
     training: Sequence[Patient],
     collator: Collate,
+    weight: np.ndarray | None = None,
 ) -> Calibration:
-    """Ask a model about the calibration patients under every subset of what they have (`subsets`), each
+    """Ask a model about the calibration patients under subsets of what they have (`of_every_size`), each
     patient once per pattern, with as many draws as it answers with: those of its config.
 
-    `training` patients tell what is usual, for abstention. The model stays on its device and in its mode.
+    `training` patients tell what is usual, for abstention. `weight` [calibration patients] leads back to the
+    population where rare classes are enriched. The model stays on its device and in its mode.
     """
+    if weight is not None and len(weight) != len(calibration):
+        raise ValueError(f"calibrate: weight has {len(weight)} numbers, expected {len(calibration)}")
     with evaluating(model):
         return Calibration(
-            _sets(model, calibration, collator), _abstention(model, calibration, training, collator)
+            _sets(model, calibration, collator, weight), _abstention(model, calibration, training, collator)
         )
 
 
-def _sets(model: DiagnosisModel, patients: Sequence[Patient], collator: Collate) -> ConformalSets:
-    probability, presence, label, known = [], [], [], []
-    for encoded, batch, left, new in _views("calibrate sets", model, patients, collator):
+def _sets(
+    model: DiagnosisModel, patients: Sequence[Patient], collator: Collate, weight: np.ndarray | None
+) -> ConformalSets:
+    task = model.task
+    weights = np.ones(len(patients)) if weight is None else np.asarray(weight)
+    counted: list[Array] = []
+    probability, presence, label, known, person = [], [], [], [], []
+    for encoded, batch, left, new, people in _views("calibrate sets", model, patients, collator):
         said = under(encoded, left, lambda view: model.diagnose(view).probability)
         probability.append(said[new])
         presence.append(left[new])
-        whose = np.nonzero(new)[1]
-        label.append(np.asarray(batch.label)[whose])
-        known.append(np.asarray(batch.label_known)[whose])
+        rows = np.nonzero(new)[1]
+        label.append(np.asarray(batch.label)[rows])
+        known.append(np.asarray(batch.label_known)[rows])
+        person.append(np.array(people)[rows])
+        counted.append(weights[BATCH * len(counted) :][rows])
     return ConformalSets.fit(
         np.concatenate(probability),
         np.concatenate(label),
         np.concatenate(presence),
         ALPHA,
         known=np.concatenate(known),
-        multilabel=model.task.multilabel,
+        multilabel=task.multilabel,
+        rare=[name in task.rare for name in task.classes],
+        person=np.concatenate(person),
+        weight=np.concatenate(counted),
     )
 
 
@@ -110,7 +124,7 @@ def _latents(
         return latent
 
     latent, presence = [], []
-    for encoded, _, left, new in _views(what, model, patients, collator):
+    for encoded, _, left, new, _ in _views(what, model, patients, collator):
         if model.observe(encoded) is None:
             return None
         latent.append(under(encoded, left, observe)[new])
@@ -120,15 +134,15 @@ def _latents(
 
 def _views(
     what: str, model: DiagnosisModel, patients: Sequence[Patient], collator: Collate
-) -> Iterator[tuple[Encoded, Batch, Bools, Bools]]:
-    """Every batch encoded; bool [S, B, M], what each subset leaves of it; and bool [S, B], whose pattern
-    that is for the first time."""
+) -> Iterator[tuple[Encoded, Batch, Bools, Bools, list[str]]]:
+    """Every batch encoded; bool [S, B, M], what each subset leaves of it; bool [S, B], whose pattern that is
+    for the first time; and the persons [B]."""
     starts = range(0, len(patients), BATCH)
     for start in tqdm(starts, desc=what, unit="batch", disable=None, leave=False):
-        batch = collator(patients[start : start + BATCH])
-        presence = np.asarray(batch.presence)
-        left = presence & subsets(presence.shape[1])[:, None]
-        yield encode(model, batch), batch, left, first_of_each(left)
+        some = patients[start : start + BATCH]
+        batch = collator(some)
+        left = of_every_size(np.asarray(batch.presence), seed=start)
+        yield encode(model, batch), batch, left, first_of_each(left), [patient.person for patient in some]
 
 
 def say_if_calibrated_otherwise(model: DiagnosisModel, draws: int | None) -> None:

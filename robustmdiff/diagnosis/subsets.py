@@ -7,6 +7,7 @@ import numpy as np
 from robustmdiff.ranking import Bools
 
 FEW = 6  # modalities of which every subset is asked about
+ORDERS = 4  # in which more than these are taken away, one by one
 
 
 def every_subset(n: int) -> Bools:
@@ -15,12 +16,25 @@ def every_subset(n: int) -> Bools:
 
 
 def subsets(M: int) -> Bools:
-    """The subsets of M modalities that models are calibrated and tested with, bool [S, M]: every one of up
-    to 6; of more the empty one, each alone, each one missing, and the full one."""
+    """The subsets of M modalities that models are tested with, bool [S, M]: every one of up to 6; of more the
+    empty one, each alone, each one missing, and the full one."""
     if M <= FEW:
         return every_subset(M)
     alone = np.eye(M, dtype=bool)
     return np.concatenate([np.zeros((1, M), bool), alone, ~alone, np.ones((1, M), bool)])
+
+
+def of_every_size(presence: Bools, seed: int = 0) -> Bools:
+    """The subsets of what n patients have that models are calibrated with, presence bool [n, M] -> bool
+    [S, n, M]: every one of up to 6 modalities; of more what is left as they go one by one, in ORDERS random
+    orders of each patient, so that no number of modalities is without."""
+    n, M = presence.shape
+    if M <= FEW:
+        return presence & every_subset(M)[:, None]
+    chance = np.random.Generator(np.random.Philox(seed)).random((n, ORDERS, M))
+    place = np.where(presence[:, None], chance, 1).argsort(-1).argsort(-1)  # what is absent goes first
+    left = place < np.arange(M + 1)[:, None, None, None]  # [M + 1, n, ORDERS, M]
+    return presence & left.swapaxes(1, 2).reshape(-1, n, M)
 
 
 def distinct(left: Bools) -> tuple[Bools, np.ndarray]:

@@ -100,7 +100,8 @@ class TextView:
 
 @dataclass(frozen=True)
 class PredictionSet:
-    """level: 1 - alpha; group and patients: which calibration patients it rests on, and how many."""
+    """level: 1 - alpha; group and patients: which calibration patients answer for the target class, in words
+    ("with a rare class and 3 modalities"), and how many people they are."""
 
     level: float
     group: str

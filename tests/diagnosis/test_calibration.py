@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def by_hand(model, patients, collator):
             mask[0, have[torch.from_numpy(members)]] = True
             view = encoded.keep(mask)
             p, z = model.diagnose(view).probability[0], model.observe(view)[0]
-            rows.append((p.numpy(), z.numpy(), mask[0].numpy(), batch.label[0].numpy()))
+            rows.append((p.numpy(), z.numpy(), mask[0].numpy(), batch.label[0].numpy(), patient.person))
     return map(np.stack, zip(*rows, strict=True))
 
 
@@ -41,15 +42,37 @@ def test_it_is_that_of_every_patient_under_every_subset(study, model):
     assert model.training  # as it was
     model.eval()
     with torch.no_grad():
-        p, z, presence, label = by_hand(model, calibration, study.collator)
-        _, usual, seen, _ = by_hand(model, training, study.collator)
-    expected = ConformalSets.fit(p, label, presence)
+        p, z, presence, label, person = by_hand(model, calibration, study.collator)
+        _, usual, seen, _, _ = by_hand(model, training, study.collator)
+    rare = [name in model.task.rare for name in model.task.classes]
+    expected = ConformalSets.fit(p, label, presence, rare=rare, person=person)
     assert found.sets.alpha == 0.1
-    assert len(found.sets.quantiles) == len(expected.quantiles) == 1
-    for group, (quantile, n) in expected.quantiles[0].items():
-        assert found.sets.quantiles[0][group] == (pytest.approx(quantile, abs=1e-5), n)
+    assert len(found.sets.quantiles) == len(expected.quantiles) == len(model.task.classes)
+    for cells, others in zip(found.sets.quantiles, expected.quantiles, strict=True):
+        assert cells.keys() == others.keys()
+        for name, (quantile, people, of) in others.items():
+            assert cells[name] == (pytest.approx(quantile, abs=1e-5), people, of)
     distance = Abstention.fit(usual, seen, z, presence).distance(z, presence)
     np.testing.assert_allclose(found.abstention.distance(z, presence), distance, rtol=1e-3)
+
+
+def test_people_and_weights_are_those_of_each_patient(monkeypatch):
+    """80 records of 40 people, in two batches: a view is its person's, and weighs what the record does."""
+    patients = [replace(p, group=f"person {i // 2}") for i, p in enumerate(ward(80))]
+    weight = np.where([p.labels["ill"] for p in patients], 3.0, 0.5)
+    fitted = {}
+    monkeypatch.setattr(
+        ConformalSets, "fit", lambda p, label, presence, alpha, **k: fitted.update(k, label=label)
+    )
+    calibrate(Reader(), patients, ward(30, seed=1), Collator(TASK), weight)
+    people, views = np.unique(fitted["person"], return_counts=True)
+    assert people.tolist() == sorted(f"person {i}" for i in range(40))
+    have = np.array([sum(p.has(name) for name in "abc") for p in patients])
+    expected = dict(zip((p.person for p in patients[::2]), 2 ** have[::2] + 2 ** have[1::2], strict=True))
+    assert dict(zip(people.tolist(), views.tolist(), strict=True)) == expected
+    np.testing.assert_array_equal(fitted["weight"], np.where(fitted["label"][:, 1] == 1, 3.0, 0.5))
+    with pytest.raises(ValueError, match="calibrate: weight has 79 numbers, expected 80"):
+        calibrate(Reader(), patients, (), Collator(TASK), weight[1:])
 
 
 def test_it_is_made_with_the_draws_that_the_model_answers_with(study, model, monkeypatch):

@@ -4,7 +4,14 @@ import itertools
 
 import numpy as np
 
-from robustmdiff.diagnosis.subsets import distinct, every_subset, first_of_each, subsets
+from robustmdiff.diagnosis.subsets import (
+    ORDERS,
+    distinct,
+    every_subset,
+    first_of_each,
+    of_every_size,
+    subsets,
+)
 
 
 def test_every_subset_is_there_in_the_order_of_its_bits():
@@ -24,6 +31,26 @@ def test_subsets_of_many_are_nothing_each_alone_each_missing_and_everything():
     assert seen[1:8] == [tuple(i == j for j in range(7)) for i in range(7)]
     assert seen[8:15] == [tuple(i != j for j in range(7)) for i in range(7)]
     assert seen[15:] == [(True,) * 7]
+
+
+def test_models_are_calibrated_with_every_number_of_modalities():
+    n, M = 400, 8
+    presence = np.random.default_rng(0).random((n, M)) < 0.8
+    left, have = of_every_size(presence), presence.sum(1)
+    assert (left <= presence).all()
+    size = left.sum(-1).reshape(M + 1, ORDERS, n)
+    for k in range(M + 1):
+        np.testing.assert_array_equal(size[k], np.broadcast_to(np.minimum(k, have), (ORDERS, n)))
+    assert (left[:-ORDERS] <= left[ORDERS:]).all()  # one by one
+    # Any two of what is there, alike: counts of about 400 draws that are there with a chance of a third
+    chance = presence * np.minimum(2, have)[:, None] / have[:, None]
+    drawn, expected = left[2 * ORDERS : 3 * ORDERS].sum((0, 1)), ORDERS * chance.sum(0)
+    assert (np.abs(drawn - expected) < 4 * np.sqrt(ORDERS * (chance * (1 - chance)).sum(0))).all()
+
+
+def test_models_are_calibrated_with_every_subset_of_few_modalities():
+    presence = np.random.default_rng(0).random((5, 6)) < 0.8
+    np.testing.assert_array_equal(of_every_size(presence), presence & every_subset(6)[:, None])
 
 
 def test_distinct_subsets_are_asked_about_once_and_looked_up():

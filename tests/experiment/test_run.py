@@ -14,7 +14,7 @@ from robustmdiff.cli.predict import predict_run
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.splits import load_split
 from robustmdiff.data.study import texts_of
-from robustmdiff.diagnosis.sets import ConformalSets
+from robustmdiff.diagnosis.sets import Cell, ConformalSets
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.experiment.run import evaluate_run, load_run, train_run
 from robustmdiff.experiment.studies import Source, load_study
@@ -178,7 +178,7 @@ def test_evaluation_scores_the_sets_that_are_shipped(run, tmp_path):
         expected = shipped.sets(probability.astype(float), found.kept(condition))
         np.testing.assert_array_equal(found.sets["MaskOnly"][condition], expected)
     assert not all(found.sets["MaskOnly"][condition].all() for condition in found.masks.keep)
-    everything = ConformalSets(0.1, False, [{"all": (2.0, 7)}])
+    everything = ConformalSets(0.1, False, [{"all": Cell(2.0, 7, "all")}])
     everything.save(folder / "conformal.json")
     found = evaluate_run(folder, replicates=5)
     assert all(values["set_size"][0] == 12 for values in found.values["MaskOnly"].values())

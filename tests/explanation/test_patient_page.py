@@ -129,7 +129,7 @@ def test_what_the_model_did_not_read_is_struck_through(model, collator):
 def test_prediction_set_and_abstention(model, patient, collator):
     g = torch.Generator().manual_seed(0)
     p = torch.rand(150, 3, generator=g).softmax(1)
-    label = nn.functional.one_hot(p.argmax(1), 3).float()
+    label = nn.functional.one_hot(torch.arange(150) % 3, 3).float()
     presence = torch.tensor([[1, 1, 1, 1, 1, 0]]).bool().expand(150, -1)
     conformal = ConformalSets.fit(p, label, presence, 0.2)
     with torch.no_grad():
@@ -143,12 +143,16 @@ def test_prediction_set_and_abstention(model, patient, collator):
         page = Page(render_patient_page(e))
         assert word in page.text
         assert e.unlike_training == (shift > 0)
+        words, people = conformal.group(presence[0], model.task.classes.index(e.target))
+        assert words == "with this class and 5 modalities"
+        assert people == label[:, model.task.classes.index(e.target)].sum()
         assert (e.prediction_set.level, e.prediction_set.group, e.prediction_set.patients) == (
             0.8,
-            "111110",
-            150,
+            words,
+            people,
         )
-        assert "calibrated on 150 patients with the same modalities" in " ".join(page.text.split())
+        said = f"{e.target} was calibrated on {people} people with this class and 5 modalities"
+        assert said in " ".join(page.text.split())
         assert page.text.count("✓") == sum(c.in_set for c in e.classes) >= 1
     empty = replace(e, classes=tuple(replace(c, in_set=False) for c in e.classes))
     assert "no class fits" in Page(render_patient_page(empty)).text
