@@ -10,6 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def _check_rate(what: str, rate: float) -> None:
+    if not 0 < rate < 1:
+        raise ValueError(f"{what}: rate is {rate}, expected a number between 0 and 1")
+
+
 @dataclass(frozen=True)
 class Complete:
     """Nothing is taken away: everything that was observed."""
@@ -34,8 +39,7 @@ class MCAR:
     at_least_one: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < 1:
-            raise ValueError(f"MCAR: rate is {self.rate}, expected a number between 0 and 1")
+        _check_rate("MCAR", self.rate)
 
     @property
     def key(self) -> str:
@@ -44,6 +48,26 @@ class MCAR:
     @property
     def label(self) -> str:
         return f"missing {self.rate:g}{', one kept' if self.at_least_one else ''}"
+
+
+@dataclass(frozen=True)
+class MNAR:
+    """A modality is taken away with probability `rate` in the mean over the population, in a way that depends
+    on how ill a patient is, which nobody observes (missing not at random: Rubin 1976). Which way is part of
+    the data: of the built-in cohort it is known (`Cohort.mask`)."""
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        _check_rate("MNAR", self.rate)
+
+    @property
+    def key(self) -> str:
+        return f"mnar/{self.rate}"
+
+    @property
+    def label(self) -> str:
+        return f"missing {self.rate:g}, by severity"
 
 
 @dataclass(frozen=True)
@@ -62,8 +86,9 @@ class Subset:
 
 
 Sweep = Complete | MCAR
-Condition = Sweep | Subset
+Condition = Sweep | MNAR | Subset
 COMPLETE = Complete()
+MNAR_HALF = MNAR(0.5)
 
 
 def mcar(rate: float, at_least_one: bool = False) -> Sweep:
@@ -76,9 +101,10 @@ def condition_of(key: str) -> Condition:
     sweep, _, rest = key.partition("/")
     if sweep == "subset":
         return Subset(tuple(map(_unescaped, rest.split("+"))))
-    if sweep in ("mcar", "kept1"):
+    if sweep in ("mcar", "kept1", "mnar"):
         try:
-            return mcar(float(rest), at_least_one=sweep == "kept1")
+            rate = float(rest)
+            return MNAR(rate) if sweep == "mnar" else mcar(rate, at_least_one=sweep == "kept1")
         except ValueError:
             pass
     raise ValueError(f"condition is {key!r}, expected one such as 'mcar/0.5', 'kept1/0.5' or 'subset/a+b'")

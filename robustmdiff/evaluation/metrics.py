@@ -100,7 +100,8 @@ def measure(
         accuracy                                  most probable class is the true one (exclusive)
         brier                                     mean of sum_c (p - y)^2; else the mean over known cells
         ece, ece/classwise, ece/<class>           of the most probable class (exclusive); mean over classes
-        coverage, coverage/<class>, set_size      of the prediction sets
+        coverage, coverage/rare, /common, /<class>    pooled: true classes (of the group) in the sets
+        set_size                                  classes in a prediction set
 
     ValueError for a probability that is NaN, infinite or outside [0, 1], and for such weights.
     """
@@ -127,7 +128,7 @@ def measure(
     values |= _of_groups(of_class, measured, rare)
     values |= _of_patients(probability, truth, weight, exclusive)
     if sets is not None:
-        values |= _of_sets(sets, truth, weight)
+        values |= _of_sets(sets, truth, weight, np.isin(classes, rare))
     return Measured(values, tuple(name for name in classes if name not in measured))
 
 
@@ -189,12 +190,44 @@ def _of_patients(probability: Array, truth: Truth, weight: Array, exclusive: boo
     return values
 
 
-def _of_sets(sets: Bools, truth: Truth, weight: Array) -> dict[str, Array]:
-    values = {"set_size": mean(sets.sum(-1).astype(np.float64), weight)}
+def _of_sets(sets: Bools, truth: Truth, weight: Array, rare: Bools) -> dict[str, Array]:
+    """rare bool [C]."""
     has = truth.label & truth.known
-    count = has.sum(-1).astype(np.float64)
-    if count.any():
-        values["coverage"] = ratio(weight @ (has & sets).sum(-1).astype(np.float64), weight @ count)
+    groups = {"coverage": has, "coverage/rare": has & rare, "coverage/common": has & ~rare}
+    covered = {name: _covered(sets, each, weight) for name, each in groups.items() if each.any()}
+    return {"set_size": mean(sets.sum(-1).astype(np.float64), weight)} | covered
+
+
+def _covered(sets: Bools, has: Bools, weight: Array) -> Array:
+    """The share of what patients have, bool [n, C], that is in their sets."""
+    found, count = ((weight @ each.sum(-1).astype(np.float64)) for each in (has & sets, has))
+    return ratio(found, count)
+
+
+def measure_calibration(
+    probability: Array, truth: Truth, weight: Array, exclusive: bool, sets: Bools | None = None
+) -> dict[str, Array]:
+    """Whether patients who have something in common are told the truth: arguments as of `measure`.
+
+    ece             of the most probable class; several labels: over all known cells
+    in_the_large    what is stated minus what is so, mean over the same (calibration in the large: Van
+                    Calster et al. 2019): above 0 is too sure
+    coverage        of the prediction sets
+    """
+    if exclusive:
+        row = np.flatnonzero(one_diagnosis(truth))
+        stated = probability[row].max(-1)
+        right = truth.label[row, probability[row].argmax(-1)]
+    else:
+        row, _ = np.nonzero(truth.known)
+        stated, right = probability[truth.known], truth.label[truth.known]
+    if not len(row):
+        return {}
+    stated, w = stated.clip(0, 1), weight[..., row]
+    values = {"ece": calibration_error(stated, right, w), "in_the_large": mean(stated - right, w)}
+    has = truth.label & truth.known
+    if sets is not None and has.any():
+        values["coverage"] = _covered(sets, has, weight)
     return values
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from robustmdiff.evaluation.masks import Masks
 from robustmdiff.evaluation.metrics import Truth
-from robustmdiff.evaluation.results import Results
+from robustmdiff.evaluation.results import Results, Values
 from robustmdiff.evaluation.statistics import over_seeds as mean_over_seeds
 from robustmdiff.evaluation.statistics import resamples
 from robustmdiff.ranking import Array
@@ -45,6 +45,10 @@ def pool(folds: Sequence[Results], *, replicates: int = 200, seed: int = 0) -> R
         Truth(rows([fold.truth.label for fold in folds]), rows([fold.truth.known for fold in folds])),
         alpha=first.alpha,
         groups=tuple(rows([np.array(fold.groups) for fold in folds]).tolist()),
+        subgroups={
+            name: rows([fold.subgroups.get(name, np.zeros(len(fold.masks.ids), bool)) for fold in folds])
+            for name in dict.fromkeys(name for fold in folds for name in fold.subgroups)
+        },
         notes=_notes(folds),
     )
     weights = resamples(pooled.groups, replicates, seed)
@@ -88,16 +92,26 @@ def _mean(what: str, several: Sequence[Results], mean: Callable[[Array], Array])
     methods = [name for name in first.values if all(name in other.values for other in others)]
     if not set(methods) - {"ceiling"}:
         raise Refusal(f"{what} have no method in common, expected at least one")
-    values = {
-        method: {
-            condition: {
-                metric: mean(np.stack([one.values[method][condition][metric] for one in several]))
-                for metric in measured
-                if all(metric in other.values[method][condition] for other in others)
+
+    def averaged(every: Sequence[Values], methods: Sequence[str]) -> Values:
+        first, *others = every
+        return {
+            method: {
+                condition: {
+                    metric: mean(np.stack([values[method][condition][metric] for values in every]))
+                    for metric in measured
+                    if all(metric in values[method][condition] for values in others)
+                }
+                for condition, measured in first[method].items()
             }
-            for condition, measured in first.values[method].items()
+            for method in methods
         }
-        for method in methods
+
+    values = averaged([one.values for one in several], methods)
+    of_subgroup = {
+        name: averaged([one.of_subgroup[name] for one in several], methods)
+        for name in first.of_subgroup
+        if all(name in other.of_subgroup for other in others)
     }
     probability = {
         method: {
@@ -106,7 +120,14 @@ def _mean(what: str, several: Sequence[Results], mean: Callable[[Array], Array])
         }
         for method in methods
     }
-    return replace(first, values=values, probability=probability, sets={}, notes=_notes(several))
+    return replace(
+        first,
+        values=values,
+        of_subgroup=of_subgroup,
+        probability=probability,
+        sets={},
+        notes=_notes(several),
+    )
 
 
 def _notes(several: Sequence[Results]) -> tuple[str, ...]:

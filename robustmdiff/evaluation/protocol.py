@@ -19,16 +19,19 @@ from robustmdiff.diagnosis.calibration import ALPHA
 from robustmdiff.diagnosis.contract import DiagnosisModel
 from robustmdiff.diagnosis.sets import ConformalSets
 from robustmdiff.encoders.encoded import Encoded
+from robustmdiff.evaluation.conditions import MNAR_HALF
 from robustmdiff.evaluation.masks import Masks, draw_masks
 from robustmdiff.evaluation.metrics import Truth
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import resamples
+from robustmdiff.evaluation.subgroups import groups_of, subgroups
 from robustmdiff.probability import check_probability
 from robustmdiff.ranking import Array, Bools
 from robustmdiff.refusal import Refusal
 
 Collate = Callable[[Sequence[Patient]], Batch]
 Reference = Callable[[Bools], Any]  # what is left, bool [n, M] -> probability [n, C]
+MissingNotAtRandom = Callable[[float, int], Bools]  # rate, seed -> what the patients keep, bool [n, M]
 
 
 def evaluate(
@@ -41,6 +44,7 @@ def evaluate(
     references: Mapping[str, Reference] | None = None,
     weight: Array | None = None,
     masks: Masks | None = None,
+    mnar: MissingNotAtRandom | None = None,
     draws: int | None = None,
     seed: int = 0,
     replicates: int = 200,
@@ -51,6 +55,7 @@ def evaluate(
     references   answers that need no encoders: `baselines.SourceOnly`, or "ceiling", the exact posterior.
     weight       float [n] importance weights of `patients`, where rare classes are enriched.
     masks        those of an earlier run; drawn from `seed` unless given.
+    mnar         how the patients lose modalities if not at random, where that is known: one more condition.
     draws        of a diagnosis; each model's own number, for which its sets were calibrated, unless given.
     replicates   resamples of people (`Patient.person`) for the intervals.
 
@@ -65,14 +70,21 @@ def evaluate(
     sets = sets or {}
     alpha = _promise(sets, models)
     test = _describe(patients, collator, task)
-    masks = _masks_of(test, task, masks, seed)
+    masks = _masks_of(test, task, masks, mnar, seed)
     left = test.presence & np.stack(list(masks.keep.values()))  # [K, n, M], K conditions
     weights = resamples(test.persons, replicates, seed)  # [R + 1, n]
     if weight is not None:
         weight = _checked_weight(weight, len(patients))
         weights = weights * weight
     results = Results(
-        task, masks, test.presence, test.truth, alpha=alpha, weight=weight, groups=tuple(test.persons)
+        task,
+        masks,
+        test.presence,
+        test.truth,
+        alpha=alpha,
+        weight=weight,
+        groups=tuple(test.persons),
+        subgroups=subgroups(test.groups),
     )
     answers = _ask_models(models, patients, collator, left, draws, seed)
     answers |= _ask_references(references or {}, left, test.ids)
@@ -88,20 +100,22 @@ class _Described(NamedTuple):
 
     ids: list[str]
     persons: list[str]
+    groups: list[tuple[str, ...]]  # of each patient
     truth: Truth
     presence: Bools  # [n, M]
 
 
 def _describe(patients: Sequence[Patient], collator: Collate, task: Task) -> _Described:
     """In one pass: patients may be read from disk each time."""
-    bare, persons, presence = [], [], []
+    bare, persons, groups, presence = [], [], [], []
     for patient in patients:
         bare.append(replace(patient, modalities={}))
         persons.append(patient.person)
+        groups.append(groups_of(patient))
         presence.append([patient.has(name) for name in task.modality_names])
     batch = collator(bare)
     truth = Truth(np.asarray(batch.label) > 0.5, np.asarray(batch.label_known, dtype=bool))
-    return _Described(list(batch.ids), persons, truth, np.array(presence, dtype=bool))
+    return _Described(list(batch.ids), persons, groups, truth, np.array(presence, dtype=bool))
 
 
 def _promise(sets: Mapping[str, ConformalSets], models: Mapping[str, DiagnosisModel]) -> float:
@@ -115,12 +129,16 @@ def _promise(sets: Mapping[str, ConformalSets], models: Mapping[str, DiagnosisMo
     return alphas.pop() if alphas else ALPHA
 
 
-def _masks_of(test: _Described, task: Task, masks: Masks | None, seed: int) -> Masks:
+def _masks_of(
+    test: _Described, task: Task, masks: Masks | None, mnar: MissingNotAtRandom | None, seed: int
+) -> Masks:
     if masks is None:
-        return draw_masks(test.ids, test.presence, task.modality_names, seed=seed)
+        masks = draw_masks(test.ids, test.presence, task.modality_names, seed=seed)
     if masks.ids != tuple(test.ids) or masks.modalities != task.modality_names:
         raise ValueError("evaluate: masks were stored for other patients or modalities than these")
-    return masks
+    if mnar is None or MNAR_HALF in masks.keep:
+        return masks
+    return replace(masks, keep=masks.keep | {MNAR_HALF: mnar(MNAR_HALF.rate, seed)})
 
 
 def _shown(steps: Collection[Any], what: str) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 from robustmdiff.evaluation.conditions import COMPLETE, Subset, mcar
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import Interval
+from robustmdiff.evaluation.support import people_of
 from robustmdiff.evaluation.tables import Cell, area, to_markdown
 from robustmdiff.labels import labels_of
 
@@ -105,6 +106,23 @@ def _reliability(results: Results, method: str) -> dict[str, dict[str, list[list
     }
 
 
+def _group(results: Results, name: str) -> dict[str, Any]:
+    """Who is in a group of patients, and what they are told: method, condition and metric to numbers."""
+    rows = results.subgroups[name]
+    found = {
+        method: {
+            condition.key: {
+                metric: _numbers(interval)
+                for metric in values
+                if (interval := results.of_group(name, method, condition, metric)) is not None
+            }
+            for condition, values in conditions.items()
+        }
+        for method, conditions in results.of_subgroup.get(name, {}).items()
+    }
+    return {"people": people_of(results.persons, rows), "records": int(rows.sum()), "methods": found}
+
+
 def to_json(results: Results) -> dict[str, Any]:
     """Numbers with their intervals, [value, low, high], both null where there are too few people for one;
     what is not defined is left out. "support" says on whom each metric rests. Subsets have
@@ -159,6 +177,7 @@ def to_json(results: Results) -> dict[str, Any]:
             )
             for s in [results.support(metric)]
         },
+        "groups": {name: _group(results, name) for name in results.subgroups},
         "classes": list(results.task.classes),
         "rare": list(results.task.rare),
         "skipped_classes": list(results.skipped),

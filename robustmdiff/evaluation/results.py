@@ -9,15 +9,16 @@ import numpy as np
 
 from robustmdiff.data.task import Task
 from robustmdiff.evaluation import metrics, statistics
-from robustmdiff.evaluation.conditions import COMPLETE, MCAR, Condition, Subset, Sweep, mcar
+from robustmdiff.evaluation.conditions import COMPLETE, MCAR, MNAR_HALF, Condition, Subset, Sweep, mcar
 from robustmdiff.evaluation.masks import Masks
 from robustmdiff.evaluation.metrics import Reliability, Truth
 from robustmdiff.evaluation.statistics import Interval
-from robustmdiff.evaluation.support import Count, Support, counts, support
+from robustmdiff.evaluation.support import PEOPLE, Count, Support, counts, people_of, support
 from robustmdiff.labels import labels_of
 from robustmdiff.ranking import Array, Bools
 
 CHANCE = 0.5  # AUROC of a coin
+Values = dict[str, dict[Condition, dict[str, Array]]]  # by method, condition and metric: [R + 1]
 
 
 @dataclass
@@ -25,7 +26,8 @@ class Results:
     """values[method][condition][metric] is float64 [R + 1]: the estimate and its replicates, on the
     same resamples of patients for every method. Conditions are those of `masks`; "ceiling" is the
     exact posterior, where there is one. probability[method][condition] is [n, C], and
-    sets[method][condition] bool [n, C] where a method has prediction sets."""
+    sets[method][condition] bool [n, C] where a method has prediction sets. of_subgroup has the values of
+    `metrics.measure_calibration` for each of the subgroups that has PEOPLE, under the conditions `tabled`."""
 
     task: Task
     masks: Masks
@@ -35,7 +37,9 @@ class Results:
     weight: Array | None = None  # [n] importance weights
     groups: tuple[str, ...] = ()  # [n] the person of each row
     notes: tuple[str, ...] = ()  # what a reader of the report has to know
-    values: dict[str, dict[Condition, dict[str, Array]]] = field(default_factory=dict)
+    subgroups: dict[str, Bools] = field(default_factory=dict)  # [n] each: who is in it
+    values: Values = field(default_factory=dict)
+    of_subgroup: dict[str, Values] = field(default_factory=dict)
     probability: dict[str, dict[Condition, Array]] = field(default_factory=dict)
     sets: dict[str, dict[Condition, Bools]] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()  # classes without both values among these patients
@@ -57,6 +61,21 @@ class Results:
         if sets is not None:
             self.sets.setdefault(method, {})[condition] = sets
         self.skipped = measured.skipped
+        if condition in self.tabled.values():
+            self._add_subgroups(method, condition, probability, weights, sets)
+
+    def _add_subgroups(
+        self, method: str, condition: Condition, probability: Array, weights: Array, sets: Bools | None
+    ) -> None:
+        exclusive = labels_of(self.task).exclusive
+        for name, rows in self.subgroups.items():
+            if people_of(self.persons, rows) >= PEOPLE:
+                truth = Truth(self.truth.label[rows], self.truth.known[rows])
+                held = None if sets is None else sets[rows]
+                values = self.of_subgroup.setdefault(name, {}).setdefault(method, {})
+                values[condition] = metrics.measure_calibration(
+                    probability[rows], truth, weights[..., rows], exclusive, held
+                )
 
     @property
     def methods(self) -> list[str]:
@@ -68,10 +87,22 @@ class Results:
         """The condition of the sweep in which nearest to half of the modalities are missing."""
         return mcar(min(self.masks.rates, key=lambda rate: abs(rate - 0.5)))
 
+    @property
+    def tabled(self) -> dict[str, Condition]:
+        """The conditions of the tables, by a short name."""
+        found: dict[str, Condition] = {"complete": COMPLETE, "half": self.half}
+        return found | ({"half, MNAR": MNAR_HALF} if MNAR_HALF in self.masks.keep else {})
+
     def interval(self, method: str, condition: Condition, metric: str) -> Interval | None:
         """None where the metric is not defined there; no bounds (NaN) where it rests on too few people."""
         values = self.values[method][condition].get(metric)
         return None if values is None else self._bounded(values, metric)
+
+    def of_group(self, name: str, method: str, condition: Condition, metric: str) -> Interval | None:
+        """The metric among the patients of a subgroup; None where it is not defined or the people are fewer
+        than PEOPLE."""
+        values = self.of_subgroup.get(name, {}).get(method, {}).get(condition, {}).get(metric)
+        return None if values is None else statistics.interval(values)
 
     def _bounded(self, values: Array, metric: str) -> Interval | None:
         """Of values [R + 1] that rest on what the metric rests on."""

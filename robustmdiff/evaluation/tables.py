@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from robustmdiff.evaluation.conditions import COMPLETE, Condition, mcar
+from robustmdiff.evaluation.conditions import COMPLETE, MNAR_HALF, Condition, mcar
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import NO_SPREAD, TOO_FEW, Interval
-from robustmdiff.evaluation.support import BIN, PEOPLE, SIDE, Support
+from robustmdiff.evaluation.support import BIN, PEOPLE, SIDE, Support, people_of
 from robustmdiff.labels import labels_of
 
 NEAR_CHANCE = "not measurable: full AUROC is near chance"
@@ -44,6 +44,8 @@ def to_markdown(results: Results, title: str, notes: Sequence[str] = (), drawn: 
         lines += [f"## {heading}", "", *_table(results, columns), ""]
     for method in results.methods:
         lines += [f"## Class by class: {method}", "", *_by_class(results, method), ""]
+    for method in results.methods if results.subgroups else ():
+        lines += [f"## Group by group: {method}", "", *_by_group(results, method), ""]
     lines += _differences(results) + _sweep(results) + _subsets(results)
     for name, caption in CAPTIONS.items():
         if f"{name}.png" in drawn:
@@ -104,7 +106,7 @@ def _tables(results: Results) -> list[tuple[str, dict[str, Column]]]:
     half = results.half
     both = (("complete", COMPLETE), ("half", half))
     calibration = labels_of(results.task).calibration
-    return [
+    tables = [
         (
             f"Robustness (macro AUROC; half = missing with probability {half.rate:g})",
             {
@@ -121,7 +123,12 @@ def _tables(results: Results) -> list[tuple[str, dict[str, Column]]]:
             "Rare and common classes",
             {
                 f"{what} {group}, {when}": at(condition, f"{metric}/{group}")
-                for what, metric in (("AUROC", "auroc"), ("AUPRC", "auprc"), ("sensitivity", "sensitivity95"))
+                for what, metric in (
+                    ("AUROC", "auroc"),
+                    ("AUPRC", "auprc"),
+                    ("sensitivity", "sensitivity95"),
+                    ("coverage", "coverage"),
+                )
                 for group in ("rare", "common")
                 for when, condition in both
             },
@@ -141,6 +148,20 @@ def _tables(results: Results) -> list[tuple[str, dict[str, Column]]]:
             },
         ),
     ]
+    if MNAR_HALF in results.masks.keep:
+        columns = {
+            "AUROC": "auroc/macro",
+            "AUROC rare": "auroc/rare",
+            "accuracy": "accuracy",
+            "Brier": "brier",
+            "ECE": calibration,
+            "coverage": "coverage",
+            "coverage rare": "coverage/rare",
+            "set size": "set_size",
+        }
+        heading = f"{MNAR_HALF.label.capitalize()} (not at random)"
+        tables.append((heading, {name: at(MNAR_HALF, metric) for name, metric in columns.items()}))
+    return tables
 
 
 def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -181,6 +202,23 @@ def _by_class(results: Results, method: str) -> list[str]:
     } | _filled(columns)
     rows = [[name, *[column[c] for column in columns.values()]] for c, name in enumerate(results.counts)]
     return _rows(["", *columns], rows)
+
+
+def _by_group(results: Results, method: str) -> list[str]:
+    """Sites, sexes and ages down, with the people and records in each."""
+    columns = {
+        f"{what}, {when}": [
+            _cell(results.of_group(name, method, condition, metric)) for name in results.subgroups
+        ]
+        for what, metric in (("ECE", "ece"), ("stated minus true", "in_the_large"), ("coverage", "coverage"))
+        for when, condition in results.tabled.items()
+    }
+    columns = {
+        "people": [str(people_of(results.persons, rows)) for rows in results.subgroups.values()],
+        "records": [str(rows.sum()) for rows in results.subgroups.values()],
+    } | _filled(columns)
+    rows = [[name, *[column[i] for column in columns.values()]] for i, name in enumerate(results.subgroups)]
+    return [*_rows(["", *columns], rows), "", f"No numbers of groups of fewer than {PEOPLE} people."]
 
 
 def _differences(results: Results) -> list[str]:

@@ -246,6 +246,7 @@ def evaluate_run(
         sets={name: each.conformal for name, each in runs.items()},
         references=references(study),
         weight=study.weight,
+        mnar=study.mnar,
         draws=draws,
         **options,
     )

@@ -6,7 +6,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,8 @@ class Study:
 
     weight     float64 [test patients], importance weights where the test enriches rare classes.
     posterior  the exact posterior of the test patients: kept bool [n, M] -> [n, C]; the ceiling.
+    mnar       how the test patients lose modalities not at random, where that is known: rate and seed ->
+               kept bool [n, M].
     table      concepts that a model shall know instead of the source's own, for an experiment.
     """
 
@@ -70,6 +72,7 @@ class Study:
     patients: Mapping[str, Sequence[Patient]]
     weight: np.ndarray | None = None
     posterior: Callable[[np.ndarray], Any] | None = None
+    mnar: Callable[[float, int], np.ndarray] | None = None
     table: ConceptTable | None = None
 
     @cached_property
@@ -227,6 +230,7 @@ def _cohort(source: Source) -> Study:
         patients={name: cohort.patients for name, cohort in cohorts.items()},
         weight=np.asarray(test.weights) if rare else None,
         posterior=test.posterior,
+        mnar=partial(test.mask, "mnar"),
     )
 
 

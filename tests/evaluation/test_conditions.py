@@ -8,7 +8,7 @@ import pytest
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field, Modality, Task
-from robustmdiff.evaluation.conditions import COMPLETE, MCAR, Complete, Subset, condition_of, mcar
+from robustmdiff.evaluation.conditions import COMPLETE, MCAR, MNAR, Complete, Subset, condition_of, mcar
 from robustmdiff.evaluation.masks import Masks, draw_masks
 from robustmdiff.evaluation.protocol import evaluate
 from robustmdiff.evaluation.report import write_report
@@ -22,6 +22,7 @@ AWKWARD = ("a+b", "x/y", "ä", "SpO2 %", "%2B", "a", "b")
         COMPLETE,
         MCAR(0.5),
         MCAR(0.25, at_least_one=True),
+        MNAR(0.5),
         Subset(("ct",)),
         Subset(AWKWARD),
         *(Subset((name,)) for name in AWKWARD),
@@ -46,19 +47,22 @@ def test_no_two_subsets_share_a_key():
     assert len(set(keys)) == 4
 
 
-@pytest.mark.parametrize("key", ["", "mcar", "mcar/half", "mcar/1.5", "mcar/nan", "some/0.5"])
+@pytest.mark.parametrize("key", ["", "mcar", "mcar/half", "mcar/1.5", "mcar/nan", "mnar/1", "some/0.5"])
 def test_what_is_no_condition_is_refused(key):
     with pytest.raises(ValueError, match=f"condition is {key!r}, expected one such as 'mcar/0.5'"):
         condition_of(key)
     for rate in (0.0, 1.0, -0.1):
         with pytest.raises(ValueError, match=f"MCAR: rate is {rate}, expected a number between 0 and 1"):
             MCAR(rate)
+        with pytest.raises(ValueError, match=f"MNAR: rate is {rate}, expected a number between 0 and 1"):
+            MNAR(rate)
 
 
 def test_labels_are_for_people():
     assert COMPLETE.label == "all that was observed"
     assert MCAR(0.5).label == "missing 0.5"
     assert MCAR(0.5, at_least_one=True).label == "missing 0.5, one kept"
+    assert MNAR(0.5).label == "missing 0.5, by severity"
     assert Subset(("a+b", "ä")).label == "a+b, ä"
 
 

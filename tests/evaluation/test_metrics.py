@@ -100,6 +100,38 @@ def test_sets_are_counted():
     assert values["set_size"] == 1.5
 
 
+def test_coverage_of_rare_and_common_classes_is_pooled():
+    """Of three patients with a rare class one weighs twice and is not covered; of two common ones all are."""
+    label = np.eye(4, dtype=bool)[[0, 1, 2, 2, 3]]
+    sets = np.array([[1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]], dtype=bool)
+    p, weight = np.full((5, 4), 0.25), np.array([1.0, 1, 1, 2, 1])
+    truth = Truth(label, np.ones_like(label))
+    values, _ = metrics.measure(p, truth, weight, tuple("abcd"), rare=("c", "d"), sets=sets)
+    assert values["coverage/rare"] == pytest.approx(2 / 4)
+    assert values["coverage/common"] == 1
+    assert values["coverage"] == pytest.approx(4 / 6)
+    values, _ = metrics.measure(p, truth, weight, tuple("abcd"), sets=sets)
+    assert "coverage/rare" not in values
+
+
+def test_what_a_group_of_patients_is_told():
+    """.9 and .6 are stated of one who has it and one who has not: sure by .75, right by .5."""
+    p = np.array([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5]])
+    label = np.array([[1, 0], [1, 0], [0, 0]], dtype=bool)
+    known = np.array([[1, 1], [1, 1], [0, 0]], dtype=bool)
+    sets = np.array([[1, 0], [0, 1], [1, 1]], dtype=bool)
+    truth = Truth(label, known)
+    found = metrics.measure_calibration(p, truth, np.ones((2, 3)), True, sets)
+    np.testing.assert_allclose(found["in_the_large"], [0.25, 0.25])
+    np.testing.assert_allclose(found["ece"], [(0.1 + 0.6) / 2] * 2)
+    np.testing.assert_allclose(found["coverage"], [0.5, 0.5])
+    several = metrics.measure_calibration(p, truth, np.array([3.0, 1, 1]), False)
+    assert several["in_the_large"] == pytest.approx((3 * (-0.1 + 0.1) + (-0.6 + 0.6)) / 8)
+    assert several["ece"] == pytest.approx((3 * (0.1 + 0.1) + (0.6 + 0.6)) / 8)
+    assert several.keys() == {"ece", "in_the_large"}
+    assert metrics.measure_calibration(p, Truth(label, ~known & known), np.ones(3), True, sets) == {}
+
+
 def test_coverage_of_a_class_that_everybody_has():
     """There is nobody to rank it against, but its coverage is known."""
     label, sets = np.ones((4, 1), dtype=bool), np.array([[1], [1], [0], [1]], dtype=bool)

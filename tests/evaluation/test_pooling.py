@@ -26,6 +26,7 @@ N, PERSONS = 70, 31
 IDS = [f"p{i:02}" for i in range(N)]
 LABEL = np.eye(3, dtype=bool)[np.random.default_rng(0).integers(0, 3, N)]
 PRESENCE = np.random.default_rng(1).random((N, 2)) < 0.8
+SITES = {"site north": np.arange(N) % 3 > 0, "site south": np.arange(N) < 2}
 MASKS = draw_masks(IDS, PRESENCE, TASK.modality_names)
 
 
@@ -33,7 +34,9 @@ def measured(rows, seed, replicates=0):
     """One set of patients, answered by two methods; answers differ with the seed."""
     groups = [f"person {i % PERSONS}" for i in rows]
     truth = Truth(LABEL[rows], np.ones((len(rows), 3), dtype=bool))
-    results = Results(TASK, MASKS.of([IDS[i] for i in rows]), PRESENCE[rows], truth, groups=tuple(groups))
+    sites = {name: at[rows] for name, at in SITES.items() if at[rows].any()}
+    masks = MASKS.of([IDS[i] for i in rows])
+    results = Results(TASK, masks, PRESENCE[rows], truth, groups=tuple(groups), subgroups=sites)
     weights = resamples(groups, replicates)
     noise = np.random.default_rng(seed)
     for method, skill in (("good", 2.0), ("weak", 0.4)):
@@ -62,6 +65,14 @@ def test_folds_pooled_are_one_test_set():
                 np.testing.assert_allclose(
                     pooled.values[method][condition][metric], value, atol=1e-6, err_msg=metric
                 )
+    assert set(pooled.subgroups) == set(SITES)
+    for name, at in SITES.items():
+        np.testing.assert_array_equal(pooled.subgroups[name], at)
+    assert pooled.of_subgroup.keys() == whole.of_subgroup.keys() == {"site north"}
+    north, pooled_north = (one.of_subgroup["site north"]["good"][COMPLETE] for one in (whole, pooled))
+    assert north.keys() == pooled_north.keys() == {"ece", "in_the_large", "coverage"}
+    for metric, value in north.items():
+        np.testing.assert_allclose(pooled_north[metric], value, atol=1e-6, err_msg=metric)
     assert "coverage" in pooled.values["good"][COMPLETE]
     assert "coverage" not in pooled.values["weak"][COMPLETE]
 
