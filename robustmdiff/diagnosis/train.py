@@ -70,7 +70,7 @@ def train(
 
     chosen_by = None if config.monitor == "last" else config.monitor
     of = str(count(valid_set.label, valid_set.label_known))
-    validation = Validation(measure, chosen_by, chosen_by == "macro_auroc", of)
+    validation = Validation(measure, chosen_by, chosen_by == "macro_auroc", of, tie="log_loss")
     plan = PatientPlan(train_set, model.task, config, length, accelerator.num_processes)
     if not (out_dir / LAST).exists():
         model.fit(train_set.sample())

@@ -57,12 +57,14 @@ class Validation:
     """measure  the averaged weights' metrics by name, the same on every process
     monitor  the metric that chooses the weights; None: the last ones are taken
     higher   whether more of it is better
-    of       what is measured on, for the log ("41 patients, 3 of 3 classes")"""
+    of       what is measured on, for the log ("41 patients, 3 of 3 classes")
+    tie      the metric of which less is better, that chooses among weights with equal monitors"""
 
     measure: Callable[[], dict[str, float]]
     monitor: str | None
     higher: bool
     of: str
+    tie: str | None = None
 
     def better(self, new: dict[str, float], old: dict[str, float]) -> bool:
         """Whether weights with these metrics are to be taken; old is empty before the first."""
@@ -71,4 +73,6 @@ class Validation:
         if not old:
             return True
         a, b = new[self.monitor], old[self.monitor]
+        if a == b and self.tie is not None:
+            return new[self.tie] < old[self.tie]
         return a > b if self.higher else a < b

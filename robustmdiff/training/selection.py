@@ -27,8 +27,9 @@ def macro_auroc_error(patients: Counts, auroc: float = TYPICAL) -> float:
 
 
 def choose_monitor(asked: Monitor | None, patients: Counts) -> tuple[Monitor, list[Note]]:
-    """The metric that was asked for, else macro_auroc where its standard error is at most `SURE`, else
-    log_loss where at least `ENOUGH` patients have it, else the last weights; and what to say of it.
+    """The metric that was asked for, else log_loss where at least `ENOUGH` patients have it, else the last
+    weights; and what to say of it. The log loss is of the probabilities that are answered: of many weights
+    that rank the patients alike, it takes those that are sure of what they know.
 
     Raises Refusal for a metric asked for that these patients do not have.
     """
@@ -49,9 +50,7 @@ def choose_monitor(asked: Monitor | None, patients: Counts) -> tuple[Monitor, li
         what = unsure if asked == "macro_auroc" else f"{n} patients validate"
         note = f"{what[0].upper()}{what[1:]}: which epoch was best is largely chance."
         return asked, [Note("monitor", n, note)] if weak else []
-    if error <= SURE:
-        return "macro_auroc", []
     if n >= ENOUGH and any(patients.positive):
-        return "log_loss", [Note("monitor", n, f"The log loss chooses the best weights, because {unsure}.")]
+        return "log_loss", []
     few = "nobody validates" if n == 0 else f"{n} patients validate, too few to choose by"
     return "last", [Note("monitor", n, f"The last averaged weights are taken, because {few}.")]

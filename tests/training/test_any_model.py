@@ -74,3 +74,12 @@ def test_which_way_is_better_is_the_validations(higher, better):
     pairs = [({"m": 1.0}, {}), ({"m": 1.0}, {"m": 2.0}), ({"m": 3.0}, {"m": 2.0})]
     assert [validation.better(new, old) for new, old in pairs] == better
     assert not any(Validation(dict, None, higher, "").better(new, old) for new, old in pairs)
+
+
+def test_of_equals_the_tie_decides():
+    """The first of many saturated AUROCs is the least sure of what it knows."""
+    validation = Validation(dict, "m", True, "", tie="loss")
+    old = {"m": 1.0, "loss": 0.5}
+    assert [validation.better({"m": 1.0, "loss": x}, old) for x in (0.4, 0.5, 0.6)] == [True, False, False]
+    assert not validation.better({"m": 0.9, "loss": 0.1}, old)
+    assert not Validation(dict, "m", True, "").better({"m": 1.0, "loss": 0.4}, old)
