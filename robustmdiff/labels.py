@@ -32,12 +32,21 @@ class Labels(Protocol):
     def probability(self, logits: Tensor) -> Tensor:
         """p(y | logits), [..., C] both."""
 
-    def loss(self, logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
-        """Cross entropy of each patient: logits, label (0 or 1) and known (bool) [..., C] -> [...].
+    def loss(self, logits: Tensor, label: Tensor, known: Tensor, weight: Tensor) -> Tensor:
+        """Cross entropy of each patient, cell by cell times `weight`: logits, label (0 or 1), known (bool)
+        and weight [..., C] -> [...].
 
-        What is not known counts 0, and makes nothing else count more. So this is, up to a constant,
-        minus the log likelihood of what is known, and the mean over a batch is the sum of those of its parts.
+        What is not known counts 0, and makes nothing else count more. So with weights of 1 this is, up to a
+        constant, minus the log likelihood of what is known, and the mean over a batch is the sum of those of
+        its parts.
         """
+
+    def counted(self, label: Tensor, known: Tensor) -> Tensor:
+        """Which cells `loss` reads, bool [..., C]."""
+
+    def likelihood(self, logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
+        """The probability of everything that is known to be so, end to end, without the rounding that 1 - p
+        has: logits [..., n, C], label and known [n, C] -> [..., k]."""
 
     def surprise(self, p: Tensor, label: Tensor, known: Tensor) -> Tensor:
         """-log p of everything that is known to be so, end to end: p, label and known [n, C] -> [k]."""
@@ -67,8 +76,14 @@ class Exclusive:
     def probability(self, logits: Tensor) -> Tensor:
         return logits.softmax(-1)
 
-    def loss(self, logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
-        return -(label * logits.log_softmax(-1)).sum(-1) * known.all(-1)
+    def loss(self, logits: Tensor, label: Tensor, known: Tensor, weight: Tensor) -> Tensor:
+        return -(weight * label * logits.log_softmax(-1)).sum(-1) * known.all(-1)
+
+    def counted(self, label: Tensor, known: Tensor) -> Tensor:
+        return (label > 0.5) & known.all(-1, keepdim=True)
+
+    def likelihood(self, logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
+        return logits.softmax(-1)[..., (label > 0.5) & known]
 
     def surprise(self, p: Tensor, label: Tensor, known: Tensor) -> Tensor:
         return -p[(label > 0.5) & known].log()
@@ -98,11 +113,17 @@ class Independent:
     def probability(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
 
-    def loss(self, logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, label: Tensor, known: Tensor, weight: Tensor) -> Tensor:
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         each = binary_cross_entropy_with_logits(logits, label.expand_as(logits), reduction="none")
-        return (each * known).mean(-1)
+        return (each * weight * known).mean(-1)
+
+    def counted(self, label: Tensor, known: Tensor) -> Tensor:
+        return known
+
+    def likelihood(self, logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
+        return (logits * (2 * label - 1)).sigmoid()[..., known]
 
     def surprise(self, p: Tensor, label: Tensor, known: Tensor) -> Tensor:
         return -(p * label + (1 - p) * (1 - label))[known].log()

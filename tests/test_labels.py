@@ -12,6 +12,8 @@ from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.labels import Exclusive, Independent, labels_of
 
 LOGITS = torch.tensor([[1.0, -2, 0.5], [0, 3, -1]], dtype=torch.float64)
+ONE = torch.ones(2, 3, dtype=torch.float64)
+WEIGHT = torch.tensor([[0.5, 1, 2], [3, 1.5, 1]], dtype=torch.float64)
 BOTH = pytest.mark.parametrize("labels", [Exclusive(), Independent()], ids=["one-label", "many-labels"])
 
 
@@ -32,8 +34,9 @@ def test_one_label_is_a_softmax_and_counts_where_the_class_is_known():
     label = torch.tensor([[0.0, 0, 1], [0, 1, 0]], dtype=torch.float64)
     known = torch.tensor([[True, True, True], [True, False, True]])  # not which class the second one has
     expected = cross_entropy(LOGITS, torch.tensor([2, 1]), reduction="none")
-    torch.testing.assert_close(Exclusive().loss(LOGITS, label, known), expected * torch.tensor([1, 0]))
-    torch.testing.assert_close(Exclusive().loss(LOGITS, label, torch.ones_like(known)), expected)
+    loss = Exclusive().loss(LOGITS, label, known, ONE)
+    torch.testing.assert_close(loss, expected * torch.tensor([1, 0]))
+    torch.testing.assert_close(Exclusive().loss(LOGITS, label, torch.ones_like(known), ONE), expected)
 
 
 def test_an_unknown_cell_counts_nothing_and_makes_no_other_count_more():
@@ -41,12 +44,13 @@ def test_an_unknown_cell_counts_nothing_and_makes_no_other_count_more():
     known = torch.tensor([[True, False, True], [False, False, False]])
     each = binary_cross_entropy(LOGITS.sigmoid(), label, reduction="none")
     expected = torch.stack([(each[0, 0] + each[0, 2]) / 3, each.new_zeros(())])
-    torch.testing.assert_close(Independent().loss(LOGITS, label, known), expected)
+    torch.testing.assert_close(Independent().loss(LOGITS, label, known, ONE), expected)
 
 
 def test_the_gradient_of_many_labels_is_p_minus_y_also_at_0():
     logits = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
-    Independent().loss(logits, torch.tensor([[1.0, 0.0]]).double(), torch.ones(1, 2).bool()).sum().backward()
+    label, known = torch.tensor([[1.0, 0.0]]).double(), torch.ones(1, 2).bool()
+    Independent().loss(logits, label, known, torch.ones(1, 2)).sum().backward()
     torch.testing.assert_close(logits.grad, torch.tensor([[-0.25, 0.25]], dtype=torch.float64))
 
 
@@ -55,8 +59,33 @@ def test_several_answers_of_a_patient_are_scored_by_the_same_label(labels):
     label = torch.tensor([[0.0, 0, 1], [0, 1, 0]], dtype=torch.float64)
     known = torch.ones(2, 3, dtype=torch.bool)
     several = torch.stack([LOGITS, -LOGITS], dim=1)  # [B, R, C]
-    expected = torch.stack([labels.loss(LOGITS, label, known), labels.loss(-LOGITS, label, known)], dim=1)
-    torch.testing.assert_close(labels.loss(several, label[:, None], known[:, None]), expected)
+    each = [labels.loss(logits, label, known, WEIGHT) for logits in (LOGITS, -LOGITS)]
+    together = labels.loss(several, label[:, None], known[:, None], WEIGHT[:, None])
+    torch.testing.assert_close(together, torch.stack(each, dim=1))
+
+
+@BOTH
+def test_a_weight_counts_what_the_loss_reads(labels):
+    """Where nothing is read a weight changes nothing."""
+    label = torch.tensor([[0.0, 0, 1], [0, 1, 0]], dtype=torch.float64)
+    known = torch.tensor([[True, True, True], [True, False, True]])
+    counted = labels.counted(label, known)
+    each = [[0, 0, 1], [0, 0, 0]] if labels.exclusive else known.tolist()
+    assert torch.equal(counted, torch.tensor(each).bool())
+    before = labels.loss(LOGITS, label, known, WEIGHT)
+    assert torch.equal(labels.loss(LOGITS, label, known, WEIGHT.where(counted, torch.tensor(9.0))), before)
+    torch.testing.assert_close(labels.loss(LOGITS, label, known, 2 * WEIGHT), 2 * before)
+
+
+@BOTH
+def test_likelihood_is_the_probability_of_what_is_so(labels):
+    label = torch.tensor([[0.0, 0, 1], [0, 1, 0]], dtype=torch.float64)
+    known = torch.tensor([[True, True, True], [True, False, True]])
+    surprise = labels.surprise(labels.probability(LOGITS), label, known)
+    torch.testing.assert_close(labels.likelihood(LOGITS, label, known), (-surprise).exp())
+    drawn = labels.likelihood(torch.stack([LOGITS, -LOGITS]), label, known)  # [S, k]
+    torch.testing.assert_close(drawn[1], labels.likelihood(-LOGITS, label, known))
+    assert labels.likelihood(torch.tensor([[90.0, 0]]).double(), label[1:, :2], known[:1, :2]).min() > 0
 
 
 def test_surprise_is_minus_log_p_of_what_is_so():

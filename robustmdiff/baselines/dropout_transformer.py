@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from robustmdiff.baselines.heads import FindingHeads, class_head
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.task import Task
-from robustmdiff.diagnosis.contract import Diagnosis, DiagnosisModel
+from robustmdiff.diagnosis.contract import DiagnosisModel, Logits
 from robustmdiff.diagnosis.losses import Losses, class_loss
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
@@ -71,13 +71,12 @@ class DropoutTransformer(DiagnosisModel):
             L_find=0.0 if self.findings is None else self.findings.loss(fused, H, student.m, batch),
         )
 
-    @torch.no_grad()
-    def posterior(self, encoded: Encoded, *, draws: int, seed: int) -> Diagnosis:
-        """Deterministic: draws and seed change nothing."""
+    def classify(self, encoded: Encoded) -> Logits:
         fused = self._fuse(encoded)
-        logits = self.head(fused)
-        findings = None if self.findings is None else self.findings.together(fused).sigmoid()
-        return Diagnosis(self.labels.probability(logits), findings=findings)
+        if self.findings is None:
+            return Logits(self.head(fused))
+        findings = self.findings.together(fused).sigmoid()
+        return Logits(self.head(fused), lambda p: findings)
 
 
 def _padded(segments: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from robustmdiff.baselines.heads import FindingHeads
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.task import Task
-from robustmdiff.diagnosis.contract import Diagnosis, DiagnosisModel
+from robustmdiff.diagnosis.contract import DiagnosisModel, Logits
 from robustmdiff.diagnosis.losses import Losses, mean_where
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
@@ -43,15 +43,14 @@ class LateFusion(DiagnosisModel):
         """L_class: the fused diagnosis and the mean of the visible modalities' own, half each; L_find."""
         student = encoded.keep(kept)
         H, each, fused = self._logits(student)
-        together = self.labels.loss(fused, batch.label, batch.label_known)
-        alone = self.labels.loss(each, batch.label[:, None], batch.label_known[:, None])  # [B, M]
+        label, known = batch.label, batch.label_known
+        together = self.labels.loss(fused, label, known, weight)
+        alone = self.labels.loss(each, label[:, None], known[:, None], weight[:, None])  # [B, M]
         mean = mean_where(H, student.m)
         return Losses(
-            L_class=((together + mean_where(alone, student.m)) / 2 * weight).mean(),
+            L_class=((together + mean_where(alone, student.m)) / 2).mean(),
             L_find=0.0 if self.findings is None else self.findings.loss(mean, H, student.m, batch),
         )
 
-    @torch.no_grad()
-    def posterior(self, encoded: Encoded, *, draws: int, seed: int) -> Diagnosis:
-        """Deterministic: draws and seed change nothing."""
-        return Diagnosis(self.labels.probability(self._logits(encoded)[2]))
+    def classify(self, encoded: Encoded) -> Logits:
+        return Logits(self._logits(encoded)[2])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from robustmdiff.baselines.heads import FindingHeads, class_head
 from robustmdiff.data.batch import Batch, Panels
 from robustmdiff.data.task import Task
-from robustmdiff.diagnosis.contract import Diagnosis, DiagnosisModel
+from robustmdiff.diagnosis.contract import DiagnosisModel, Logits
 from robustmdiff.diagnosis.losses import Losses, class_loss
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
@@ -56,7 +56,5 @@ class MaskOnly(DiagnosisModel):
             L_find=0.0 if self.findings is None else self.findings.loss(fused, H, student.m, batch),
         )
 
-    @torch.no_grad()
-    def posterior(self, encoded: Encoded, *, draws: int, seed: int) -> Diagnosis:
-        """Deterministic: draws and seed change nothing."""
-        return Diagnosis(self.labels.probability(self.head(self._fuse(encoded)[1])))
+    def classify(self, encoded: Encoded) -> Logits:
+        return Logits(self.head(self._fuse(encoded)[1]))

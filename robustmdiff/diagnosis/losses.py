@@ -38,13 +38,14 @@ def total_loss(losses: Losses, c: TrainConfig) -> Tensor | float:
 
 
 def class_loss(labels: Labels, logits: Tensor, batch: Batch, weight: Tensor) -> Tensor:
-    """L_class: the cross entropy of the classes, patient b counting weight[b] = w_c (`rare_weights`).
+    """L_class: the cross entropy of the classes, a cell counting weight [B, C] (`RareWeights.loss`). The
+    logits learn the weights, too: `DiagnosisModel.probability` takes them off.
 
     logits [B, C], or [B, R, C]: R answers of each patient, of which the mean counts.
     """
     several = logits if logits.dim() == 3 else logits[:, None]
-    each = labels.loss(several, batch.label[:, None], batch.label_known[:, None]).mean(1)
-    return (each * weight).mean()
+    label, known, weight = (each[:, None] for each in (batch.label, batch.label_known, weight))
+    return labels.loss(several, label, known, weight).mean()
 
 
 def finding_loss(alone: Tensor, together: Tensor, m: Tensor, batch: Batch) -> Tensor:

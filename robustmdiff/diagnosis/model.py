@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.concepts import ConceptEmbedding, DiseaseTable, FindingEvidence
-from robustmdiff.diagnosis.contract import Diagnosis, DiagnosisModel
+from robustmdiff.diagnosis.contract import DRAWS, DiagnosisModel, Logits
 from robustmdiff.diagnosis.integration import Integration
 from robustmdiff.diagnosis.losses import Losses, class_loss, consistency_loss, finding_loss
 from robustmdiff.diagnosis.noise import PatientNoise
@@ -46,6 +46,7 @@ class RobustMDiff(DiagnosisModel):
     first text modality (see ConceptEmbedding).
     """
 
+    answer = DRAWS
     renamed: ClassVar = {"R.weight": "evidence.E.weight"}
     encoders: ModalityEncoders
     concept_table: ConceptTable
@@ -132,11 +133,6 @@ class RobustMDiff(DiagnosisModel):
         Z, evidence = x[..., : self.config.d_h], x[..., self.config.d_h :] * EVIDENCE_UNIT
         likelihood = self.labels.contrast(self.table(evidence))
         return self.log_prior + self.prior_shift + likelihood + self.head(Z)
-
-    def probability(self, x: Tensor) -> Tensor:
-        """p(y | Z) of the paper, at x = (Z, lambda) [..., d_h + F] -> [..., C]: softmax of the logits, for
-        many labels their sigmoid."""
-        return self.labels.probability(self.logits(x))
 
     # Training
 
@@ -240,19 +236,24 @@ class RobustMDiff(DiagnosisModel):
         )
         return x.view(B, draws, D)
 
-    @torch.no_grad()
-    def posterior(self, encoded: Encoded, *, draws: int, seed: int) -> Diagnosis:
-        """The mean over `draws` (S, at least 2: one draw is no diagnosis)."""
-        if draws < 2:
-            raise Refusal(f"diagnose: draws is {draws}, expected at least 2")
-        x = self.imagine(encoded, draws=draws, seed=seed)
-        p = self.probability(x)  # [B, S, C]
+    @property
+    def answers(self) -> tuple[str, ...]:
+        return (*self.heads, DRAWS)
+
+    def classify(self, encoded: Encoded) -> Logits:
+        """At x(m), what is observed."""
+        return self._said_of(self.observe(encoded))
+
+    def imagined(self, encoded: Encoded, *, draws: int, seed: int) -> Logits:
+        """At `draws` x under the fullest view (`imagine`)."""
+        return self._said_of(self.imagine(encoded, draws=draws, seed=seed).transpose(0, 1))
+
+    def _said_of(self, x: Tensor) -> Logits:
+        """x [..., d_h + F]."""
         evidence = x[..., self.config.d_h :] * EVIDENCE_UNIT
         if self.labels.exclusive:
-            findings = self.table.findings(evidence, p)
-        else:
-            findings = torch.sigmoid(self.finding_prior + evidence)
-        return Diagnosis(p.mean(1), p.transpose(0, 1), findings.mean(1))
+            return Logits(self.logits(x), lambda p: self.table.findings(evidence, p))
+        return Logits(self.logits(x), lambda p: torch.sigmoid(self.finding_prior + evidence))
 
 
 def class_frequencies(task: Task, concepts: ConceptTable, labels: Labels) -> Tensor:

@@ -1,7 +1,7 @@
 """A model on disk: `save_pretrained` and `load_pretrained`, a folder with everything it needs.
 
 model.safetensors   weights
-model.json          kind of model, task, sizes
+model.json          kind of model, task, sizes, which of its answers it gives
 concepts.npz        the concept table, where the model has one
 tokenizer.json      where the task has text
 encoders/NAME.json  the architecture of a modality's transformers model, where it named one
@@ -64,6 +64,7 @@ def save_pretrained(
         "task": model.task.to_json(),
         "config": asdict(model.config),
         "options": dict(options or {}),
+        "answer": model.answer,
     }
     write_whole(folder / "model.json", json.dumps(plain, indent=1).encode())
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -98,8 +99,10 @@ def load_pretrained(
         state = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise PretrainedError(f"{weights}: cannot be read ({error}), expected whole weights") from error
+    own = model.state_dict()
     state = {model.renamed.get(name, name): value for name, value in state.items()}
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    state = {name: own[name] for name in model.added} | state
+    expected = {name: tuple(value.shape) for name, value in own.items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     if expected != found:
         name = min(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
@@ -109,6 +112,11 @@ def load_pretrained(
             "these weights belong to another configuration than model.json"
         )
     model.load_state_dict(state)
+    model.answer = description.get("answer", model.answer)  # of an earlier version the one that it gave
+    if model.answer not in model.answers:
+        raise PretrainedError(
+            f"{folder / 'model.json'}: answer is {model.answer!r}, expected one of {', '.join(model.answers)}"
+        )
     return model.eval(), tokenizer
 
 

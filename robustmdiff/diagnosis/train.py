@@ -74,6 +74,7 @@ def train(
     plan = PatientPlan(train_set, model.task, config, length, accelerator.num_processes)
     if not (out_dir / LAST).exists():
         model.fit(train_set.sample())
+        model.log_weight.copy_(plan.rare.log_weight)
     return Loop(
         DiagnosisObjective(model, config),
         plan,

@@ -78,7 +78,7 @@ def rank_next_tests(
     view = torch.cat([more, present[None]])  # [absent + 1, M]; the last asks for nothing more
     x = model.imagine(encoded.repeat(patient, len(view)), view=view, draws=draws, seed=seed)
     with torch.no_grad():
-        p = model.probability(x).double()  # [absent + 1, S, C]
+        p = model.probability(model.logits(x), present.sum()).double()  # [absent + 1, S, C]
     change, surer = (each.tolist() for each in spread(p, labels_of(model.task)))
     floor = change[-1]
     tests = []

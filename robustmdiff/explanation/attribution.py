@@ -1,8 +1,8 @@
 """Why a class got its probability: gradients per modality, and integrated gradients down to
 pixels, words and cells.
 
-All of it explains the direct path p_c(x(m)), `model.probability(model.observe(encoded))`: what is
-observed, through the head, without a draw. A diagnosis averages over draws and may differ a little.
+All of it explains the direct path p_c(x(m)), `model.direct(encoded)`: what is observed, through the head,
+without a draw. It is the diagnosis where a head answers; where the draws do, their mean may differ a little.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def gradient_norms(model: RobustMDiff, encoded: Encoded, target: int) -> dict[st
     tokens = encoded.tokens.detach().requires_grad_()
     encoded = encoded._replace(tokens=tokens, H=summaries(tokens, encoded.segments))
     with torch.enable_grad():
-        p = model.probability(model.observe(model.inform(encoded, encoded.K)))[0, target]
+        p = model.direct(model.inform(encoded, encoded.K))[0, target]
     (gradient,) = torch.autograd.grad(p, tokens)
     segments = zip(model.task.modality_names, encoded.segments[0].tolist(), strict=True)
     return {name: gradient[first : first + n].norm().item() for name, (first, n) in segments if n}
@@ -196,7 +196,7 @@ class StraightPath:
 
     def probability(self, *x: Tensor) -> Tensor:
         """-> [n, C]."""
-        return self.model.probability(self.model.observe(self.encode(*x)))
+        return self.model.direct(self.encode(*x))
 
     def integrate(self, target: int, steps: int) -> dict[str, Tensor]:
         """What each number of each modality's x did for class `target`, as x of the one patient, float32."""

@@ -8,6 +8,7 @@ import torch
 
 from robustmdiff.data.task import Task
 from robustmdiff.encoders.tensors import tensors
+from robustmdiff.labels import labels_of
 from robustmdiff.training.batches import PackedPatients
 from robustmdiff.training.budget import Budget
 from robustmdiff.training.config import TrainConfig
@@ -19,7 +20,7 @@ from robustmdiff.training.rare import rare_weights
 
 class PatientPlan:
     """A `Plan` of masked patients. Its parts' inputs are the `Batch`, what is kept of it, bool [b, M], and
-    the patients' weights, float32 [b], mean 1 over the training patients.
+    the weights of the patients' cells in L_class, float32 [b, C].
 
     The masks are drawn for the global batch and then shared out with it.
     """
@@ -28,9 +29,9 @@ class PatientPlan:
         self, patients: PackedPatients, task: Task, config: TrainConfig, budget: Budget, processes: int
     ) -> None:
         self.patients, self.seed = patients, config.seed
-        rare = rare_weights(patients.label, patients.label_known, config.gamma)
-        sampled = config.rare == "sample"
-        self.weight = torch.ones_like(rare) if sampled else rare
+        self.rare = rare_weights(
+            labels_of(task), patients.label, patients.label_known, config.gamma, config.rare
+        )
         self.curriculum = MaskingCurriculum(
             task,
             p_min=config.p_min,
@@ -47,7 +48,7 @@ class PatientPlan:
             config.seed,
             processes=processes,
             accumulate=config.accumulate,
-            weight=rare if sampled else None,
+            weight=self.rare.draw,
         )
         self.epoch_steps, self.steps = budget.epoch_steps, budget.steps
 
@@ -59,6 +60,6 @@ class PatientPlan:
         for place in self.order.places(step, process):
             mine = index[place]
             batch = self.patients.take(mine)
-            m, weight = kept[torch.from_numpy(place)], self.weight[torch.from_numpy(mine)]
+            m, weight = kept[torch.from_numpy(place)], self.rare.loss[torch.from_numpy(mine)]
             inputs = (tensors(batch, device), m.to(device), weight.to(device))
             yield Part(inputs, batch.ids, len(mine) / len(index))

@@ -132,7 +132,7 @@ def test_batch_mates_do_not_matter(make):
 def gradients(model, encoded, batch):
     model.zero_grad()
     torch.manual_seed(1)
-    weight = torch.linspace(0.5, 1.5, len(batch))
+    weight = torch.linspace(0.5, 1.5, len(batch)).unsqueeze(1) * torch.ones_like(batch.label)
     losses = model.losses(encoded, batch, KEPT, weight)
     # only what stands behind the encoders: the poison is put where an encoder never writes
     behind = {n: p for n, p in model.named_parameters() if not n.startswith(("encoder", "present", "cells"))}
@@ -170,7 +170,7 @@ def test_absent_memory_is_never_read(make, poison):
 def test_losses_are_finite_and_reach_every_parameter(make, multilabel):
     model = make(multilabel).train()
     batch = collate(WARD, multilabel)
-    losses = model.losses(model.encode(batch), batch, torch.ones(7, 3, dtype=torch.bool), torch.ones(7))
+    losses = model.losses(model.encode(batch), batch, torch.ones(7, 3, dtype=torch.bool), torch.ones(7, 5))
     assert (losses.L_diff, losses.L_cons) == (0, 0)
     assert all(loss.dim() == 0 and torch.isfinite(loss) for loss in (losses.L_class, losses.L_find))
     sum(losses).backward()
@@ -187,7 +187,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(make, multilabel):
     ward = list(WARD)
     ward[1] = replace(ward[1], labels={}, findings={})
     ward[3] = replace(ward[3], labels={"rare": True}, findings={"leucocytosis": True})
-    weight = torch.linspace(0.5, 1.5, 7)
+    weight = torch.linspace(0.5, 1.5, 35).view(7, 5)
 
     def losses(rows: slice) -> torch.Tensor:
         batch = collate(ward[rows], multilabel)
@@ -202,14 +202,14 @@ def test_a_patient_without_weight_or_label_teaches_nothing(make):
     model = make()
     batch = collate(WARD)
     kept = torch.ones(7, 3, dtype=torch.bool)
-    weight = torch.ones(7)
+    weight = torch.ones(7, 5)
     weight[2] = 0
     a = model.losses(model.encode(batch), batch, kept, weight).L_class
     other = collate([*WARD[:2], patient(2, PATTERNS[2], label=0), *WARD[3:]])
     b = model.losses(model.encode(other), other, kept, weight).L_class
     assert torch.equal(a, b)
     unlabelled = collate([Patient("x", WARD[0].modalities)])
-    losses = model.losses(model.encode(unlabelled), unlabelled, kept[:1], torch.ones(1))
+    losses = model.losses(model.encode(unlabelled), unlabelled, kept[:1], torch.ones(1, 5))
     assert losses.L_class == 0
     assert losses.L_find == 0
 
@@ -227,7 +227,7 @@ def test_it_learns(make):
     batch, kept = collate(ward), torch.ones(40, 3, dtype=torch.bool)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(30):
-        loss = model.losses(model.encode(batch), batch, kept, torch.ones(40)).L_class
+        loss = model.losses(model.encode(batch), batch, kept, torch.ones(40, 5)).L_class
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

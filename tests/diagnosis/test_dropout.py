@@ -142,7 +142,7 @@ def test_a_models_losses_in_parts_are_those_of_the_whole(study):
     def losses(rows: list[int], step: int = 5) -> Tensor:
         batch = study.collator([study.patients[i] for i in rows])
         with of_batch(step, batch.ids):
-            found = model.losses(model.encode(batch), batch, kept[rows], torch.ones(len(rows)))
+            found = model.losses(model.encode(batch), batch, kept[rows], torch.ones_like(batch.label))
         return torch.stack([found.L_class, found.L_diff, found.L_cons, found.L_find]).detach()
 
     everyone = list(range(13))

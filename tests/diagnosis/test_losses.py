@@ -39,7 +39,7 @@ def draw(seed: int = 0) -> tuple[Batch, torch.Tensor]:
         findings=(torch.rand(B, F, generator=g) < 0.5).double(),
         findings_known=torch.rand(B, F, generator=g) < 0.5,
     )
-    return batch, torch.rand(B, generator=g, dtype=torch.float64) + 0.5
+    return batch, torch.rand(B, C, generator=g, dtype=torch.float64) + 0.5
 
 
 def rows(batch: Batch, where: slice) -> Batch:
@@ -59,8 +59,8 @@ def test_the_class_loss_of_one_label_is_a_mean_over_all_patients():
     expected = 0.0
     for b in range(B):
         if batch.label_known[b].all():
-            p = logits[b].softmax(-1)[int(batch.label[b].argmax())]
-            expected -= float(weight[b] * p.log()) / B
+            c = int(batch.label[b].argmax())
+            expected -= float(weight[b, c] * logits[b].softmax(-1)[c].log()) / B
     assert expected > 0
     assert float(class_loss(Exclusive(), logits, batch, weight)) == pytest.approx(expected)
 
@@ -69,7 +69,7 @@ def test_the_class_loss_of_many_labels_is_a_mean_over_all_cells():
     batch, weight = draw()
     logits = torch.randn(B, C, dtype=torch.float64)
     expected = sum(
-        float(weight[b]) * nats(logits[b, c], batch.label[b, c]) / (B * C)
+        float(weight[b, c]) * nats(logits[b, c], batch.label[b, c]) / (B * C)
         for b, c in batch.label_known.nonzero().tolist()
     )
     assert float(class_loss(Independent(), logits, batch, weight)) == pytest.approx(expected)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from robustmdiff.data.patient import Patient
+from robustmdiff.diagnosis.contract import DRAWS, HEAD
 from robustmdiff.diagnosis.model import RobustMDiff, class_frequencies
 from robustmdiff.diagnosis.noise import PatientNoise
 from robustmdiff.diagnosis.views import fullest, held_by
@@ -33,7 +34,7 @@ def test_what_is_hidden_is_never_read(study, model):
     gradients = []
     for hidden in (clean, dirty):
         model.zero_grad()
-        model.probability(model.observe(hidden)).square().sum().backward()
+        model.direct(hidden).square().sum().backward()
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
@@ -59,15 +60,37 @@ def test_probabilities_are_the_mean_of_draws_that_the_seed_decides(study, model)
 
 
 def test_one_draw_is_refused(study, model):
-    with pytest.raises(ValueError, match="draws is 1, expected at least 2"):
+    with pytest.raises(ValueError, match="draws is 1, expected 0 or at least 2"):
         model.diagnose(model.encode(study.collator(study.patients[:2])), draws=1)
+
+
+def test_without_draws_a_head_answers(study, model):
+    encoded = model.encode(study.collator(study.patients[:4]))
+    found = model.diagnose(encoded, draws=0)
+    assert (found.answer, found.draws, found.interval()) == (HEAD, None, None)
+    assert torch.equal(found.probability[encoded.m.any(1)], model.direct(encoded)[encoded.m.any(1)])
+
+
+def test_the_head_may_answer_while_the_draws_say_what_could_change(study, model):
+    encoded = model.encode(study.collator(study.patients))
+    by_draws = model.diagnose(encoded, draws=7, seed=1)
+    model.answer = HEAD
+    found, alone = model.diagnose(encoded, draws=7, seed=1), model.diagnose(encoded)
+    assert torch.equal(found.draws, by_draws.draws)
+    assert alone.draws is None
+    assert (by_draws.answer, found.answer, alone.answer) == (DRAWS, HEAD, HEAD)
+    known = encoded.m.any(1)
+    for each in (found, alone):
+        assert torch.equal(each.probability[known], model.direct(encoded)[known])
+        assert torch.equal(each.findings, alone.findings)
+    assert (found.probability - by_draws.probability).abs().max() > 0.01
 
 
 def test_nothing_known_gives_the_prevalence(study):
     model = RobustMDiff(study.cohort.task, study.config, study.cohort.concepts()).eval()
-    x = model.observe(model.encode(study.collator([Patient("nobody", {})])))
+    nobody = model.encode(study.collator([Patient("nobody", {})]))
     prevalence = torch.tensor([study.cohort.task.prevalence])
-    torch.testing.assert_close(model.probability(x), prevalence / prevalence.sum())
+    torch.testing.assert_close(model.direct(nobody), prevalence / prevalence.sum())
 
 
 def test_nothing_visible_gives_the_prevalence_whatever_was_learned(study, model):
@@ -89,7 +112,7 @@ def test_every_loss_is_finite_and_every_weight_learns(multilabel, make_study):
     model = study.model().train()
     batch = study.collator(study.patients)
     kept = torch.rand(batch.presence.shape, generator=torch.Generator().manual_seed(0)) < 0.6
-    losses = model.losses(model.encode(batch), batch, kept, torch.ones(len(batch)))
+    losses = model.losses(model.encode(batch), batch, kept, torch.ones_like(batch.label))
     assert all(loss.isfinite() and loss > 0 for loss in losses)
     sum(losses).backward()
     still = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -105,7 +128,7 @@ def test_unknown_labels_do_not_count(study):
     strangers = [dataclasses.replace(p, labels={}, findings={}) for p in study.patients[5:]]
     mixed = study.collator(study.patients[:5] + strangers)
     losses = [
-        model.losses(model.encode(b), b, torch.ones_like(b.presence), torch.ones(len(b)))
+        model.losses(model.encode(b), b, torch.ones_like(b.presence), torch.ones_like(b.label))
         for b in (known, mixed)
     ]
     for name in ("L_class", "L_find"):  # means over patients: eight more who say nothing
@@ -116,7 +139,7 @@ def test_unknown_labels_do_not_count(study):
 def test_a_batch_of_patients_with_nothing_still_trains(study):
     model = study.model().train()
     batch = study.collator([Patient("a", {}, labels={"no acute disease": True}), Patient("b", {})])
-    losses = model.losses(model.encode(batch), batch, batch.presence, torch.ones(2))
+    losses = model.losses(model.encode(batch), batch, batch.presence, torch.ones_like(batch.label))
     sum(losses).backward()
     assert all(loss.isfinite() for loss in losses)
     assert model.integration.prior.grad.isfinite().all()
@@ -128,7 +151,7 @@ def test_evidence_learns_from_finding_labels_where_there_are_any(study):
     for patients, expected in ((study.patients, False), (bare, True)):
         model, batch = study.model(), study.collator(patients)
         seen = torch.ones_like(batch.presence)
-        model.losses(model.encode(batch), batch, seen, torch.ones(len(batch))).L_class.backward()
+        model.losses(model.encode(batch), batch, seen, torch.ones_like(batch.label)).L_class.backward()
         moved = model.evidence.b.grad is not None and bool(model.evidence.b.grad.abs().sum() > 0)
         assert moved is expected
 

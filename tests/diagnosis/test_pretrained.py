@@ -47,6 +47,37 @@ def test_the_weights_of_an_earlier_version_load_under_their_new_names(study, sav
     assert torch.equal(p, expected.diagnose(expected.encode(batch)).probability)
 
 
+def test_how_it_answers_comes_back_and_of_an_earlier_version_stays_what_it_was(study, tmp_path):
+    model, batch = study.model(), study.collator(study.patients)
+    expected = model.diagnose(model.encode(batch)).probability
+    with torch.no_grad():
+        model.log_weight += torch.linspace(0, 2, 12)
+        model.temperature += torch.arange(7)
+        model.undone /= 2
+    model.answer = "head"
+    save_pretrained(model, tmp_path, kind="robustmdiff", tokenizer=study.tokenizer)
+    again, _ = load_model(tmp_path)
+    assert again.answer == "head"
+    for name in model.added:
+        assert torch.equal(getattr(again, name), getattr(model, name))
+    assert torch.equal(
+        again.diagnose(again.encode(batch)).probability, model.diagnose(model.encode(batch))[0]
+    )
+
+    plain = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
+    (tmp_path / "model.json").write_text(json.dumps(plain | {"answer": "oracle"}), encoding="utf-8")
+    with pytest.raises(PretrainedError, match=r"answer is 'oracle', expected one of head, draws"):
+        load_model(tmp_path)
+    del plain["answer"]
+    (tmp_path / "model.json").write_text(json.dumps(plain), encoding="utf-8")
+    state = load_file(tmp_path / "model.safetensors")
+    state = {name: value for name, value in state.items() if name not in model.added}
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    earlier, _ = load_model(tmp_path)
+    assert earlier.answer == "draws"
+    assert torch.equal(earlier.diagnose(earlier.encode(batch)).probability, expected)
+
+
 def test_nothing_unfinished_stays_behind(saved):
     names = {path.name for path in saved.iterdir()}
     assert names == {"model.json", "model.safetensors", "tokenizer.json", "concepts.npz"}

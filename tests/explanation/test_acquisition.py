@@ -33,9 +33,11 @@ class Stub:
         own = encoded.H.masked_fill(~encoded.m[..., None], 0).sum((1, 2))
         return (own[:, None] + added[:, None] * noise)[..., None]
 
-    def probability(self, x):
-        p = x[..., 0].sigmoid()
-        return torch.stack([1 - p, p], -1)
+    def logits(self, x):
+        return torch.cat([torch.zeros_like(x), x], -1)
+
+    def probability(self, logits, visible):
+        return logits.softmax(-1)
 
 
 def encoded(presence):
@@ -126,5 +128,5 @@ def test_multilabel_is_passed_on():
         view=torch.ones(1, 4, dtype=torch.bool), draws=50, seed=0,
     )  # fmt: skip
     own = float(encoded([[1, 0, 1, 1]]).H.nan_to_num().sum())
-    change, _ = spread(model.probability(x + own).double(), Independent())
+    change, _ = spread(model.logits(x + own).softmax(-1).double(), Independent())
     assert test.expected_change == pytest.approx(change.item(), rel=1e-6)

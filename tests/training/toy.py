@@ -19,8 +19,8 @@ from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field, Modality, Task
-from robustmdiff.diagnosis.contract import Diagnosis, DiagnosisModel
-from robustmdiff.diagnosis.losses import Losses
+from robustmdiff.diagnosis.contract import DiagnosisModel, Logits
+from robustmdiff.diagnosis.losses import Losses, class_loss
 from robustmdiff.diagnosis.train import train
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
@@ -110,8 +110,8 @@ class Toy(DiagnosisModel):
         noise = torch.tensor([(zlib.crc32(f"{id} {self.step}".encode()) % 1000) / 1000 for id in batch.ids])
         with torch.no_grad():
             target = self.logits(encoded, self.teacher) + noise[:, None]
-        nll = -(batch.label * logits.log_softmax(-1)).sum(-1)
-        return Losses(L_class=(weight * nll).mean(), L_cons=(logits - target).square().mean())
+        L_class = class_loss(self.labels, logits, batch, weight)
+        return Losses(L_class=L_class, L_cons=(logits - target).square().mean())
 
     def before_step(self, key: int) -> None:
         self.step.fill_(key)
@@ -121,8 +121,8 @@ class Toy(DiagnosisModel):
         for a, b in zip(self.teacher.parameters(), self.head.parameters(), strict=True):
             a.lerp_(b, 0.1)
 
-    def posterior(self, encoded: Encoded, *, draws: int, seed: int) -> Diagnosis:
-        return Diagnosis(self.logits(encoded, self.head).softmax(-1))
+    def classify(self, encoded: Encoded) -> Logits:
+        return Logits(self.logits(encoded, self.head))
 
 
 class SlowToy(Toy):

@@ -33,7 +33,7 @@ def model(collator, patient, concept_table):
     nn.init.normal_(model.head.weight)
     model.eval()
     with torch.no_grad():
-        model.prior_shift -= model.probability(model.observe(model.encode(collator([patient]))))[0].log()
+        model.prior_shift -= model.direct(model.encode(collator([patient])))[0].log()
     return model
 
 

@@ -41,7 +41,7 @@ def test_every_part_adds_up_to_its_modality(model, patient, collator):
 def test_probability_is_that_of_the_direct_path(model, patient, collator):
     found = explained(model, patient, collator, 0, steps=1)
     with torch.no_grad():
-        p = model.probability(model.observe(model.encode(collator([patient]))))
+        p = model.direct(model.encode(collator([patient])))
     assert found.probability == pytest.approx(p[0, 0].item(), abs=1e-6)
 
 
@@ -51,7 +51,7 @@ def test_baseline_is_a_patient_whose_modalities_say_nothing(model, patient, coll
     silent = replace(patient, modalities={"xray": blurred(patient.modalities["xray"][None])[0], "labs": {}})
     found = explained(model, both, collator, 1, steps=1)
     with torch.no_grad():
-        p = model.probability(model.observe(model.encode(collator([silent]))))
+        p = model.direct(model.encode(collator([silent])))
     assert found.baseline == pytest.approx(p[0, 1].item(), abs=1e-6)
     assert abs(found.probability - found.baseline) > 1e-4  # far beyond what "equal" was allowed
 
@@ -121,7 +121,7 @@ def test_nothing_at_all(model, collator):
 def test_the_model_is_left_as_it_was(model, patient, collator):
     batch = collator([patient])
     with torch.no_grad():
-        before = model.probability(model.observe(model.encode(batch)))
+        before = model.direct(model.encode(batch))
     model.train()
     try:
         explained(model, patient, collator, 1, steps=2)
@@ -130,7 +130,7 @@ def test_the_model_is_left_as_it_was(model, patient, collator):
     finally:
         model.eval()
     with torch.no_grad():
-        assert torch.equal(model.probability(model.observe(model.encode(batch))), before)
+        assert torch.equal(model.direct(model.encode(batch)), before)
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -160,7 +160,7 @@ def test_gradient_norms_are_those_of_autograd(model, patient, collator):
 
     hooks = [e.register_forward_hook(keep(n)) for n, e in model.encoders.encoders.items()]
     try:
-        p = model.probability(model.observe(model.encode(collator([patient]))))[0, 1]
+        p = model.direct(model.encode(collator([patient])))[0, 1]
     finally:
         for hook in hooks:
             hook.remove()

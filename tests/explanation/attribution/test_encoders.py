@@ -68,8 +68,8 @@ class Linear(nn.Module):
     def observe(self, encoded):
         return encoded.H[:, 0]
 
-    def probability(self, x):
-        return x @ self.weight.T
+    def direct(self, encoded):
+        return self.observe(encoded) @ self.weight.T
 
 
 def test_of_a_linear_model(patient):
