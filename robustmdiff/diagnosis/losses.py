@@ -1,4 +1,7 @@
-"""L_total = lambda_diff L_diff + lambda_cons L_cons + lambda_class L_class + lambda_find L_find.
+"""L_total = lambda_class L_class + lambda_find L_find + lambda_cons L_cons + lambda_diff L_diff.
+
+Encoders and integration learn from the first three; L_diff is an auxiliary term, whose gradient reaches the
+denoiser alone. Left to it, encoders learn to be predictable instead of informative.
 
 Every term is a mean over all patients of a batch, and what is not known counts 0 in it. So the parts of a
 batch, weighted by their share of its patients, add up to the whole, however many processes share it or
@@ -34,7 +37,7 @@ class Losses(NamedTuple):
 def total_loss(losses: Losses, c: TrainConfig) -> Tensor | float:
     """L_total of the paper, and L_find for data whose findings are labelled."""
     L_diff, L_cons, L_class, L_find = losses
-    return c.lambda_diff * L_diff + c.lambda_cons * L_cons + c.lambda_class * L_class + c.lambda_find * L_find
+    return c.lambda_class * L_class + c.lambda_find * L_find + c.lambda_cons * L_cons + c.lambda_diff * L_diff
 
 
 def class_loss(labels: Labels, logits: Tensor, batch: Batch, weight: Tensor) -> Tensor:

@@ -151,7 +151,9 @@ class RobustMDiff(DiagnosisModel):
         with torch.no_grad():
             x_0 = self.observe(encoded.keep(view), self.teacher)
             complete = self.teacher(encoded)
-        L_diff, x_hat = self._denoise(x_0, self._condition(x_m, view, student), noise)
+        # L_diff teaches the denoiser alone: what it would have of the encoders is to be predictable.
+        told = self._condition(x_m.detach(), view, student._replace(tokens=student.tokens.detach()))
+        L_diff, x_hat = self._denoise(x_0, told, noise)
         classified = class_loss(self.labels, self.logits(self._settle_evidence(x_m, batch)), batch, weight)
         imagined = class_loss(self.labels, self.logits(x_hat.detach()), batch, weight)
         return Losses(

@@ -63,7 +63,7 @@ class TrainConfig(LoopConfig):
     model: ModelConfig = ModelConfig()
 
     # the weights of L_total (diagnosis.losses)
-    lambda_diff: float = Field(1.0, ge=0, description="of the noise prediction")
+    lambda_diff: float = Field(1.0, ge=0, description="of the diffusion, which teaches the denoiser alone")
     lambda_cons: float = Field(0.1, ge=0, description="of the agreement with the teacher's complete view")
     lambda_class: float = Field(1.0, ge=0, description="of the classification")
     lambda_find: float = Field(1.0, ge=0, description="of the findings, where they are labelled")

@@ -156,6 +156,15 @@ def test_evidence_learns_from_finding_labels_where_there_are_any(study):
         assert moved is expected
 
 
+def test_the_diffusion_does_not_train_what_it_reads(study):
+    """Left to L_diff, encoders learn to be predictable instead of informative."""
+    model, batch = study.model().train(), study.collator(study.patients)
+    kept = torch.rand(batch.presence.shape, generator=torch.Generator().manual_seed(0)) < 0.6
+    model.losses(model.encode(batch), batch, kept, torch.ones(len(batch))).L_diff.backward()
+    taught = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert taught == {"denoiser"}
+
+
 def test_noise_depends_on_the_patient_and_the_step_not_on_the_batch(study):
     model = study.model()
     batch, one = study.collator(study.patients), study.collator(study.patients[3:4])
