@@ -13,12 +13,15 @@ a number that does not depend on it. RobustMDiff and its baselines share these f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from robustmdiff.data.batch import Batch
+from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.labels import Labels
 from robustmdiff.training.config import TrainConfig
 
@@ -38,6 +41,20 @@ def total_loss(losses: Losses, c: TrainConfig) -> Tensor | float:
     """L_total of the paper, and L_find for data whose findings are labelled."""
     L_diff, L_cons, L_class, L_find = losses
     return c.lambda_class * L_class + c.lambda_find * L_find + c.lambda_cons * L_cons + c.lambda_diff * L_diff
+
+
+def pulls(losses: Losses, encoded: Encoded) -> Losses:
+    """|dL / d(H, tokens)| of each term: how hard it pulls at what the encoders gave, before its lambda. The
+    graph is left as it is."""
+    given = [x for x in (encoded.H, encoded.tokens) if x.requires_grad]
+    norms = []
+    for loss in losses:
+        reached: Sequence[Tensor | None] = ()
+        if given and isinstance(loss, Tensor) and loss.requires_grad:
+            reached = torch.autograd.grad(loss, given, retain_graph=True, allow_unused=True)
+        squares = [gradient.float().square().sum() for gradient in reached if gradient is not None]
+        norms.append(sum(squares, start=encoded.H.new_zeros(())).sqrt())
+    return Losses(*norms)
 
 
 def class_loss(labels: Labels, logits: Tensor, batch: Batch, weight: Tensor) -> Tensor:

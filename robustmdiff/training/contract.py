@@ -29,6 +29,15 @@ class Objective(nn.Module):
         """key, below 2^31, is a function of the seed and the step alone: for noise that shall not depend
         on the process."""
 
+    def norms(self) -> dict[str, Tensor]:
+        """Norms [] of gradients at what the part's rows became, by name, always the same names, for the log.
+
+        Too dear for every step, they are asked for at every `log_every`-th, between a part's
+        `forward` and its backward pass, whose graph must be left as it is. Rows share nothing there, so the
+        squares of parts add up.
+        """
+        return {}
+
     def after_step(self) -> None:
         """After the optimiser's step; a teacher that follows the model moves here."""
 

@@ -34,27 +34,31 @@ class Log:
         accelerator.init_trackers("tensorboard", init_kwargs=purge)
 
     def step(self, row: dict[str, Any], names: list[str], values: Tensor) -> None:
-        """One step: plain values, and a vector of losses with its names."""
+        """One step: plain values, and a vector with its names: losses, and norms of gradients (grad...)."""
         self._pending.append((row, names, values))
 
     def flush(self) -> dict[str, float]:
-        """Write the waiting steps; their mean losses. TrainingError at a loss that is not finite."""
+        """Write the waiting steps; the mean of each number over those that have it. TrainingError at a loss
+        that is not finite."""
         if not self._pending:
             return {}
-        rows = []
-        table = torch.stack([values for _, _, values in self._pending]).tolist()
-        for (row, names, _), values in zip(self._pending, table, strict=True):
-            rows.append(row | dict(zip(names, values, strict=True)))
+        flat = iter(torch.cat([values for _, _, values in self._pending]).tolist())
+        numbers = [{name: next(flat) for name in names} for _, names, _ in self._pending]
+        rows = [row | own for (row, _, _), own in zip(self._pending, numbers, strict=True)]
         self._pending.clear()
         self._write(rows)
-        for row in rows:
-            bad = [name for name in names if name != "grad_norm" and not math.isfinite(row[name])]
+        for row, own in zip(rows, numbers, strict=True):
+            bad = [name for name, x in own.items() if not name.startswith("grad") and not math.isfinite(x)]
             if bad:
                 raise TrainingError(
                     f"step {row['step']}: {bad[-1]} is {row[bad[-1]]}, expected a finite number; the last "
                     "checkpoint is from before it; try a lower learning_rate or precision fp32"
                 )
-        mean = {name: sum(row[name] for row in rows) / len(rows) for name in names}
+        said: dict[str, list[float]] = {}
+        for own in numbers:
+            for name, x in own.items():
+                said.setdefault(name, []).append(x)
+        mean = {name: sum(of) / len(of) for name, of in said.items()}
         self.accelerator.log({f"train/{k}": v for k, v in mean.items()}, step=rows[-1]["step"])
         return mean
 

@@ -153,7 +153,8 @@ class Loop:
                 stop = self._step(interrupt)
                 bar.update()
                 if self.step % c.log_every == 0:
-                    bar.set_postfix({k: f"{v:.3g}" for k, v in self.log.flush().items()}, refresh=False)
+                    means = self.log.flush().items()
+                    bar.set_postfix({k: f"{v:.3g}" for k, v in means if "/" not in k}, refresh=False)
                 at_end = self.step % plan.epoch_steps == 0
                 if at_end and (self.epoch % c.valid_every == 0 or self.step == plan.steps):
                     self._validate(bar)
@@ -194,16 +195,19 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
-        names, logged = [], torch.zeros((), device=device)  # becomes [terms + 1]: each term, the loss
+        looking = (self.step + 1) % c.log_every == 0
+        names, logged = [], torch.zeros((), device=device)  # becomes each term, the loss, squares of norms
         for i, part in enumerate(self.plan.parts(self.step, self.accelerator.process_index, device)):
             last = i + 1 == c.accumulate
             with nullcontext() if last else self.accelerator.no_sync(self.forward):
                 with of_batch(drawn, part.ids):
                     loss, terms = self.forward(*part.inputs)
+                    norms = self.objective.norms() if looking else {}
                 # Each loss is a mean over the rows of a part; DDP divides by the processes.
                 self.accelerator.backward(loss * part.share * self.world)
-            names = [*terms, "loss", "grad_norm"]
-            logged = logged + part.share * torch.stack([*terms.values(), loss]).detach().float()
+            names, looked_at = [*terms, "loss"], [*norms]
+            shares = part.share * torch.stack([*terms.values(), loss, *norms.values()]).detach().float()
+            logged = logged + torch.cat([shares[: len(names)], shares[len(names) :].square()])
         norm = self.accelerator.clip_grad_norm_(self.trained, c.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -218,8 +222,9 @@ class Loop:
             if sent > 0:
                 stop = stop or signal.SIGTERM
         row = {"step": self.step, "epoch": (self.step - 1) // self.plan.epoch_steps, "lr": lr}
-        values = torch.cat([logged, norm.detach().reshape(1).to(logged)])
-        self.log.step(row, names, values)
+        losses, squares = logged[: len(names)], logged[len(names) :]
+        values = torch.cat([losses, squares.sqrt(), norm.detach().reshape(1).to(logged)])
+        self.log.step(row, [*names, *looked_at, "grad_norm"], values)
         return stop
 
     def _seed(self) -> int:

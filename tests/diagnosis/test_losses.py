@@ -14,9 +14,11 @@ from robustmdiff.diagnosis.losses import (
     consistency_loss,
     finding_loss,
     mean_where,
+    pulls,
     total_loss,
 )
 from robustmdiff.diagnosis.objective import DiagnosisObjective
+from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.labels import Exclusive, Independent
 from robustmdiff.training.config import TrainConfig
 
@@ -145,3 +147,22 @@ def test_the_objective_names_its_terms():
     total, terms = DiagnosisObjective(Stub(), TrainConfig(lambda_cons=0.25, lambda_class=1))(None, None, None)
     assert float(total) == 1.5
     assert {name: float(x) for name, x in terms.items()} == {"diff": 0, "cons": 4, "class": 0.5, "find": 0}
+
+
+def test_how_hard_each_term_pulls_at_the_encoders():
+    """Norms of gradients known beforehand; looking at them leaves none behind."""
+    weights = torch.tensor([2.0, 1.0], requires_grad=True)
+    tokens, H = weights[0] * torch.ones(3, 4), weights[1] * torch.ones(1, 2, 4)
+    losses = Losses(
+        L_diff=(weights * 7).sum(),  # which does not read what the encoders gave
+        L_class=2 * tokens.sum() + 3 * H[0, 0].sum(),
+        L_find=5 * H[0, 1, 0],
+    )
+    segments = torch.zeros(1, 2, 2, dtype=torch.int32)
+    found = pulls(losses, Encoded(tokens, segments, H))
+    expected = {"L_diff": 0, "L_cons": 0, "L_class": math.sqrt(12 * 2**2 + 4 * 3**2), "L_find": 5}
+    assert {name: float(x) for name, x in found._asdict().items()} == pytest.approx(expected)
+    assert weights.grad is None
+    sum(losses).backward()
+    assert weights.grad.tolist() == [7 + 2 * 12, 7 + 3 * 4 + 5]
+    assert pulls(losses, Encoded(tokens.detach(), segments, H.detach())) == (0, 0, 0, 0)
