@@ -167,6 +167,7 @@ def to_json(results: Results) -> dict[str, Any]:
         for other in others
     }
     return {
+        "notes": list(results.notes),
         "records": len(results.masks.ids),
         "people": results.people,
         "counts": {name: count._asdict() for name, count in results.counts.items()},

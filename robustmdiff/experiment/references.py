@@ -13,11 +13,13 @@ def references(study: Study) -> dict[str, Reference]:
     """By name, those that there are:
 
     ceiling      the exact posterior, of a cohort
+    independence_assumed  the posterior of whoever takes findings for independent, of a cohort where they are not
     source_only  what the sites of the patients alone give away, where there are at least two
     physician    what physicians stated, where they did of each test patient (`estimated`)
     """
-    ceiling: dict[str, Reference] = {"ceiling": study.posterior} if study.posterior else {}
-    return ceiling | _source_only(study) | _physician(study)
+    posteriors = {"ceiling": study.posterior, "independence_assumed": study.independent}
+    known: dict[str, Reference] = {name: posterior for name, posterior in posteriors.items() if posterior}
+    return known | _source_only(study) | _physician(study)
 
 
 def estimated(study: Study) -> Study:

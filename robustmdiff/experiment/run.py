@@ -114,7 +114,9 @@ def train_run(
     fitting, watching = hold_out(study.patients["train"], config.seed)
     model = train(model, fitting, watching, collator, config, folder, resume=resume, name=kind).model
     save_pretrained(model, folder / "model", kind=kind, tokenizer=tokenizer, options=options)
-    calibrate(model, study.patients["calibration"], study.patients["train"], collator).save(folder)
+    calibrate(
+        model, study.patients["calibration"], study.patients["train"], collator, study.calibration_weight
+    ).save(folder)
     return load_run(folder)
 
 
@@ -250,7 +252,7 @@ def evaluate_run(
         draws=draws,
         **options,
     )
-    results.notes = _told_by_training({name: each.folder for name, each in runs.items()})
+    results.notes = study.notes + _told_by_training({name: each.folder for name, each in runs.items()})
     return results
 
 

@@ -37,10 +37,11 @@ class Source:
     data     "cohort" (built in), or the name of a format in `data.sources`: "folder" is one's own.
     root     the folder of the data; not for the cohort.
     ontology what the concepts come from (see `knowledge.load_concepts`); the cohort has its own.
-    options  cohort: train, calibration, test (numbers of patients), seed, table_seed,
-             rare_per_class (of the test cohort), missingness, rate; otherwise seed (of the split),
-             test_sites (the sites, between commas, whose patients are tested while those of the
-             others train), and the arguments of the format's function, such as image_size.
+    options  cohort: train, calibration, test (numbers of patients), seed, rare_per_class (of the test
+             cohort), calibration_rare_per_class (of the calibration cohort), and what else `CohortConfig`
+             has, such as table_seed; otherwise seed (of the split), test_sites (the sites, between commas,
+             whose patients are tested while those of the others train), and the arguments of the format's
+             function, such as image_size.
     encoders modality to the name or folder of a transformers model that shall read it.
     skip_bad whether rows and files that cannot be read are left out, each time.
     """
@@ -61,7 +62,10 @@ class Study:
     """Patients by split, the task, what is known beforehand.
 
     weight     float64 [test patients], importance weights where the test enriches rare classes.
+    calibration_weight  the same of the calibration patients. What is calibrated given the class needs none.
     posterior  the exact posterior of the test patients: kept bool [n, M] -> [n, C]; the ceiling.
+    independent  the same for whoever takes findings for independent given the class, where they are not: what
+               a disease table can reach.
     mnar       how the test patients lose modalities not at random, where that is known: rate and seed ->
                kept bool [n, M].
     table      concepts that a model shall know instead of the source's own, for an experiment.
@@ -71,7 +75,9 @@ class Study:
     task: Task
     patients: Mapping[str, Sequence[Patient]]
     weight: np.ndarray | None = None
+    calibration_weight: np.ndarray | None = None
     posterior: Callable[[np.ndarray], Any] | None = None
+    independent: Callable[[np.ndarray], Any] | None = None
     mnar: Callable[[float, int], np.ndarray] | None = None
     table: ConceptTable | None = None
 
@@ -85,6 +91,20 @@ class Study:
             return _cohort_concepts(self.source)
         ontology = _ontology(self.source.ontology)
         return concepts_of_task(ontology, self.task.classes, self.task.findings)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of a result has to know of its patients."""
+        if self.source.data != "cohort":
+            return ()
+        from robustmdiff.data.cohort.config import DEVELOPED_ON
+
+        options = {"seed": 0, "table_seed": 0} | dict(self.source.options)
+        drawn = ", ".join(f"{name}={value}" for name, value in options.items())
+        notes = (f"Patients of the built-in cohort: {drawn}.",)
+        if options["table_seed"] in DEVELOPED_ON:
+            notes += ("The model was developed on this disease table: on another it may do less well.",)
+        return notes
 
     def find(self, id: str) -> Patient:
         for split in SPLITS:
@@ -190,7 +210,7 @@ def _options(source: Source) -> dict[str, Any]:
     from robustmdiff.data.cohort import CohortConfig
 
     own = {f.name: f.default for f in fields(CohortConfig) if f.name != "patients"}
-    return SIZES | own | {"rare_per_class": 30}
+    return SIZES | own | {"rare_per_class": 30, "calibration_rare_per_class": 30}
 
 
 def with_encoders(task: Task, encoders: Mapping[str, str]) -> Task:
@@ -210,26 +230,28 @@ def _cohort(source: Source) -> Study:
 
     options = dict(source.options)
     sizes = {name: options.pop(name, n) for name, n in SIZES.items()}
-    seed, rare = options.pop("seed", 0), options.pop("rare_per_class", None)
+    seed = options.pop("seed", 0)
+    rare = {
+        "calibration": options.pop("calibration_rare_per_class", None),
+        "test": options.pop("rare_per_class", None),
+    }
     # A patient is decided by the seed and its place, so the three need seeds of their own.
     cohorts = {
         name: make_cohort(
-            CohortConfig(
-                patients=sizes[name],
-                seed=3 * seed + i,
-                rare_per_class=rare if name == "test" else None,
-                **options,
-            )
+            CohortConfig(patients=sizes[name], seed=3 * seed + i, rare_per_class=rare.get(name), **options)
         )
         for i, name in enumerate(SPLITS)
     }
+    weight = {name: cohorts[name].weights if enriched else None for name, enriched in rare.items()}
     test = cohorts["test"]
     return Study(
         source=source,
         task=with_encoders(test.task, source.encoders),
         patients={name: cohort.patients for name, cohort in cohorts.items()},
-        weight=np.asarray(test.weights) if rare else None,
+        weight=weight["test"],
+        calibration_weight=weight["calibration"],
         posterior=test.posterior,
+        independent=partial(test.posterior, correlation=0.0) if test.config.correlation else None,
         mnar=partial(test.mask, "mnar"),
     )
 

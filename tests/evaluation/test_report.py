@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,18 +74,20 @@ def test_what_is_retained_of_chance_is_no_number(tmp_path):
 
 def test_report_is_whole_and_readable(results, tmp_path):
     (tmp_path / "report.md").write_text("an older one", encoding="utf-8")
-    path = write_report(results, tmp_path, title="A ward", notes=["one seed"])
+    noted = replace(results, notes=("Table 7.",))
+    path = write_report(noted, tmp_path, title="A ward", notes=["one seed"])
     names = {p.name for p in tmp_path.iterdir()}
     figures = {f"{name}.png" for name in CAPTIONS}
     assert names == {"report.md", "results.json", "masks.npz", "predictions.npz"} | figures
     text = path.read_text(encoding="utf-8")
-    assert "one seed" in text
+    assert "- Table 7.\n- one seed" in text
     assert "rarely seen" in text
     assert "nan" not in text
     assert all(f"({name})" in text for name in figures)
     stored = json.loads(
         (tmp_path / "results.json").read_text(encoding="utf-8"), parse_constant=pytest.fail
     )  # no NaN
+    assert stored["notes"] == ["Table 7."]
     value, low, high = stored["methods"]["stub"]["conditions"]["mcar/0.5"]["auroc/macro"]
     assert low <= value <= high
     assert stored["methods"]["stub"]["retention"]["mcar/0.0"] == [1, 1, 1]

@@ -11,11 +11,14 @@ from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, Vi
 
 from robustmdiff.cli.explain import explain_run
 from robustmdiff.cli.predict import predict_run
+from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.splits import load_split
 from robustmdiff.data.study import texts_of
+from robustmdiff.diagnosis.calibration import calibrate
 from robustmdiff.diagnosis.sets import Cell, ConformalSets
 from robustmdiff.encoders.config import ModelConfig
+from robustmdiff.evaluation.conditions import COMPLETE
 from robustmdiff.experiment.run import evaluate_run, load_run, train_run
 from robustmdiff.experiment.studies import Source, load_study
 from robustmdiff.training.config import TrainConfig
@@ -137,12 +140,37 @@ def test_a_run_remembers_who_was_in_which_split(run):
 
 
 def test_the_evaluation_hands_on_what_training_noted(run):
-    _, trained = run
+    study, trained = run
     noted = read_notes(trained.folder)
     assert noted
     name = type(trained.model).__name__
     found = evaluate_run(trained, replicates=0)
-    assert found.notes == tuple(f"Training of {name}: {note.sentence}" for note in noted)
+    assert found.notes == study.notes + tuple(f"Training of {name}: {note.sentence}" for note in noted)
+
+
+def test_beside_a_correlated_cohort_stands_what_independence_would_say(run):
+    _, trained = run
+    study = load_study(Source("cohort", options=OPTIONS | {"correlation": 0.8}))
+    found = evaluate_run(trained, study=study, replicates=0)
+    assert "independence_assumed" not in evaluate_run(trained, replicates=0).values
+    test = make_cohort(CohortConfig(patients=OPTIONS["test"], seed=2, image_size=16, correlation=0.8))
+    for condition, assumed in found.probability["independence_assumed"].items():
+        expected = test.posterior(found.kept(condition), correlation=0.0)
+        np.testing.assert_allclose(assumed, expected, atol=1e-6)
+    exact, assumed = (found.probability[name][COMPLETE] for name in ("ceiling", "independence_assumed"))
+    assert np.abs(exact - assumed).max() > 0.01
+
+
+def test_enriched_calibration_patients_are_weighed(tmp_path, monkeypatch):
+    study = load_study(Source("cohort", options=OPTIONS | {"calibration_rare_per_class": 2}))
+    given = []
+    monkeypatch.setattr(
+        "robustmdiff.experiment.run.calibrate",
+        lambda *asked: given.append(asked[4]) or calibrate(*asked),
+    )
+    train_run(study, CONFIG, tmp_path / "run", kind="mask_only")
+    assert given == [study.calibration_weight]
+    assert len(set(study.calibration_weight.round(6))) > 1
 
 
 def test_a_run_that_is_there_is_not_touched(run):

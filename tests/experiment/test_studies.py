@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from robustmdiff.data.cohort.config import DEVELOPED_ON
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.sources.folder import write_template
 from robustmdiff.data.task import Field, Modality, Task
@@ -45,6 +47,49 @@ def test_the_cohort_s_three_parts_are_different_people(cohort):
     assert len(set(ids)) == len(ids)
     assert cohort.weight.shape == (sizes["test"],)
     assert cohort.posterior is not None
+
+
+def test_calibration_patients_are_enriched_by_an_option_of_their_own(cohort, monkeypatch, tmp_path):
+    monkeypatch.setenv("RMD_CACHE", str(tmp_path))
+    options = dict(cohort.source.options) | {"calibration": 40, "calibration_rare_per_class": 6}
+    study = load_study(Source("cohort", options=options))
+    label = np.array([list(p.labels.values()) for p in study.patients["calibration"]])
+    weight = study.calibration_weight
+    assert (label[:, -3:].sum(axis=0) == 6).all()
+    assert weight.mean() == pytest.approx(1)
+    # Of the classes that are there, each weighs what it does in the population.
+    prevalence = np.array(study.task.prevalence) * label.any(axis=0)
+    np.testing.assert_allclose(weight @ label / weight.sum(), prevalence / prevalence.sum())
+    # Nobody else is changed by it.
+    assert cohort.calibration_weight is None
+    for name in ("train", "test"):
+        assert [p.id for p in study.patients[name]] == [p.id for p in cohort.patients[name]]
+    np.testing.assert_array_equal(study.weight, cohort.weight)
+
+
+def test_correlation_is_an_option_of_all_three_parts(monkeypatch, tmp_path):
+    monkeypatch.setenv("RMD_CACHE", str(tmp_path))
+    sizes = {"train": 20, "calibration": 20, "test": 20, "image_size": 16}
+    plain, correlated = (
+        load_study(Source("cohort", options=sizes | more)) for more in ({}, {"correlation": 0.6})
+    )
+    for name in sizes.keys() - {"image_size"}:
+        a, b = (study.patients[name] for study in (plain, correlated))
+        assert [p.labels for p in a] == [p.labels for p in b]
+        assert [p.findings for p in a] != [p.findings for p in b]
+    np.testing.assert_array_equal(plain.concepts.frequency, correlated.concepts.frequency)
+
+
+def test_a_study_says_which_disease_table_its_patients_are_of(cohort, tmp_path):
+    written, warned = cohort.notes
+    assert "seed=0, table_seed=0" in written
+    assert "rare_per_class=2" in written
+    assert "developed on this disease table" in warned
+    study = replace(cohort, source=Source("cohort", options={"table_seed": 101, "seed": 7}))
+    assert study.notes == ("Patients of the built-in cohort: seed=7, table_seed=101.",)
+    assert 101 not in DEVELOPED_ON
+    write_template(tmp_path / "data")
+    assert load_study(Source("folder", root=str(tmp_path / "data"))).notes == ()
 
 
 def test_find_looks_in_every_part(cohort):

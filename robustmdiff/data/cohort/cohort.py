@@ -49,7 +49,7 @@ class Cohort:
     def __init__(self, config: CohortConfig, cache: str | os.PathLike[str] | None = None):
         self.config, self._cache = config, cache
         self.table: DiseaseTable = disease_table(config.table_seed)
-        self.states = states_of(self.table, config.multilabel)
+        self.states = states_of(self.table, config.multilabel, config.correlation)
         self.drawn = draw(config, self.table)
         self.task = _task(self.table, self.states.labels, np.exp(self.states.log_prior), config)
         n, (M, F) = len(self), self.table.sensitivity.shape
@@ -76,10 +76,9 @@ class Cohort:
 
     def mechanism(self, kind: str | None = None, rate: float = 0.0) -> Mechanism:
         """How modalities go missing in this population; by default the cohort's own way."""
-        severity = missingness.severity_distribution(self.states.frequency, np.exp(self.states.log_prior))
         if kind is None:
-            return Mechanism(self.config.missingness, self.config.rate, self.config.cell_rate, severity)
-        return Mechanism(kind, rate, 0.0, severity)
+            return Mechanism(self.config.missingness, self.config.rate, self.config.cell_rate, self._severity)
+        return Mechanism(kind, rate, 0.0, self._severity)
 
     def mask(self, kind: str, rate: float, seed: int, *, keep_one: bool = False) -> np.ndarray:
         """A mask bool [n, M] over the patients, True = kept, to test a model under.
@@ -96,6 +95,7 @@ class Cohort:
         index: Sequence[int] | np.ndarray | None = None,
         *,
         mechanism: Mechanism | None = None,
+        correlation: float | None = None,
     ) -> np.ndarray:
         """P(class | readings of the modalities present): float64 [n, C], the ceiling.
 
@@ -104,8 +104,12 @@ class Cohort:
         index     which patients; default all, in order.
         mechanism by which `presence` was drawn: under MAR and MNAR the mask, the site and the age
                   are evidence, too. By default only the cohort's own missingness is.
+        correlation that is assumed between findings; by default the cohort's own. With 0 it is what a
+                  disease table can know at best: its findings are independent given the disease.
         """
-        return self.posterior_from(self.evidence, presence, index, mechanism=mechanism)
+        return self.posterior_from(
+            self.evidence, presence, index, mechanism=mechanism, correlation=correlation
+        )
 
     def posterior_from(
         self,
@@ -114,6 +118,7 @@ class Cohort:
         index: Sequence[int] | np.ndarray | None = None,
         *,
         mechanism: Mechanism | None = None,
+        correlation: float | None = None,
     ) -> np.ndarray:
         """The same from any evidence [len(cohort), M, F, 2], log P(seen | finding absent, present)."""
         rows = np.arange(len(self)) if index is None else np.asarray(index, dtype=np.int64)
@@ -136,13 +141,20 @@ class Cohort:
             log_site = missingness.log_site(site, self.states.rare)
         if mechanism.kind == "mnar":
             log_mask = mechanism.log_likelihood(mask, cells, site, age)
-        return posterior(self.states, per_finding, log_site, log_mask)
+        states = self.states
+        if correlation is not None:
+            states = states_of(self.table, self.config.multilabel, correlation)
+        return posterior(states, per_finding, log_site, log_mask)
 
     def _cells(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values missing and measured, [n] each, in the panels that the patients have."""
         shown = self.table.visible & self._panels[:, None] & self.presence[rows][..., None]
         measured = (shown & self.cells[rows]).sum(axis=(1, 2))
         return shown.sum(axis=(1, 2)) - measured, measured
+
+    @cached_property
+    def _severity(self) -> np.ndarray:
+        return missingness.severity_distribution(self.states)
 
     @cached_property
     def evidence(self) -> np.ndarray:

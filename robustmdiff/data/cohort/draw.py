@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robustmdiff.data.cohort.config import CohortConfig
+from robustmdiff.data.cohort.organs import ORGAN_FINDINGS, Factor, factors, given_factor, quantile
 from robustmdiff.data.cohort.table import RARE, SPECIFICITY, DiseaseTable
 
 SITES = ("community hospital", "general hospital", "referral centre")
@@ -24,20 +25,28 @@ class States(NamedTuple):
     labels: np.ndarray  # bool [K, C]
     log_prior: np.ndarray  # float64 [K]
     frequency: np.ndarray  # float64 [K, F], P(finding | state)
+    organs: tuple[np.ndarray, ...] = ()  # int64 [G] each, findings that share a factor; the others do not
+    correlation: float = 0.0  # of the normal variables behind two of them, see `organs.given_factor`
 
     @property
     def rare(self) -> np.ndarray:
         """bool [K]: a rare disease is part of the state."""
         return np.any(self.labels[:, -RARE:], axis=1)
 
+    def factors(self) -> list[Factor]:
+        """All findings, in groups that are independent given the state."""
+        return factors(self.frequency, self.organs, self.correlation)
 
-def states_of(table: DiseaseTable, multilabel: bool) -> States:
+
+def states_of(table: DiseaseTable, multilabel: bool, correlation: float = 0.0) -> States:
     """All states with their prior. With `multilabel` the 11 diseases occur independently (2,048
     sets), class 0 means none of them, and a finding is absent when the background and each
-    disease of the set fail to cause it (noisy-OR over the same table)."""
+    disease of the set fail to cause it (noisy-OR over the same table). Without a correlation no
+    two findings share anything but the state."""
     C = len(table.prevalence)
+    together = (ORGAN_FINDINGS if correlation else (), correlation)
     if not multilabel:
-        return States(np.eye(C, dtype=bool), np.log(table.prevalence), table.frequency)
+        return States(np.eye(C, dtype=bool), np.log(table.prevalence), table.frequency, *together)
     sets = (np.arange(2 ** (C - 1))[:, None] >> np.arange(C - 1) & 1).astype(bool)  # [K, C - 1]
     p = table.prevalence[1:]
     log_prior = np.where(sets, np.log(p), np.log1p(-p)).sum(axis=1)
@@ -46,7 +55,7 @@ def states_of(table: DiseaseTable, multilabel: bool) -> States:
     inhibition = np.minimum((1 - table.frequency[1:]) / spared, 1.0)  # [C - 1, F]
     frequency = 1 - spared * np.exp(sets @ np.log(inhibition))
     labels = np.concatenate([~sets.any(axis=1, keepdims=True), sets], axis=1)
-    return States(labels, log_prior, frequency)
+    return States(labels, log_prior, frequency, *together)
 
 
 class Draw(NamedTuple):
@@ -69,7 +78,7 @@ def stream(config: CohortConfig, name: str) -> np.random.Generator:
 def draw(config: CohortConfig, table: DiseaseTable) -> Draw:
     """Label, findings, readings, in this order: all that a modality tells of the disease passes
     through its readings. Age and sex are independent of the disease, the site is not."""
-    states = states_of(table, config.multilabel)
+    states = states_of(table, config.multilabel, config.correlation)
     natural = _choose(stream(config, "label").random(config.patients), np.exp(states.log_prior))
     state, weights = _enrich(natural, states, config.rare_per_class)
     n, (M, F) = len(state), table.sensitivity.shape
@@ -77,7 +86,7 @@ def draw(config: CohortConfig, table: DiseaseTable) -> Draw:
     u = stream(config, "site").random(n)
     site = np.where(rare, _choose(u, SITE_RARE), _choose(u, SITE_COMMON))
     age = AGE_MEAN + AGE_SD * stream(config, "age").standard_normal(n)
-    findings = stream(config, "findings").random((n, F)) < states.frequency[state]
+    findings = stream(config, "findings").random((n, F)) < _frequency(config, states, state)
     u = stream(config, "readings").random((n, M, F))
     positive = u < np.where(findings[:, None], table.sensitivity, 1 - SPECIFICITY)
     return Draw(
@@ -89,6 +98,16 @@ def draw(config: CohortConfig, table: DiseaseTable) -> Draw:
         female=stream(config, "sex").random(n) < 0.5,
         weights=weights,
     )
+
+
+def _frequency(config: CohortConfig, states: States, state: np.ndarray) -> np.ndarray:
+    """P(finding | state, the patient's factors), float64 [n, F]."""
+    frequency = states.frequency[state]
+    u = stream(config, "organs").standard_normal((len(state), len(states.organs)))
+    for g, organ in enumerate(states.organs):
+        threshold = quantile(states.frequency[:, organ])[state]
+        frequency[:, organ] = given_factor(threshold, u[:, g, None], states.correlation)
+    return frequency
 
 
 def _choose(u: np.ndarray, p: np.ndarray) -> np.ndarray:

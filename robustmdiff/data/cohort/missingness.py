@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from robustmdiff.data.cohort.config import KINDS
-from robustmdiff.data.cohort.draw import AGE_MEAN, AGE_SD, SITE_COMMON, SITE_RARE, SITES, Draw
+from robustmdiff.data.cohort.draw import AGE_MEAN, AGE_SD, SITE_COMMON, SITE_RARE, SITES, Draw, States
+from robustmdiff.data.cohort.posterior import count_likelihood
 from robustmdiff.data.cohort.table import MODALITIES
 
 # Shifts of the log odds of being missing, by modality in the order of MODALITIES; the last
@@ -84,16 +85,10 @@ class Mechanism:
         return self._shift(levels, levels, levels), self.severity_distribution
 
 
-def severity_distribution(frequency: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """P(number of findings) float64 [F + 1], for findings independent given the state:
-    frequency [K, F], prior [K]."""
-    count = np.zeros((len(prior), frequency.shape[1] + 1))
-    count[:, 0] = 1
-    for f in range(frequency.shape[1]):
-        p = frequency[:, f, None]
-        count[:, 1:] = count[:, 1:] * (1 - p) + count[:, :-1] * p
-        count[:, :1] *= 1 - p
-    return prior @ count
+def severity_distribution(states: States) -> np.ndarray:
+    """P(number of findings) in the population, float64 [F + 1]."""
+    nothing_seen = np.ones((1, states.frequency.shape[1]))
+    return np.exp(states.log_prior) @ count_likelihood(states.factors(), nothing_seen, nothing_seen)[0]
 
 
 def draw(mechanism: Mechanism, drawn: Draw, seed: int, presence: np.ndarray | None = None) -> np.ndarray:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from robustmdiff.data.cohort.draw import States
+from robustmdiff.data.cohort.organs import Factor
 from robustmdiff.data.cohort.table import SPECIFICITY, DiseaseTable
 
 
@@ -32,11 +35,15 @@ def posterior(
     scale = evidence.max(axis=-1, keepdims=True)  # common to all states: cancels
     absent, present = np.moveaxis(np.exp(evidence - scale), -1, 0)  # [n, F]
     out = np.empty((len(evidence), states.labels.shape[1]))
-    step = max(1, 2**20 // (len(states.log_prior) * (1 if log_mask is None else evidence.shape[1] + 1)))
+    factors = states.factors()
+    most = max(len(factor.weight) for factor in factors) * (1 if log_mask is None else evidence.shape[1] + 1)
+    step = max(1, 2**20 // (len(states.log_prior) * most))
     for rows in (slice(start, start + step) for start in range(0, len(out), step)):
-        log_p = states.log_prior + _log_readings(
-            states.frequency, absent[rows], present[rows], None if log_mask is None else log_mask[rows]
-        )
+        if log_mask is None:
+            log_seen = _log_readings(factors, absent[rows], present[rows])
+        else:
+            log_seen = _log_readings_and_mask(factors, absent[rows], present[rows], log_mask[rows])
+        log_p = states.log_prior + log_seen
         if log_site is not None:
             log_p = log_p + log_site[rows]
         p = np.exp(log_p - log_p.max(axis=1, keepdims=True))
@@ -44,26 +51,42 @@ def posterior(
     return out
 
 
-def _log_readings(
-    frequency: np.ndarray, absent: np.ndarray, present: np.ndarray, log_mask: np.ndarray | None
+def _log_readings(factors: Sequence[Factor], absent: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """log P(evidence | state), float64 [n, K]; absent and present [n, F] are the likelihoods of a finding
+    that is so. Factors are independent given the state, and findings given their factor, too."""
+    total = np.zeros((len(absent), factors[0].frequency.shape[1]))
+    for findings, weight, frequency in factors:
+        likelihood = np.ones((len(absent), *frequency.shape[:2]))  # [n, Q, K]
+        for g, f in enumerate(findings):
+            p = frequency[..., g]
+            likelihood *= absent[:, f, None, None] * (1 - p) + present[:, f, None, None] * p
+        total += np.log(weight @ likelihood)
+    return total
+
+
+def _log_readings_and_mask(
+    factors: Sequence[Factor], absent: np.ndarray, present: np.ndarray, log_mask: np.ndarray
 ) -> np.ndarray:
-    """log P(evidence, mask | state), float64 [n, K]; findings are independent given the state."""
-    n, F = absent.shape
-    K = len(frequency)
-    if log_mask is None:
-        total = np.zeros((n, K))
-        for f in range(F):
-            p = frequency[:, f]
-            total += np.log(absent[:, f, None] * (1 - p) + present[:, f, None] * p)
-        return total
-    # The mask depends on how many findings there are: carry their number along. [n, K, F + 1]
-    count = np.zeros((n, K, F + 1))
-    count[..., 0] = 1
-    for f in range(F):
-        without = absent[:, f, None] * (1 - frequency[:, f])
-        with_it = present[:, f, None] * frequency[:, f]
-        one_more = count[..., : f + 1] * with_it[..., None]
-        count[..., : f + 1] *= without[..., None]
-        count[..., 1 : f + 2] += one_more
+    """log P(evidence, mask | state), float64 [n, K]; the mask depends on how many findings there are."""
     peak = log_mask.max(axis=1, keepdims=True)
+    count = count_likelihood(factors, absent, present)
     return np.log(np.einsum("nkf,nf->nk", count, np.exp(log_mask - peak)))
+
+
+def count_likelihood(factors: Sequence[Factor], absent: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """P(evidence, number of findings | state): float64 [n, K, F + 1]."""
+    n, K = len(absent), factors[0].frequency.shape[1]
+    count = np.ones((n, K, 1))
+    for findings, weight, frequency in factors:
+        own = np.zeros((n, len(weight), K, len(findings) + 1))  # the factor's findings alone
+        own[..., 0] = 1
+        for g, f in enumerate(findings):
+            p = frequency[..., g]
+            one_more = own[..., : g + 1] * (present[:, f, None, None] * p)[..., None]
+            own[..., : g + 1] *= (absent[:, f, None, None] * (1 - p))[..., None]
+            own[..., 1 : g + 2] += one_more
+        own = np.einsum("q,nqkg->nkg", weight, own)
+        before, count = count, np.zeros((n, K, count.shape[2] + len(findings)))
+        for more in range(len(findings) + 1):
+            count[..., more : more + before.shape[2]] += before * own[..., more, None]
+    return count

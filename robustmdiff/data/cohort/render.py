@@ -28,7 +28,7 @@ from robustmdiff.data.patient import DataError
 
 # Missingness is applied after rendering: cohorts that differ only there share their cache.
 _NOT_RENDERED = ("missingness", "rate", "cell_rate")
-_SOURCES = ("table", "draw", "phantom", "lesions", "imaging", "report", "panel", "render")
+_SOURCES = ("table", "organs", "draw", "phantom", "lesions", "imaging", "report", "panel", "render")
 IMAGES: dict[str, tuple[Callable[..., np.ndarray], int]] = {
     "xray": (imaging.xray, 1),
     "ct": (imaging.ct, len(imaging.CT_LEVELS)),
