@@ -43,7 +43,7 @@ class Answer:
     unlike_training  whether the patient is unlike those that the model was trained on; None where it was
                   not asked to know
     missing       the modalities that the patient lacks
-    nothing_known  whether that is all of them: the probability is the prevalence of the training patients
+    nothing_known  whether that is all of them: the probability is the task's prevalence
     """
 
     patient: str

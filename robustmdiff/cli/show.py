@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from robustmdiff.data.bad_rows import BadRows
 
 WORD = 20  # letters; longer words (paths) may be broken
-NOTHING_KNOWN = "nothing is known of them: the answer is the prevalence of the training patients"
+NOTHING_KNOWN = "nothing is known of them: the answer is the prevalence of each class"
 Rows = Sequence[Mapping[str, Any]]
 
 

@@ -13,7 +13,7 @@ def references(study: Study) -> dict[str, Reference]:
     """By name, those that there are:
 
     ceiling      the exact posterior, of a cohort
-    independence_assumed  the posterior of whoever takes findings for independent, of a cohort where they are not
+    independence_assumed  the posterior of whoever takes findings for independent, of a cohort whose are not
     source_only  what the sites of the patients alone give away, where there are at least two
     physician    what physicians stated, where they did of each test patient (`estimated`)
     """

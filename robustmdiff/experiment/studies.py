@@ -15,7 +15,7 @@ import numpy as np
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.sources import SOURCES
-from robustmdiff.data.sources.folder import folder_split
+from robustmdiff.data.sources.folder import folder_split, states_prevalence
 from robustmdiff.data.spelling import canonical
 from robustmdiff.data.splits import Split, labels_of, load_split, split_patients
 from robustmdiff.data.study import prevalence, readable
@@ -293,10 +293,12 @@ def load_patients(source: Source, *, bad: BadRows | None = None) -> tuple[list[P
 def study_of(
     source: Source, patients: Sequence[Patient], task: Task, split: Mapping[str, Sequence[str]]
 ) -> Study:
-    """These patients, split by id; prevalence is that of the training patients."""
+    """These patients, split by id; prevalence is that of the training patients, unless their folder states
+    that of the population."""
     of = {patient.id: patient for patient in patients}
-    training = [of[id] for id in split["train"]]
-    task = replace(task, prevalence=prevalence(training, task.classes, task.multilabel))
+    if not (source.data == "folder" and source.root and states_prevalence(source.root)):
+        training = [of[id] for id in split["train"]]
+        task = replace(task, prevalence=prevalence(training, task.classes, task.multilabel))
     return Study(
         source=source,
         task=task,

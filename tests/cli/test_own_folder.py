@@ -97,11 +97,11 @@ def test_bad_rows_are_all_told_or_left_out_and_listed(say, tmp_path):
     assert [row["nothing_known"] for row in rows] == [True, True]
     prevalence = json.loads((out / "model" / "model.json").read_text(encoding="utf-8"))["task"]["prevalence"]
     assert [row["probability"] for row in rows] == pytest.approx(prevalence, abs=1e-6)
-    assert "the answer is the prevalence of the training patients" in say(*asked, "--skip-bad").out
+    assert "the answer is the prevalence of each class" in say(*asked, "--skip-bad").out
     page = ("--out", tmp_path / "page.html")
     hidden = [word for name in ("xray", "notes", "structured") for word in ("--hide", name)]
     said = say("explain", out, *hidden, *page, "--draws", 2)
-    assert "the answer is the prevalence of the training patients" in said.err
+    assert "the answer is the prevalence of each class" in said.err
 
     said = say("data", "verify", data, "--json")
     assert said.code == 2

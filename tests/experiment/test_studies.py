@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -161,6 +162,21 @@ def ward(root, column, people=40):
 
 def people_of(study):
     return {name: {p.group for p in patients} for name, patients in study.patients.items()}
+
+
+def test_prevalence_is_what_the_folder_states_or_else_counted_in_training(tmp_path):
+    source = ward(tmp_path / "data", lambda person: "test" if person % 4 == 0 else "train")
+    study = load_study(source)
+    training = study.patients["train"]
+    ill = sum(patient.labels.get("pneumonia", False) for patient in training)
+    assert study.task.prevalence == pytest.approx(
+        ((ill + 1) / (len(training) + 2), (len(training) - ill + 1) / (len(training) + 2))
+    )
+    path = tmp_path / "data" / "task.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    assert described["classes"] == ["pneumonia", "no pneumonia"]
+    path.write_text(json.dumps(described | {"prevalence": [0.02, 0.98]}), encoding="utf-8")
+    assert load_study(source).task.prevalence == (0.02, 0.98)
 
 
 def test_a_folder_s_own_split_is_kept(tmp_path):

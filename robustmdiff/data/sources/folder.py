@@ -185,6 +185,12 @@ def write_template(root: str | Path) -> None:
     write_whole(root / "patients.csv", table.encode())
 
 
+def states_prevalence(root: str | Path) -> bool:
+    """Whether task.json says how frequent the classes are, so that nobody need count them."""
+    _, _, counted = _task(Path(root))
+    return not counted
+
+
 def _task(root: Path) -> tuple[Task, Columns, bool]:
     """The task, how its table is to be read, and whether prevalence is yet to be counted there."""
     path = next(
