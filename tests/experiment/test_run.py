@@ -24,7 +24,8 @@ from robustmdiff.experiment.studies import Source, load_study
 from robustmdiff.training.config import TrainConfig
 from robustmdiff.training.notes import read_notes
 
-OPTIONS = {"train": 30, "calibration": 7, "test": 5, "image_size": 16}
+# With fewer than nine calibration people every set would hold every class
+OPTIONS = {"train": 30, "calibration": 12, "test": 5, "image_size": 16}
 MODEL = ModelConfig(
     d_h=8, layers=1, heads=2, patch=8, width=12, depth=1, steps=2, draws=3, T=50, max_tokens=40
 )
