@@ -40,7 +40,8 @@ class ConformalSets(Saved):
     of the following who are enough:
 
         50 people who have the class, with as many modalities present
-        30 people who have any rare class, if it is rare, or any common class, with as many present
+        30 people who have one of the rare classes, if it is rare, or one of the common ones, with as many
+           present; without the classes that answer for themselves, whose ease would be at the others' cost
         the same two, with any modalities
         30 people with as many present
         everyone
@@ -95,7 +96,7 @@ class ConformalSets(Saved):
         """probability [n, C] and presence bool [n, M] of n views of calibration patients; label [n, C] 0 or
         1, counting only where known bool [n, C] (None: everywhere).
 
-        rare    bool [C], which classes are rare; None: no class is, and all are one group.
+        rare    bool [C], which classes are rare; None: no class is.
         person  [n], whose view each row is; None: each is a person of its own.
         weight  [n], how much each row's person counts in the population; None: all the same.
 
@@ -213,13 +214,16 @@ class _Scored(NamedTuple):
 
 def _calibrated(scored: _Scored, rare: Bools, M: int, level: float) -> list[dict[str, Cell]]:
     """For each class who answers for it, by what is present, in the order that `ConformalSets` states."""
-    groups = {"rare": rare[scored.c], "common": ~rare[scored.c], "all": np.ones(len(scored.c), dtype=bool)}
+    classes = range(len(rare))
 
     @cache
     def cell(who: int | str, size: int | None) -> Cell:
-        rows = groups[who] if isinstance(who, str) else scored.c == who
-        if size is not None:
-            rows = rows & (scored.size == size)
+        rows = np.ones(len(scored.c), dtype=bool) if size is None else scored.size == size
+        if isinstance(who, int):
+            rows &= scored.c == who
+        elif who != "all":
+            alone = [c for c in classes if cell(c, size).people >= ENOUGH["class"]]
+            rows &= (rare[scored.c] == (who == "rare")) & ~np.isin(scored.c, alone)
         quantile, people = _quantile_of_people(
             scored.score[rows], scored.person[rows], scored.weight[rows], level
         )
@@ -229,8 +233,8 @@ def _calibrated(scored: _Scored, rare: Bools, M: int, level: float) -> list[dict
         return next((f for f in (cell(w, size) for w in who) if f.people >= ENOUGH[f.of]), None)
 
     quantiles = []
-    for c in range(len(rare)):
-        like_it: list[int | str] = [c, "rare" if rare[c] else "common"] if rare.any() else [c]
+    for c in classes:
+        like_it: list[int | str] = [c, "rare" if rare[c] else "common"]
         anyhow = first(like_it, None)
         who = like_it if anyhow else [*like_it, "all"]
         found = {f"{size} present": first(who, size) for size in range(M + 1)}
