@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,6 +62,12 @@ def train(
         int, typer.Option(min=0, help="Cross-validate by person, every baseline too; 0: one split.")
     ] = 0,
     repeats: Annotated[int, typer.Option(min=1, help="Times that --folds divides the people anew.")] = 1,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICE", help="Where to compute: cpu, cuda, cuda:1; a GPU if there is one, else the CPU."
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on exactly where a run stopped; else the same command.")
     ] = False,
@@ -92,13 +98,14 @@ def train(
     place = str(root.resolve()) if root else None
     source = Source(data, place, ontology, options, encoders, skip_bad)
     bad = BadRows(skip_bad)
+    how: dict[str, Any] = {"resume": resume, "device": device}
     if folds:
         if model != OURS:
             raise Refusal(f"--model is {model}, expected none with --folds: it trains every model")
-        made = cross_validate(source, settings, out, folds=folds, repeats=repeats, resume=resume, bad=bad)
+        made = cross_validate(source, settings, out, folds=folds, repeats=repeats, bad=bad, **how)
         rows = [{"model": "all", "folder": str(place)} for place in made]
     else:
         study = load_study(source, bad=bad)
-        runs = train_with_baselines(study, settings, out, kind=model, baselines=baselines, resume=resume)
+        runs = train_with_baselines(study, settings, out, kind=model, baselines=baselines, **how)
         rows = [{"model": name, "folder": str(run.folder)} for name, run in runs.items()]
     show({"runs": rows} | left_out(bad), as_json, tables={"Trained": rows})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.patient import Patient
 from robustmdiff.diagnosis.contract import DiagnosisModel
@@ -33,23 +35,25 @@ def train(
     out_dir: Path | str,
     resume: bool = False,
     name: str | None = None,
+    device: torch.device | None = None,
 ) -> TrainResult:
     """Train a `DiagnosisModel` and return it, where it was trained, with the weights that were chosen.
 
     What `config` leaves open adapts to the number of patients; what was chosen, and what so few patients
     cannot show, is told and stands in `out_dir`/notes.json. patients_valid may be empty: then the last
     averaged weights are taken. With resume, goes on from `out_dir`/last.safetensors, or starts if there is
-    none yet; without, a folder that holds one is refused. name is the model's in the log, its class if
-    None. Raises Refusal (DataError, CheckpointError, TrainingError among them); Interrupted (code 130) after
-    Ctrl-C, once the checkpoint is written. Seeds the global generators of torch, numpy and random. Under
-    `torchrun --nproc-per-node 2` (or `accelerate launch` on GPUs) the processes share each batch and give
-    the loss curve of one, unless a pretrained encoder drops attention weights (see `training.loop`).
+    none yet; without, a folder that holds one is refused. name is the model's in the log, its class if None.
+    device is that of `make_accelerator`. Raises Refusal (DataError, CheckpointError, TrainingError among
+    them); Interrupted (code 130) after Ctrl-C, once the checkpoint is written. Seeds the global generators
+    of torch, numpy and random. Under `torchrun --nproc-per-node 2` (or `accelerate launch` on GPUs) the
+    processes share each batch and give the loss curve of one, unless a pretrained encoder drops attention
+    weights (see `training.loop`).
     """
     if len(patients_train) == 0:
         raise Refusal("train: patients_train is empty, expected at least one patient")
     out_dir = Path(out_dir)
     claim(out_dir, resume)
-    accelerator = make_accelerator(config, out_dir)
+    accelerator = make_accelerator(config, out_dir, device)
     quiet = not accelerator.is_main_process
     train_set = PackedPatients(patients_train, collator, config.cache_gb, quiet)
     valid_set = PackedPatients(patients_valid, collator, config.cache_gb, quiet)

@@ -36,12 +36,13 @@ def cross_validate(
     repeats: int = 2,
     resume: bool = False,
     bad: BadRows | None = None,
+    device: str | None = None,
 ) -> list[Path]:
     """Train RobustMDiff and every baseline on each fold's other people; returns the folds' folders.
 
     With resume, finished models are left alone and an unfinished one goes on where it stopped. A
     repeat has a division of the people and a training seed of its own. `bad` notes the rows that cannot be
-    read. Raises DataError.
+    read; `device` is that of `train_run`. Raises DataError.
     """
     if "test_sites" in source.options:
         sites = source.options["test_sites"]
@@ -73,7 +74,8 @@ def cross_validate(
             place = folder / f"repeat-{repeat}" / f"fold-{fold}"
             for where, kind, options in models_of(task):
                 if not (place / where / "conformal.json").exists():
-                    train_run(study, settings, place / where, kind=kind, options=options, resume=True)
+                    at, how = place / where, {"options": options, "resume": True, "device": device}
+                    train_run(study, settings, at, kind=kind, **how)
             written.append(place)
     return written
 

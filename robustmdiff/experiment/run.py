@@ -87,11 +87,16 @@ def train_run(
     kind: str = "robustmdiff",
     options: dict[str, Any] | None = None,
     resume: bool = False,
+    device: torch.device | str | None = None,
 ) -> Run:
     """Train one kind of model on a study's training patients, validate and calibrate it on the
-    calibration patients, and save everything. Resumes exactly where it stopped."""
+    calibration patients, and save everything. Resumes exactly where it stopped.
+
+    device  where to train and calibrate: the accelerator of this machine if None, else the CPU.
+    """
     from robustmdiff.diagnosis.train import train
 
+    place = None if device is None else usable(device)
     if kind not in MODELS:
         raise DataError(f"model is {kind!r}, expected one of {', '.join(MODELS)}")
     for name in ("train", "calibration"):
@@ -112,7 +117,8 @@ def train_run(
     )
     # Validation picks the best weights by patients of the training split, calibration stays untouched.
     fitting, watching = hold_out(study.patients["train"], config.seed)
-    model = train(model, fitting, watching, collator, config, folder, resume=resume, name=kind).model
+    trained = train(model, fitting, watching, collator, config, folder, resume, name=kind, device=place)
+    model = trained.model
     save_pretrained(model, folder / "model", kind=kind, tokenizer=tokenizer, options=options)
     calibrate(
         model, study.patients["calibration"], study.patients["train"], collator, study.calibration_weight
@@ -273,10 +279,12 @@ def train_with_baselines(
     kind: str = "robustmdiff",
     baselines: bool = False,
     resume: bool = False,
+    device: torch.device | str | None = None,
 ) -> dict[str, Run]:
     """A run, and beside it (baselines/NAME) each baseline with the same study and budget."""
     folder = Path(folder)
-    runs = {kind: train_run(study, config, folder, kind=kind, resume=resume)}
+    how: dict[str, Any] = {"resume": resume, "device": device}
+    runs = {kind: train_run(study, config, folder, kind=kind, **how)}
     for name in BASELINES if baselines else ():
-        runs[name] = train_run(study, config, folder / "baselines" / name, kind=name, resume=resume)
+        runs[name] = train_run(study, config, folder / "baselines" / name, kind=name, **how)
     return runs

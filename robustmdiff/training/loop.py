@@ -75,11 +75,20 @@ def claim(out_dir: Path, resume: bool) -> None:
         raise CheckpointError(f"{out_dir / LAST} exists: resume that run, or train into another folder")
 
 
-def make_accelerator(config: LoopConfig, out_dir: Path) -> Accelerator:
-    """The processes and the device of a run, in the precision of `config`."""
-    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+def make_accelerator(config: LoopConfig, out_dir: Path, device: torch.device | None = None) -> Accelerator:
+    """The processes and the device of a run, in the precision of `config`.
+
+    device  None: the accelerator of this machine, the CPU where there is none. Of several processes each
+            has an accelerator of its own, whichever is named.
+    """
+    # An earlier run of this process may have had another precision and another device.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if device is None:
+        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if device.type != "cpu" and device.index is not None:
+        torch.accelerator.set_device_index(device.index)
     return Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else torchrun's processes would not find each other
+        cpu=device.type == "cpu",  # said, or torchrun's processes would not find each other
         mixed_precision=PRECISION[config.precision],
         log_with="tensorboard",
         project_dir=out_dir,
