@@ -54,7 +54,13 @@ def interpret() -> Callable[..., None]:
 
 
 @pytest.fixture
-def contracts(interpret: Callable[..., None]) -> Callable[[str], None]:
-    """Run the contract tests of one attention op on its Triton kernels."""
+def contracts(interpret: Callable[..., None]) -> Callable[..., None]:
+    """Run the contract tests of one attention op on its Triton kernels, and what only kernels can get wrong:
+    the files in tests/kernels/interpreted that are named. In one process: to start one takes seconds."""
     files = [f"tests/ops/test_{name}.py" for name in ("contracts", "degenerate", "gradients")]
-    return lambda op: interpret(*files, "-k", f"{op} and {CONTRACTS}")
+
+    def run(op: str, *own: str) -> None:
+        more = [f"tests/kernels/interpreted/{name}.py" for name in own]
+        interpret(*files, *more, "-k", f"interpreted or ({op} and {CONTRACTS})")
+
+    return run

@@ -1,9 +1,5 @@
 from __future__ import annotations
 
 
-def test_the_contracts_hold(contracts):
-    contracts("masked_attention")
-
-
-def test_what_only_kernels_can_get_wrong(interpret):
-    interpret("tests/kernels/interpreted/test_masked_attention.py")
+def test_the_contracts_hold_and_what_only_kernels_can_get_wrong(contracts):
+    contracts("masked_attention", "test_masked_attention")
