@@ -35,7 +35,7 @@ def kernels(tmp_path_factory) -> ctypes.CDLL:
     command = [
         compiler,
         "-std=c++20",
-        "-O2",
+        "-O1",
         "-U_FORTIFY_SOURCE",
         "-Wall",
         "-Wextra",
