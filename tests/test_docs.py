@@ -23,6 +23,7 @@ import typer
 
 from robustmdiff.cli.main import app
 from robustmdiff.cli.pairs import pairs
+from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.experiment.run import train_run
 from robustmdiff.experiment.studies import Source, load_study
 from robustmdiff.testing import OPS
@@ -189,12 +190,21 @@ def smaller(text: str) -> str:
     return text
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory) -> Iterator[None]:
+    """One for all pages, which draw the same patients."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RMD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
     """A small run on the built-in cohort, in the place of the one that `make demo` leaves."""
     folder = tmp_path_factory.mktemp("demo") / "runs" / "demo"
-    study = load_study(Source("cohort", options={"train": 24, "calibration": 6, "test": 6}))
-    train_run(study, TrainConfig(epochs=1), folder)
+    study = load_study(Source("cohort", options={"train": 24, "calibration": 6, "test": 6, "image_size": 16}))
+    sizes = ModelConfig(d_h=16, layers=1, heads=2, patch=8, width=16, depth=1, steps=2, draws=4)
+    train_run(study, TrainConfig(epochs=1, model=sizes), folder)
     return folder
 
 
@@ -208,7 +218,6 @@ def test_an_example_runs(page, more, block, tmp_path, monkeypatch, request):
         return
     assert more == "", f"a fence says {more!r}, expected nothing or 'fragment'"
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RMD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     if "runs/demo" in block:
         (tmp_path / "runs").symlink_to(request.getfixturevalue("demo").parent)
@@ -252,7 +261,6 @@ def test_the_site_shows_every_page(site):
 @pytest.mark.parametrize("page", GUIDES, ids=name)
 def test_a_guide_runs_from_its_first_line_to_its_last(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RMD_CACHE", str(tmp_path / "cache"))
     shared: dict[str, object] = {}
     ran = 0
     step = re.compile(r"^```python\n(.*?)^```$|^    (robustmdiff [^\n]*)$", re.MULTILINE | re.DOTALL)
