@@ -12,3 +12,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((i for i, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
 
     items.sort(key=place)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have no plots: to draw them takes most of a small evaluation, and tests/evaluation does."""
+    monkeypatch.setattr("robustmdiff.evaluation.plots.draw", lambda results, folder: [])

@@ -22,16 +22,11 @@ from robustmdiff.models import BASELINES
 from tests.cli.said import COMMANDS, TINY, Said, command
 
 
-def in_process_of_its_own(environment, *arguments: object) -> Said:
-    done = subprocess.run(command(*arguments), env=environment, capture_output=True, text=True, timeout=120)
-    return Said(done.returncode, done.stdout, done.stderr)
-
-
 @pytest.fixture(scope="session")
-def trained(environment, tmp_path_factory) -> tuple[Path, Said]:
+def trained(say, tmp_path_factory) -> tuple[Path, Said]:
     """A tiny run with its baselines, and what was said while it was made."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    said = in_process_of_its_own(environment, "train", "--out", folder, "--baselines", "--json", *TINY)
+    said = say("train", "--out", folder, "--baselines", "--json", *TINY)
     assert said.code == 0, said.err
     return folder, said
 
@@ -78,7 +73,7 @@ def test_evaluate(say, run, tmp_path):
     assert {"report.md", "results.json", "retention.png"} <= {path.name for path in out.iterdir()}
 
 
-def test_runs_of_several_seeds_are_averaged(say, run, tmp_path):
+def test_runs_of_several_seeds_are_averaged(say, run, tmp_path, undrawn):
     """Of a run and itself the mean is what the run has alone."""
     alone = tmp_path / "run"
     shutil.copytree(run, alone, ignore=shutil.ignore_patterns("baselines", "evaluation", "tensorboard"))
@@ -275,11 +270,11 @@ def test_ctrl_c_saves_and_resume_finishes(say, environment, tmp_path):
     process = subprocess.Popen(
         command(*arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not (out / "last.safetensors").exists() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    said, err = process.communicate(timeout=60)
+    said, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert said == ""
     assert re.search(r"stopped after step \d+ of 15, saved in .*--resume", err)

@@ -13,7 +13,7 @@ from robustmdiff.refusal import Refusal
 
 
 @pytest.fixture
-def tiny(monkeypatch, tmp_path):
+def tiny(monkeypatch, tmp_path, undrawn):
     monkeypatch.setenv("RMD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(demo, "PATIENTS", {"train": 40, "calibration": 12, "test": 12, "image_size": 16})
     sizes = {"patch": 8, "d_h": 8, "heads": 2, "layers": 1, "width": 16, "depth": 1, "steps": 2, "draws": 2}

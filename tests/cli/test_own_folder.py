@@ -25,7 +25,7 @@ def a_folder_of_patients(root: Path, patients: int = 40) -> Path:
     return root
 
 
-def test_a_folder_of_one_s_own_from_training_to_explanation(say, tmp_path):
+def test_a_folder_of_one_s_own_from_training_to_explanation(say, tmp_path, undrawn):
     data, out = a_folder_of_patients(tmp_path / "patients"), tmp_path / "run"
     said = say("train", "--data", "folder", "--root", data, "--out", out, *SETTINGS)
     assert said.code == 0, said.err

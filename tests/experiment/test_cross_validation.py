@@ -196,7 +196,7 @@ def test_another_plan_is_refused(made, source, tmp_path):
         evaluate_folds(tmp_path)
 
 
-def test_the_command_evaluates_the_folds_together_and_explains_one(made):
+def test_the_command_evaluates_the_folds_together_and_explains_one(made, undrawn):
     folder = made[0].parents[1]
     answer = CliRunner().invoke(
         app, ["evaluate", str(folder), "--draws", "2", "--replicates", "10", "--json"]
