@@ -44,9 +44,9 @@ class Labels(Protocol):
     def counted(self, label: Tensor, known: Tensor) -> Tensor:
         """Which cells `loss` reads, bool [..., C]."""
 
-    def likelihood(self, logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
-        """The probability of everything that is known to be so, end to end, without the rounding that 1 - p
-        has: logits [..., n, C], label and known [n, C] -> [..., k]."""
+    def likelihood(self, logits: Tensor, label: Tensor) -> Tensor:
+        """How probable a cell is as `label` has it, to be read where `counted`: without the rounding that
+        1 - p has. [..., C] both."""
 
     def surprise(self, p: Tensor, label: Tensor, known: Tensor) -> Tensor:
         """-log p of everything that is known to be so, end to end: p, label and known [n, C] -> [k]."""
@@ -82,8 +82,8 @@ class Exclusive:
     def counted(self, label: Tensor, known: Tensor) -> Tensor:
         return (label > 0.5) & known.all(-1, keepdim=True)
 
-    def likelihood(self, logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
-        return logits.softmax(-1)[..., (label > 0.5) & known]
+    def likelihood(self, logits: Tensor, label: Tensor) -> Tensor:
+        return logits.softmax(-1)
 
     def surprise(self, p: Tensor, label: Tensor, known: Tensor) -> Tensor:
         return -p[(label > 0.5) & known].log()
@@ -122,8 +122,8 @@ class Independent:
     def counted(self, label: Tensor, known: Tensor) -> Tensor:
         return known
 
-    def likelihood(self, logits: Tensor, label: Tensor, known: Tensor) -> Tensor:
-        return (logits * (2 * label - 1)).sigmoid()[..., known]
+    def likelihood(self, logits: Tensor, label: Tensor) -> Tensor:
+        return (logits * (2 * label - 1)).sigmoid()
 
     def surprise(self, p: Tensor, label: Tensor, known: Tensor) -> Tensor:
         return -(p * label + (1 - p) * (1 - label))[known].log()

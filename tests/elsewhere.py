@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field, Modality, Task
-from robustmdiff.diagnosis.contract import Diagnosis
+from robustmdiff.diagnosis.contract import DiagnosisModel, Logits
+from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
 
 DEVICE = torch.device("meta")  # its name; nothing computes there
@@ -72,21 +73,17 @@ TASK = Task(
 )
 
 
-class Config:
-    draws = 4
-
-
-class Reader(nn.Module):
+class Reader(DiagnosisModel):
     """Everything it is given meets its own weight: what is elsewhere raises."""
 
-    task, config = TASK, Config()
-
     def __init__(self):
-        super().__init__()
+        super().__init__(TASK, ModelConfig(), None)
         self.weight = nn.Parameter(torch.tensor([1.5]))
 
     def move(self):
         self.weight = nn.Parameter(self.weight.detach().to(DEVICE))
+        for name, value in self.named_buffers():
+            setattr(self, name, value.to(DEVICE))
 
     def encode(self, batch):
         H = torch.zeros(*batch.presence.shape, 1, device=self.weight.device)
@@ -99,9 +96,12 @@ class Reader(nn.Module):
     def observe(self, encoded):
         return (encoded.H * (encoded.segments[..., 1:] > 0)).sum(1) * self.weight
 
-    def diagnose(self, encoded, *, draws=None, seed=0):
+    def classify(self, encoded):
         z = self.observe(encoded)
-        return Diagnosis(torch.cat([-z, z], 1).softmax(1))
+        return Logits(torch.cat([-z, z], 1))
+
+    def losses(self, encoded, batch, kept, weight):
+        raise AssertionError("it is not trained")
 
 
 def ward(n, seed=0):

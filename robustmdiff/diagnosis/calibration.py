@@ -1,4 +1,4 @@
-"""Calibration: prediction sets and when to abstain, from patients whom training has not seen.
+"""Calibration: how sure to be, prediction sets and when to abstain, from patients whom training has not seen.
 
 What is calibrated here is kept with the model, and is what `predict` and `explain` say and what
 `evaluate` scores.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,9 +20,10 @@ from robustmdiff.data.batch import Batch
 from robustmdiff.data.patient import Patient
 from robustmdiff.diagnosis.abstention import Abstention
 from robustmdiff.diagnosis.asking import BATCH, encode, evaluating, under
-from robustmdiff.diagnosis.contract import DiagnosisModel
+from robustmdiff.diagnosis.contract import DRAWS, DiagnosisModel
 from robustmdiff.diagnosis.sets import ConformalSets
 from robustmdiff.diagnosis.subsets import first_of_each, of_every_size
+from robustmdiff.diagnosis.temperature import Said, fit_temperature, held_out
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.ranking import Array, Bools
 
@@ -62,43 +64,66 @@ def calibrate(
     """Ask a model about the calibration patients under subsets of what they have (`of_every_size`), each
     patient once per pattern, with as many draws as it answers with: those of its config.
 
+    Sets the model's temperature. Its prediction sets are calibrated on probabilities that the temperature of
+    other calibration patients gave: on the patients it was fitted on, a temperature flatters itself.
     `training` patients tell what is usual, for abstention. `weight` [calibration patients] leads back to the
     population where rare classes are enriched. The model stays on its device and in its mode.
     """
     if weight is not None and len(weight) != len(calibration):
         raise ValueError(f"calibrate: weight has {len(weight)} numbers, expected {len(calibration)}")
     with evaluating(model):
+        said, presence = _ask(model, calibration, collator, weight)
         return Calibration(
-            _sets(model, calibration, collator, weight), _abstention(model, calibration, training, collator)
+            _sets(model, said, _temper(model, said), presence),
+            _abstention(model, calibration, training, collator),
         )
 
 
-def _sets(
+def _ask(
     model: DiagnosisModel, patients: Sequence[Patient], collator: Collate, weight: np.ndarray | None
-) -> ConformalSets:
+) -> tuple[Said, Bools]:
+    """What the model says as it was trained, and the presence bool [n, M] that each row belongs to."""
+
+    def logits(view: Encoded) -> Tensor:
+        said = model.say(model.answer, view, draws=model.config.draws)
+        return said.logits.movedim(-2, 0)  # [B, C] or [B, S, C]
+
+    weights = np.ones(len(patients)) if weight is None else np.asarray(weight, dtype=np.float64)
+    number = {person: i for i, person in enumerate(dict.fromkeys(p.person for p in patients))}
+    rows: list[list[np.ndarray]] = []
+    for encoded, batch, left, new, people in _views("calibrate answers", model, patients, collator):
+        at = np.nonzero(new)[1]
+        said, visible = (under(encoded, left, ask)[new] for ask in (logits, lambda view: view.m.sum(1)))
+        label, known = np.asarray(batch.label)[at], np.asarray(batch.label_known)[at]
+        person, counted = np.array([number[name] for name in people])[at], weights[BATCH * len(rows) :][at]
+        rows.append([left[new], said, visible.astype(int), label, known, person, counted])
+    presence, logit, *rest = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return Said(torch.from_numpy(logit).movedim(0, -2), *map(torch.from_numpy, rest)), presence
+
+
+def _temper(model: DiagnosisModel, said: Said) -> Array:
+    """Sets the model's temperature; returns what it says of these rows, float64 [n, C], each with the
+    temperature that other people gave."""
+    how = len(model.task.modalities), model.labels, model.log_weight.double().cpu()
+    for own, fitted in zip((model.temperature, model.undone), fit_temperature(said, *how), strict=True):
+        own.copy_(fitted.to(own.device))
+    prevalence = torch.tensor(model.task.prevalence, dtype=torch.float64)
+    return held_out(said, *how).where((said.visible > 0)[:, None], prevalence).numpy()
+
+
+def _sets(model: DiagnosisModel, said: Said, probability: Array, presence: Bools) -> ConformalSets:
     task = model.task
-    weights = np.ones(len(patients)) if weight is None else np.asarray(weight)
-    counted: list[Array] = []
-    probability, presence, label, known, person = [], [], [], [], []
-    for encoded, batch, left, new, people in _views("calibrate sets", model, patients, collator):
-        said = under(encoded, left, lambda view: model.diagnose(view).probability)
-        probability.append(said[new])
-        presence.append(left[new])
-        rows = np.nonzero(new)[1]
-        label.append(np.asarray(batch.label)[rows])
-        known.append(np.asarray(batch.label_known)[rows])
-        person.append(np.array(people)[rows])
-        counted.append(weights[BATCH * len(counted) :][rows])
+    label, known, person, weight = (column.numpy() for column in said[2:])
     return ConformalSets.fit(
-        np.concatenate(probability),
-        np.concatenate(label),
-        np.concatenate(presence),
+        probability,
+        label,
+        presence,
         ALPHA,
-        known=np.concatenate(known),
+        known=known,
         multilabel=task.multilabel,
         rare=[name in task.rare for name in task.classes],
-        person=np.concatenate(person),
-        weight=np.concatenate(counted),
+        person=person,
+        weight=weight,
     )
 
 
@@ -147,9 +172,9 @@ def _views(
 
 def say_if_calibrated_otherwise(model: DiagnosisModel, draws: int | None) -> None:
     """A warning where answers are to be means over another number of draws than a model's own, for which
-    its prediction sets were calibrated."""
+    its prediction sets were calibrated. Where a head answers, draws change no answer."""
     own = model.config.draws
-    if draws not in (None, own):
+    if model.answer == DRAWS and draws not in (None, own):
         warnings.warn(
             f"draws is {draws}, and the prediction sets were calibrated for {own}: "
             "what they promise holds for that number only",

@@ -27,6 +27,7 @@ class Said(NamedTuple):
     visible       int64 [n], how many modalities it saw
     label, known  [n, C]
     person        int64 [n], whose row it is
+    weight        float64 [n], how much it counts in the population, where some are asked more often
     """
 
     logits: Tensor
@@ -34,6 +35,7 @@ class Said(NamedTuple):
     label: Tensor
     known: Tensor
     person: Tensor
+    weight: Tensor
 
     def where(self, rows: Tensor) -> Self:
         """rows bool [n]."""
@@ -56,7 +58,7 @@ class Temperature(NamedTuple):
         return p.mean(0) if p.dim() == 3 else p
 
     def log_loss(self, said: Said, labels: Labels, log_weight: Tensor) -> float:
-        """-log p of what is known to be so, the mean."""
+        """-log p of what is known to be so, the weighted mean."""
         return float(_log_loss(said, self.T[said.visible], self.a[said.visible], labels, log_weight))
 
 
@@ -117,7 +119,9 @@ def _least(said: Said, start: Tensor, labels: Labels, log_weight: Tensor) -> Ten
 
 
 def _log_loss(said: Said, T: Tensor, a: Tensor, labels: Labels, log_weight: Tensor) -> Tensor:
-    p = labels.likelihood(corrected(said.logits, T, a, log_weight), said.label, said.known)
+    cells = labels.counted(said.label, said.known)
+    p = labels.likelihood(corrected(said.logits, T, a, log_weight), said.label)[..., cells]
     if p.dim() == 2:
         p = p.mean(0)
-    return -p.clamp(min=LEAST).log().mean()
+    weight = said.weight[:, None].expand_as(cells)[cells]
+    return -(weight * p.clamp(min=LEAST).log()).sum() / weight.sum()

@@ -119,10 +119,11 @@ def train_run(
     fitting, watching = hold_out(study.patients["train"], config.seed)
     trained = train(model, fitting, watching, collator, config, folder, resume, name=kind, device=place)
     model = trained.model
-    save_pretrained(model, folder / "model", kind=kind, tokenizer=tokenizer, options=options)
-    calibrate(
+    calibration = calibrate(
         model, study.patients["calibration"], study.patients["train"], collator, study.calibration_weight
-    ).save(folder)
+    )
+    save_pretrained(model, folder / "model", kind=kind, tokenizer=tokenizer, options=options)
+    calibration.save(folder)
     return load_run(folder)
 
 

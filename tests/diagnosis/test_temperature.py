@@ -26,7 +26,8 @@ def said(labels, n, *, T=2.0, a=0.6, draws=None, sizes=3, seed=0, noise=0.7) -> 
     heard = z if draws is None else z + noise * torch.randn(draws, n, C, generator=g, dtype=torch.float64)
     known = torch.ones(n, C, dtype=torch.bool)
     visible = 1 + torch.arange(n) % sizes
-    return Said(T * (heard + a * LOG_W), visible, label, known, torch.arange(n))
+    weight = torch.ones(n, dtype=torch.float64)
+    return Said(T * (heard + a * LOG_W), visible, label, known, torch.arange(n), weight)
 
 
 def by_hand(rows: Said, labels, people: int, start=(0.0, 1.0)) -> np.ndarray:
@@ -89,6 +90,18 @@ def test_of_few_people_it_is_everybodys_and_of_fewer_nothing_is_fitted():
     assert found.T.tolist() == found.a.tolist() == [1] * 4
     nobody_visible = rows._replace(visible=torch.zeros(3 * ENOUGH, dtype=torch.long))
     assert fit_temperature(nobody_visible, 3, labels, LOG_W).T.tolist() == [1] * 4
+
+
+@BOTH
+def test_a_sample_enriched_with_rare_patients_counts_as_the_population_does(labels):
+    """Twice the weight is the same patient twice, but for who counts as a person."""
+    rows = said(labels, 2 * ENOUGH, sizes=1)
+    twice = torch.arange(2 * ENOUGH).repeat_interleave(1 + (rows.label[:, 3] == 0).long())
+    repeated = Said(rows.logits[twice], *(column[twice] for column in rows[1:]))
+    weighted = rows._replace(weight=1.0 + (rows.label[:, 3] == 0))
+    found, expected = (fit_temperature(each, 1, labels, LOG_W) for each in (weighted, repeated))
+    torch.testing.assert_close(found.T, expected.T, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.a, expected.a, rtol=1e-6, atol=0)
 
 
 @BOTH

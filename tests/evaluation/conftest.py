@@ -9,7 +9,18 @@ from tests.evaluation.ward import Stub, collate, run, ward
 
 
 @pytest.fixture(scope="session")
-def results():
+def models():
+    return {"stub": Stub(), "sure": Stub(2.5)}
+
+
+@pytest.fixture(scope="session")
+def results(models):
+    """Of calibrated models."""
     calibration = ward(260, seed=1)[0]
-    models = {"stub": Stub(), "sure": Stub(2.5)}
-    return run(sets={name: calibrate(model, calibration, (), collate).sets for name, model in models.items()})
+    sets = {name: calibrate(model, calibration, (), collate).sets for name, model in models.items()}
+    return run(models=models, sets=sets)
+
+
+@pytest.fixture(scope="session")
+def uncalibrated():
+    return run()

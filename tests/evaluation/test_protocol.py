@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ import torch
 
 from robustmdiff.data.collate import Collator
 from robustmdiff.diagnosis.calibration import calibrate
-from robustmdiff.diagnosis.contract import Diagnosis
+from robustmdiff.diagnosis.contract import Logits
 from robustmdiff.encoders.tensors import tensors
 from robustmdiff.evaluation import protocol
 from robustmdiff.evaluation.conditions import COMPLETE, MCAR, Subset, mcar
@@ -21,12 +22,12 @@ from robustmdiff.evaluation.report import headline, to_json
 from tests.evaluation.ward import CLASSES, MODALITIES, TASK, C, M, Stub, collate, run, ward
 
 
-def test_the_exact_model_reaches_the_ceiling_everywhere(results):
-    assert set(results.values["stub"]) == set(results.masks.keep)
-    for condition, values in results.values["stub"].items():
-        ceiling = results.values["ceiling"][condition]
+def test_the_exact_model_reaches_the_ceiling_everywhere(uncalibrated):
+    assert set(uncalibrated.values["stub"]) == set(uncalibrated.masks.keep)
+    for condition, values in uncalibrated.values["stub"].items():
+        ceiling = uncalibrated.values["ceiling"][condition]
         np.testing.assert_allclose(values["auroc/macro"], ceiling["auroc/macro"], atol=2e-3)
-        share = results.share_of_ceiling("stub", condition)
+        share = uncalibrated.share_of_ceiling("stub", condition)
         assert share.value == pytest.approx(1.0, abs=0.01)
 
 
@@ -45,10 +46,11 @@ def test_nothing_present_is_answered_too(results):
     np.testing.assert_allclose(results.probability["stub"][COMPLETE][0], TASK.prevalence, atol=1e-6)
 
 
-def test_answers_do_not_depend_on_the_batch_size_and_batches_are_encoded_once(results, monkeypatch):
+def test_answers_do_not_depend_on_the_batch_size_and_batches_are_encoded_once(results, models, monkeypatch):
     monkeypatch.setattr(protocol, "BATCH", 7)
     patients, _, _ = ward(180)
-    stub = Stub().train()
+    stub = copy.deepcopy(models["stub"]).train()
+    stub.encoded = 0
     again = evaluate({"stub": stub}, patients, collate, TASK, replicates=20)
     assert stub.encoded == -(-180 // 7)
     assert stub.training
@@ -56,9 +58,9 @@ def test_answers_do_not_depend_on_the_batch_size_and_batches_are_encoded_once(re
         np.testing.assert_array_equal(p, results.probability["stub"][condition])
 
 
-def test_answers_are_those_of_each_mask_alone(results):
+def test_answers_are_those_of_each_mask_alone(results, models):
     patients, _, _ = ward(180)
-    stub = Stub().eval()
+    stub = copy.deepcopy(models["stub"]).eval()
     encoded = stub.encode(tensors(collate(patients)))
     for condition, keep in results.masks.keep.items():
         direct = stub.diagnose(encoded.keep(torch.from_numpy(keep))).probability.detach().numpy()
@@ -77,12 +79,14 @@ def test_retention_area_and_worst_subset(results):
     assert len(worst.names) == 1  # one modality tells less than two
 
 
-def test_paired_difference_between_methods(results):
-    same = results.difference("stub", "ceiling", COMPLETE, "auroc/macro")
+def test_paired_difference_between_methods(results, uncalibrated):
+    same = uncalibrated.difference("stub", "ceiling", COMPLETE, "auroc/macro")
     assert abs(same.value) < 2e-3
     assert same.high - same.low < 5e-3
-    ece = results.difference("sure", "stub", COMPLETE, "ece")
+    ece = uncalibrated.difference("sure", "stub", COMPLETE, "ece")
     assert ece.low > 0  # overconfidence shows
+    repaired = results.difference("sure", "stub", COMPLETE, "ece")
+    assert repaired.low <= 0 <= repaired.high  # and a temperature mends it
 
 
 def test_sets_are_calibrated_for_every_subset(results):
@@ -130,8 +134,8 @@ def test_masks_are_nested_reproducible_and_stored(tmp_path):
         draw_masks(ids, present, MODALITIES, rates=(0.5, 0.1))
 
 
-def test_stored_masks_are_used_and_those_of_others_refused(results):
-    again = run(masks=results.masks, seed=99)
+def test_stored_masks_are_used_and_those_of_others_refused(results, models):
+    again = run(models=models, masks=results.masks, seed=99)
     np.testing.assert_array_equal(
         again.probability["stub"][mcar(0.5)], results.probability["stub"][mcar(0.5)]
     )
@@ -140,8 +144,8 @@ def test_stored_masks_are_used_and_those_of_others_refused(results):
 
 
 def test_a_model_that_answers_nan_is_named():
-    patients, _, _ = ward(12)
-    with pytest.raises(ValueError, match="broken: the probability of class 0 is nan for patient 'p0-0'"):
+    patients, _, _ = ward(12)  # of the first one nothing is known
+    with pytest.raises(ValueError, match="broken: the probability of class 0 is nan for patient 'p0-1'"):
         evaluate({"broken": Stub(float("nan"))}, patients, collate, TASK)
 
 
@@ -204,11 +208,10 @@ def test_several_labels_at_once():
     rng = np.random.default_rng(5)
 
     class Yes(Stub):
-        def diagnose(self, encoded, *, draws=None, seed=0):
+        def classify(self, encoded):
             x = encoded.H[..., 0].masked_fill(~encoded.m, 0).sum(1, keepdim=True)
-            return Diagnosis((x - torch.arange(C)).sigmoid().detach())
+            return Logits(x - torch.arange(C))
 
-    Yes.task = task
     patients, calibration = (
         [
             replace(
@@ -221,12 +224,13 @@ def test_several_labels_at_once():
         ]
         for seed in (0, 1)
     )
+    yes = Yes(task=task)
     found = evaluate(
-        {"yes": Yes()},
+        {"yes": yes},
         patients,
         Collator(task),
         task,
-        sets={"yes": calibrate(Yes(), calibration, (), Collator(task)).sets},
+        sets={"yes": calibrate(yes, calibration, (), Collator(task)).sets},
         replicates=5,
     )
     assert not found.truth.known.all()

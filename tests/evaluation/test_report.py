@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustmdiff.diagnosis.contract import Diagnosis
+from robustmdiff.diagnosis.contract import Logits
 from robustmdiff.evaluation.conditions import COMPLETE, MCAR, mcar
 from robustmdiff.evaluation.masks import RATES, draw_masks
 from robustmdiff.evaluation.protocol import evaluate
@@ -38,12 +38,12 @@ def test_reliability_of_a_class_is_that_of_the_answers(results):
 class Coin(Stub):
     """Answers with what has nothing to do with the patient's class."""
 
-    def diagnose(self, encoded, *, draws=None, seed=0):
+    def classify(self, encoded):
         x = encoded.H[..., 0].masked_fill(~encoded.m, 0)
         noise = torch.from_numpy(
             np.sin(1e4 * x.detach().numpy() @ np.arange(1.0, 4.0)[:, None] + np.arange(C))
         )
-        return Diagnosis(noise.float().softmax(1))
+        return Logits(noise.float())
 
 
 def test_what_is_retained_of_chance_is_no_number(tmp_path):

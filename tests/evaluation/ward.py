@@ -9,7 +9,8 @@ from torch import nn
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field, Modality, Task
-from robustmdiff.diagnosis.contract import Diagnosis
+from robustmdiff.diagnosis.contract import DiagnosisModel, Logits
+from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.evaluation.protocol import evaluate
 
@@ -53,13 +54,11 @@ def posterior(x, present):
 collate = Collator(TASK)
 
 
-class Stub(nn.Module):
+class Stub(DiagnosisModel):
     """The exact posterior, made overconfident by `sharpen`; reads what is kept only."""
 
-    task = TASK
-
-    def __init__(self, sharpen=1.0):
-        super().__init__()
+    def __init__(self, sharpen=1.0, task=TASK):
+        super().__init__(task, ModelConfig(), None)
         self.sharpen = nn.Parameter(torch.tensor(sharpen))
         self.encoded = 0
 
@@ -72,15 +71,11 @@ class Stub(nn.Module):
         segments = torch.stack([rows, batch.presence.long()], -1).int()
         return Encoded(x.reshape(-1, 1), segments, x[..., None])
 
-    def diagnose(self, encoded, *, draws=None, seed=0):
+    def classify(self, encoded):
         assert not self.training
         here = encoded.m
         x = encoded.H[..., 0].masked_fill(~here, 0)
-        p = torch.from_numpy(posterior(x.numpy(), here.numpy())).float() ** self.sharpen
-        return Diagnosis(p / p.sum(1, keepdim=True))
-
-    def observe(self, encoded):
-        return None
+        return Logits(self.sharpen * torch.from_numpy(posterior(x.numpy(), here.numpy())).float().log())
 
     def losses(self, encoded, batch, kept, weight):
         raise AssertionError("evaluation does not train")
@@ -89,8 +84,9 @@ class Stub(nn.Module):
         raise AssertionError("evaluation does not train")
 
 
-def run(n=180, **options):
+def run(n=180, models=None, **options):
     patients, x, _ = ward(n)
     references = {"ceiling": lambda left: posterior(x, left)} | options.pop("references", {})
     options = {"replicates": 20, "references": references} | options
-    return evaluate({"stub": Stub(), "sure": Stub(2.5)}, patients, collate, TASK, **options)
+    models = models or {"stub": Stub(), "sure": Stub(2.5)}
+    return evaluate(models, patients, collate, TASK, **options)
