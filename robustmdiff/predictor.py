@@ -35,8 +35,10 @@ BATCH = 64  # patients at a time
 class Answer:
     """What is to be said of one patient.
 
-    probability   of each class, the mean over the draws
-    interval      5 % and 95 % of the draws: what the missing modalities could still change
+    probability   of each class
+    interval      5 % and 95 % of the draws: what the missing modalities could still change; empty where none
+                  were made
+    answer        whose the probability is: of the "draws" the mean, or of a head ("head") that makes none
     prediction    the classes that cannot be ruled out, likeliest first: the right one is among them in 9 of
                   10 patients
     findings      the probability of each finding, where the model knows findings
@@ -53,6 +55,7 @@ class Answer:
     findings: Mapping[str, float]
     unlike_training: bool | None
     missing: tuple[str, ...]
+    answer: str
     nothing_known: bool = False
 
 
@@ -68,7 +71,8 @@ class Predictor:
     embedded concepts) is computed with the first.
 
     `draws` is everywhere the number of posterior samples; unless given the run's own (`model.draws` of its
-    config), for which its prediction sets were calibrated.
+    config), for which its prediction sets were calibrated. 0 makes none: a head answers, about four times as
+    fast, and nothing is said of what the missing modalities could still change.
     """
 
     def __init__(self, run: Run, device: torch.device | str = "cpu") -> None:
@@ -168,6 +172,7 @@ class Predictor:
     @torch.no_grad()
     def _diagnose(self, patients: Sequence[Patient], draws: int | None, seed: int) -> list[Answer]:
         run, task = self.run, self.task
+        draws = run.model.config.draws if draws is None else draws
         encoded = self._encode(patients)
         diagnosis = run.model.diagnose(encoded, draws=draws, seed=seed)
         presence = encoded.m.cpu()
@@ -177,23 +182,24 @@ class Predictor:
         unlike: list[bool | None] = [None] * len(patients)
         if run.abstention is not None:
             unlike = run.abstention.flag(run.model.observe(encoded).cpu(), presence).tolist()
-        low, high = diagnosis.interval() or (p, p)
+        interval = diagnosis.interval()
         findings = diagnosis.findings
         answers = []
         for b, patient in enumerate(patients):
             by_class = dict(zip(task.classes, p[b].tolist(), strict=True))
             kept = [name for name, held in zip(task.classes, sets[b].tolist(), strict=True) if held]
-            ends = zip(low[b].tolist(), high[b].tolist(), strict=True)
+            ends = [] if interval is None else zip(*(end[b].tolist() for end in interval), strict=True)
             found = [] if findings is None or not known[b] else findings[b].tolist()
             answers.append(
                 Answer(
                     patient=patient.id,
                     probability=by_class,
-                    interval=dict(zip(task.classes, ends, strict=True)),
+                    interval=dict(zip(task.classes, ends, strict=False)),
                     prediction=tuple(sorted(kept, key=lambda name: -by_class[name])),
                     findings=dict(zip(task.findings, found, strict=False)),
                     unlike_training=unlike[b],
                     missing=tuple(name for name in task.modality_names if not patient.has(name)),
+                    answer=diagnosis.answer,
                     nothing_known=not known[b],
                 )
             )

@@ -183,6 +183,15 @@ def test_draws_are_as_many_as_the_run_was_calibrated_with(predictor, folder):
     assert predictor.diagnose(patient) == own != predictor.diagnose(patient, draws=4)
 
 
+def test_without_draws_a_head_answers_and_says_so(predictor, folder):
+    patients = predictor.patients(folder)[:3]
+    answers = predictor.diagnose(patients, draws=0)
+    assert {answer.answer for answer in answers} == {"head"}
+    assert all(answer.interval == {} for answer in answers)
+    assert {answer.answer for answer in predictor.diagnose(patients)} == {predictor.run.model.answer}
+    assert all(answer.interval.keys() == {"sick", "well"} for answer in predictor.diagnose(patients))
+
+
 def test_some_by_id(predictor, folder):
     assert [patient.id for patient in predictor.patients(folder, ids=["p5", "p2"])] == ["p5", "p2"]
     trained = load_split(folder.parent / "run" / "split.json")["train"][0]

@@ -17,7 +17,9 @@ Patients = Annotated[
 ]
 Draws = Annotated[
     int | None,
-    typer.Option(min=2, show_default=False, help="Posterior samples per diagnosis; else the run's own."),
+    typer.Option(
+        min=0, show_default=False, help="Posterior samples per diagnosis, 0: none; else the run's own number."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of the draws.")]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="Where to compute: cpu, cuda, cuda:1.")]

@@ -63,8 +63,8 @@ def predict_run(
     device: str = "cpu",
     bad: BadRows | None = None,
 ) -> list[dict[str, Any]]:
-    """One row per patient and class: probability, interval of the draws, whether the prediction set
-    holds it, and whether the patient is unlike the training data."""
+    """One row per patient and class: probability, whose answer it is, interval of the draws (None where none
+    were made), whether the prediction set holds it, and whether the patient is unlike the training data."""
     from robustmdiff.predictor import Predictor
 
     predictor = Predictor.from_pretrained(folder, device)
@@ -73,17 +73,19 @@ def predict_run(
 
 
 def rows_of(answer: Answer) -> list[dict[str, Any]]:
+    ends = {name: (round(low, 6), round(high, 6)) for name, (low, high) in answer.interval.items()}
     return [
         {
             "patient": answer.patient,
             "class": name,
             "probability": round(p, 6),
-            "low": round(answer.interval[name][0], 6),
-            "high": round(answer.interval[name][1], 6),
+            "low": ends[name][0] if ends else None,
+            "high": ends[name][1] if ends else None,
             "in_set": name in answer.prediction,
             "unlike_training": bool(answer.unlike_training),
             "missing": " ".join(answer.missing),
             "nothing_known": answer.nothing_known,
+            "answer": answer.answer,
         }
         for name, p in answer.probability.items()
     ]

@@ -65,7 +65,10 @@ def show_predictions(rows: Rows) -> None:
 
 
 def prediction_lines(rows: Rows) -> Iterator[str]:
-    yield "Prediction sets, with the probability of each class and the middle 90 % of its draws"
+    drawn = any(row["low"] is not None for row in rows)
+    middle = " and the middle 90 % of its draws" if drawn else ""
+    yield f"Prediction sets, with the probability of each class{middle}"
+    yield from dict.fromkeys(f"Answers come from the {row['answer']}" for row in rows)
     for patient, found in groupby(rows, key=lambda row: row["patient"]):
         classes = list(found)
         first = classes[0]
@@ -76,7 +79,8 @@ def prediction_lines(rows: Rows) -> Iterator[str]:
         yield f"{patient}  ({'; '.join(notes)})" if notes else str(patient)
         chosen = sorted((row for row in classes if row["in_set"]), key=lambda row: -row["probability"])
         for row in chosen:
-            yield f"  {row['probability']:.3f}  {row['low']:.3f} to {row['high']:.3f}  {row['class']}"
+            middle = f"  {row['low']:.3f} to {row['high']:.3f}" if row["low"] is not None else ""
+            yield f"  {row['probability']:.3f}{middle}  {row['class']}"
         if not chosen:
             yield "  no class is likely enough"
 

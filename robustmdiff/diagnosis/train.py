@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +13,7 @@ from robustmdiff.data.batch import Batch
 from robustmdiff.data.patient import Patient
 from robustmdiff.diagnosis.contract import DiagnosisModel
 from robustmdiff.diagnosis.objective import DiagnosisObjective
-from robustmdiff.diagnosis.validation import validate
+from robustmdiff.diagnosis.validation import answer_note, choose_answer, validate
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.batches import PackedPatients, check_patients
 from robustmdiff.training.budget import Budget, budget
@@ -20,10 +22,10 @@ from robustmdiff.training.config import TrainConfig
 from robustmdiff.training.contract import Validation
 from robustmdiff.training.counts import count, rare_notes
 from robustmdiff.training.loop import Loop, TrainResult, claim, make_accelerator
-from robustmdiff.training.notes import Note
+from robustmdiff.training.notes import Note, write_notes
 from robustmdiff.training.order import VALIDATION, random_key
 from robustmdiff.training.plan import PatientPlan
-from robustmdiff.training.selection import choose_monitor
+from robustmdiff.training.selection import ENOUGH, choose_monitor
 
 
 def train(
@@ -40,14 +42,14 @@ def train(
     """Train a `DiagnosisModel` and return it, where it was trained, with the weights that were chosen.
 
     What `config` leaves open adapts to the number of patients; what was chosen, and what so few patients
-    cannot show, is told and stands in `out_dir`/notes.json. patients_valid may be empty: then the last
-    averaged weights are taken. With resume, goes on from `out_dir`/last.safetensors, or starts if there is
-    none yet; without, a folder that holds one is refused. name is the model's in the log, its class if None.
-    device is that of `make_accelerator`. Raises Refusal (DataError, CheckpointError, TrainingError among
-    them); Interrupted (code 130) after Ctrl-C, once the checkpoint is written. Seeds the global generators
-    of torch, numpy and random. Under `torchrun --nproc-per-node 2` (or `accelerate launch` on GPUs) the
-    processes share each batch and give the loss curve of one, unless a pretrained encoder drops attention
-    weights (see `training.loop`).
+    cannot show, is told and stands in `out_dir`/notes.json; so is which of its `answers` the model gives.
+    patients_valid may be empty: then the last averaged weights are taken. With resume, goes on from
+    `out_dir`/last.safetensors, or starts if there is none yet; without, a folder that holds one is refused.
+    name is the model's in the log, its class if None. device is that of `make_accelerator`. Raises Refusal
+    (DataError, CheckpointError, TrainingError among them); Interrupted (code 130) after Ctrl-C, once the
+    checkpoint is written. Seeds the global generators of torch, numpy and random. Under
+    `torchrun --nproc-per-node 2` (or `accelerate launch` on GPUs) the processes share each batch and give
+    the loss curve of one, unless a pretrained encoder drops attention weights (see `training.loop`).
     """
     if len(patients_train) == 0:
         raise Refusal("train: patients_train is empty, expected at least one patient")
@@ -60,36 +62,39 @@ def train(
     data = {"task": model.task.to_json(), "patients": check_patients(train_set, valid_set)}
 
     config, length, notes = _adapted(config, model.task.classes, train_set, valid_set)
+    name = name or type(model).__name__
 
-    def measure() -> dict[str, float]:
-        return validate(
-            model,
-            accelerator,
-            valid_set,
-            config.valid_missing,
-            batch_size=length.batch_size,
-            draws=config.model.draws,
-            seed=random_key(config.seed, VALIDATION),
-        )
+    def on_valid(measure: Callable[..., dict[str, float]]) -> dict[str, float]:
+        key = random_key(config.seed, VALIDATION)
+        size = length.batch_size
+        return measure(model, accelerator, valid_set, config.valid_missing, batch_size=size, seed=key)
 
     chosen_by = None if config.monitor == "last" else config.monitor
-    of = str(count(valid_set.label, valid_set.label_known))
-    validation = Validation(measure, chosen_by, chosen_by == "macro_auroc", of, tie="log_loss")
+    validated = count(valid_set.label, valid_set.label_known)
+    measure = partial(on_valid, validate)
+    validation = Validation(measure, chosen_by, chosen_by == "macro_auroc", str(validated), tie="log_loss")
     plan = PatientPlan(train_set, model.task, config, length, accelerator.num_processes)
     if not (out_dir / LAST).exists():
         model.fit(train_set.sample())
         model.log_weight.copy_(plan.rare.log_weight)
-    return Loop(
+    result = Loop(
         DiagnosisObjective(model, config),
         plan,
         config,
         out_dir,
         accelerator,
-        name=name or type(model).__name__,
+        name=name,
         data=data,
         validation=validation if len(valid_set) else None,
         notes=notes,
     ).run()
+    if len(model.answers) > 1:
+        enough = validated.patients >= ENOUGH
+        note = answer_note(model, on_valid(choose_answer) if enough else {}, validated.patients)
+        if not quiet:
+            write_notes([*notes, note], out_dir)
+            print(f"{name}: {note.sentence}", file=sys.stderr)
+    return result
 
 
 def _adapted(

@@ -1,8 +1,9 @@
-"""Validation while training: macro AUROC and log loss, with everything seen and with less."""
+"""Validation: macro AUROC and log loss, with everything seen and with less, and which answer to give."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,13 +11,19 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from robustmdiff.diagnosis.asking import evaluating
 from robustmdiff.diagnosis.contract import DiagnosisModel
+from robustmdiff.diagnosis.temperature import Said, fit_temperature
+from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.tensors import tensors
 from robustmdiff.labels import Labels
 from robustmdiff.probability import check_probability
 from robustmdiff.ranking import macro_auroc
 from robustmdiff.training.batches import PackedPatients
 from robustmdiff.training.log import TrainingError
+from robustmdiff.training.notes import Note
+
+Ask = Callable[[Encoded], Tensor]
 
 EPS = 1e-7  # a probability of float32 is no surer than that
 
@@ -28,7 +35,6 @@ def validate(
     missing: Sequence[float],
     *,
     batch_size: int,
-    draws: int,
     seed: int,
 ) -> dict[str, float]:
     """{"macro_auroc": mean over the rates, "macro_auroc@0.5": at one, "log_loss": ...}.
@@ -39,20 +45,13 @@ def validate(
     a class of both kinds, a log loss without a known label) is left out. Raises TrainingError where the
     model gives NaN, which is neither better nor worse than any number.
     """
-    u = torch.rand(patients.presence.shape, generator=torch.Generator().manual_seed(seed))
-    mine = np.arange(accelerator.process_index, len(patients), accelerator.num_processes)
-    found = []
-    model.eval()
-    with torch.no_grad(), accelerator.autocast():
-        for index in np.array_split(mine, max(1, round(len(mine) / batch_size))) if len(mine) else ():
-            encoded = model.encode(tensors(patients.take(index), accelerator.device))
-            kept = [(u[index] >= p).to(accelerator.device) for p in missing]
-            p = [model.diagnose(encoded.keep(k), draws=draws, seed=seed).probability for k in kept]
-            found.append((index, torch.stack(p).float().cpu()))
-    model.train()
-    probability = torch.empty(len(missing), *patients.label.shape)
-    for index, p in gather_object(found):
-        probability[:, index] = p
+
+    def answer(view: Encoded) -> Tensor:
+        return model.diagnose(view, seed=seed).probability.float()
+
+    (probability,) = _under_masks(
+        model, accelerator, patients, missing, [answer], batch_size=batch_size, seed=seed
+    )
     try:
         check_probability("validation", probability, patients.ids)
     except ValueError as e:
@@ -70,6 +69,77 @@ def validate(
     for name, values in rows.items():
         metrics |= {f"{name}@{rate:g}": value for rate, value in zip(missing, values, strict=True)}
     return metrics
+
+
+def choose_answer(
+    model: DiagnosisModel,
+    accelerator: Accelerator,
+    patients: PackedPatients,
+    missing: Sequence[float],
+    *,
+    batch_size: int,
+    seed: int,
+) -> dict[str, float]:
+    """Sets the answer of the model to the one of least log loss under the masks of `validate`, of equal ones
+    the first; returns the log loss of each.
+
+    Each has the temperature that suits it best on these patients: a mean over draws is less sure than a head,
+    and would win for that alone, which a temperature does better.
+    """
+
+    def logits(answer: str) -> Ask:
+        said = partial(model.say, answer, draws=model.config.draws, seed=seed)
+        return lambda view: said(view).logits.double().movedim(-2, 0)  # [B, C] or [B, S, C]
+
+    asks = [lambda view: view.m.sum(1), *map(logits, model.answers)]
+    visible, *said = _under_masks(
+        model, accelerator, patients, missing, asks, batch_size=batch_size, seed=seed
+    )
+    people = {patient.person: i for i, patient in enumerate(patients.patients)}
+    person = torch.tensor([people[patient.person] for patient in patients.patients])
+    n = len(missing)
+    truth = patients.label.repeat(n, 1), patients.label_known.bool().repeat(n, 1), person.repeat(n)
+    how = model.labels, model.log_weight.double().cpu()
+    found = {}
+    for answer, each in zip(model.answers, said, strict=True):
+        rows = Said(each.flatten(0, 1).movedim(0, -2), visible.flatten(), *truth)
+        rows = rows.where(rows.visible > 0)  # of the others every answer is the prevalence
+        found[answer] = fit_temperature(rows, len(model.task.modalities), *how).log_loss(rows, *how)
+    model.answer = min(found, key=lambda answer: found[answer])
+    return found
+
+
+def answer_note(model: DiagnosisModel, log_loss: Mapping[str, float], n: int) -> Note:
+    """Which answer the model gives, and why: the log loss of each in n patients, {} where they are few."""
+    if log_loss:
+        why = f": log loss in {n} patients " + ", ".join(f"{x:.3f} ({name})" for name, x in log_loss.items())
+    else:
+        why = f", because {n} patients validate, too few to choose by"
+    return Note("answer", n, f"Answers come from the {model.answer}{why}.")
+
+
+def _under_masks(
+    model: DiagnosisModel,
+    accelerator: Accelerator,
+    patients: PackedPatients,
+    missing: Sequence[float],
+    asks: Sequence[Ask],
+    *,
+    batch_size: int,
+    seed: int,
+) -> list[Tensor]:
+    """What each of `asks` says [B, ...] of all patients under the masks of each rate -> [rates, n, ...]."""
+    u = torch.rand(patients.presence.shape, generator=torch.Generator().manual_seed(seed))
+    mine = np.arange(accelerator.process_index, len(patients), accelerator.num_processes)
+    found: list[tuple[np.ndarray, list[Tensor]]] = []
+    with evaluating(model), accelerator.autocast():
+        for index in np.array_split(mine, max(1, round(len(mine) / batch_size))) if len(mine) else ():
+            encoded = model.encode(tensors(patients.take(index), accelerator.device))
+            views = [encoded.keep((u[index] >= p).to(accelerator.device)) for p in missing]
+            found.append((index, [torch.stack([ask(view) for view in views]).cpu() for ask in asks]))
+    gathered = gather_object(found)
+    order = np.argsort(np.concatenate([index for index, _ in gathered]))
+    return [torch.cat(parts, dim=1)[:, order] for parts in zip(*(said for _, said in gathered), strict=True)]
 
 
 def log_loss(probability: Tensor, label: Tensor, known: Tensor, labels: Labels) -> float:

@@ -49,6 +49,7 @@ def pool(folds: Sequence[Results], *, replicates: int = 200, seed: int = 0) -> R
             name: rows([fold.subgroups.get(name, np.zeros(len(fold.masks.ids), bool)) for fold in folds])
             for name in dict.fromkeys(name for fold in folds for name in fold.subgroups)
         },
+        answers=_answers(folds),
         notes=_notes(folds),
     )
     weights = resamples(pooled.groups, replicates, seed)
@@ -126,8 +127,18 @@ def _mean(what: str, several: Sequence[Results], mean: Callable[[Array], Array])
         of_subgroup=of_subgroup,
         probability=probability,
         sets={},
+        answers=_answers(several),
         notes=_notes(several),
     )
+
+
+def _answers(several: Sequence[Results]) -> dict[str, str]:
+    """Whose answers each method gave, all that occur."""
+    found: dict[str, dict[str, None]] = {}
+    for one in several:
+        for method, answer in one.answers.items():
+            found.setdefault(method, {})[answer] = None
+    return {method: " or ".join(answers) for method, answers in found.items()}
 
 
 def _notes(several: Sequence[Results]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.asking import BATCH, encode, evaluating, under
 from robustmdiff.diagnosis.calibration import ALPHA
-from robustmdiff.diagnosis.contract import DiagnosisModel
+from robustmdiff.diagnosis.contract import DRAWS, DiagnosisModel
 from robustmdiff.diagnosis.sets import ConformalSets
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.evaluation.conditions import MNAR_HALF
@@ -85,6 +85,7 @@ def evaluate(
         weight=weight,
         groups=tuple(test.persons),
         subgroups=subgroups(test.groups),
+        answers={name: model.answering(draws) for name, model in models.items()},
     )
     answers = _ask_models(models, patients, collator, left, draws, seed)
     answers |= _ask_references(references or {}, left, test.ids)
@@ -178,7 +179,8 @@ def _ask_models(
 
 
 def _probability(model: DiagnosisModel, draws: int | None, seed: int, view: Encoded) -> Tensor:
-    return model.diagnose(view, draws=draws, seed=seed).probability
+    needed = draws if model.answering(draws) == DRAWS else 0
+    return model.diagnose(view, draws=needed, seed=seed).probability
 
 
 def _ask_references(references: Mapping[str, Reference], left: Bools, ids: Sequence[str]) -> dict[str, Array]:

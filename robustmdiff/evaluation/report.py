@@ -141,6 +141,7 @@ def to_json(results: Results) -> dict[str, Any]:
         areas = {name: results.area(method, one) for name, one in (("mcar", False), ("kept1", True))}
         near_chance = results.near_chance(method)
         by_method[method] = {
+            "answer": results.answers.get(method),  # None of what is no model
             "conditions": found,
             "retention": _retention(results, method),
             "near_chance": near_chance and _numbers(near_chance),  # then there is no retention

@@ -27,7 +27,8 @@ class Results:
     same resamples of patients for every method. Conditions are those of `masks`; "ceiling" is the
     exact posterior, where there is one. probability[method][condition] is [n, C], and
     sets[method][condition] bool [n, C] where a method has prediction sets. of_subgroup has the values of
-    `metrics.measure_calibration` for each of the subgroups that has PEOPLE, under the conditions `tabled`."""
+    `metrics.measure_calibration` for each of the subgroups that has PEOPLE, under the conditions `tabled`.
+    answers[method] says which of its answers a model gave: a head's, or the mean of its draws."""
 
     task: Task
     masks: Masks
@@ -36,6 +37,7 @@ class Results:
     alpha: float = 0.1
     weight: Array | None = None  # [n] importance weights
     groups: tuple[str, ...] = ()  # [n] the person of each row
+    answers: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what a reader of the report has to know
     subgroups: dict[str, Bools] = field(default_factory=dict)  # [n] each: who is in it
     values: Values = field(default_factory=dict)

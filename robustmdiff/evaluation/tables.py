@@ -67,6 +67,8 @@ def _tested(results: Results) -> list[str]:
         f"- Tested: {Support(people)}, {records} record{'' if records == 1 else 's'}.",
         f"- Modalities: {', '.join(results.masks.modalities)}.",
     ]
+    if results.answers:
+        lines.append(f"- Answers: {', '.join(f'{m} by its {by}' for m, by in results.answers.items())}.")
     if results.task.rare:
         lines.append(f"- Rare classes: {', '.join(results.task.rare)}.")
     if results.skipped:

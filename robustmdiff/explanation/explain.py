@@ -55,7 +55,8 @@ def explain_patient(
     """Diagnose one patient and gather why.
 
     target  the class to explain; the most probable one unless given.
-    draws   of the diagnosis; the model's own number, for which sets are calibrated, unless given.
+    draws   of the diagnosis; the model's own number, for which sets are calibrated, unless given. 0: none,
+            and a head answers.
     steps   of the integrated gradients.
     notes   of the model's training, for the page (`training.notes.read_notes`).
     K       the embedded concepts, where they are at hand (see `attribution.read`).
@@ -87,7 +88,8 @@ def explain_patient(
         next_tests = rank_next_tests(model, encoded, draws=max(draws, DRAWS), seed=seed)
         consulted = _concepts(model, encoded) if observed else ()
     c = int(probability[0].argmax()) if target is None else task.classes.index(target)
-    shapley = modality_shapley(model, encoded, draws=draws, seed=seed)
+    needed = 0 if diagnosis.answer in model.heads else draws
+    shapley = modality_shapley(model, encoded, draws=needed, seed=seed)
     attribution = attribute(model, reading, c, steps=steps)
     return PatientExplanation(
         id=patient.id,
@@ -113,6 +115,7 @@ def explain_patient(
         completeness_error=attribution.completeness_error,
         nothing=float(shapley.nothing[c]),
         everything=float(shapley.everything[c]),
+        answer=diagnosis.answer,
         draws=draws,
         seed=seed,
         checkpoint=checkpoint,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from robustmdiff.data.task import Field
+from robustmdiff.explanation.acquisition import DRAWS
 from robustmdiff.explanation.explain import explain_patient
 from robustmdiff.explanation.record import ClassRow, ImageView, PatientExplanation, TextView
 
@@ -52,6 +53,7 @@ def render_patient_page(explanation: PatientExplanation) -> str:
         unseen=set(explanation.missing) - {t.modality for t in explanation.next_tests},
         rgb={"for": "{} {} {}".format(*FOR), "against": "{} {} {}".format(*AGAINST)},
         listed=LISTED,
+        imagined=max(explanation.draws, DRAWS),
     )
 
 

@@ -16,7 +16,8 @@ from robustmdiff.training.notes import Note
 
 @dataclass(frozen=True)
 class ClassRow:
-    """low, high: 5 % and 95 % of the draws. in_set, recorded: None where not known."""
+    """low, high: 5 % and 95 % of the draws, None where none were made. in_set, recorded: None where not
+    known."""
 
     name: str
     probability: float
@@ -111,7 +112,8 @@ class PredictionSet:
 @dataclass(frozen=True)
 class PatientExplanation:
     """target is the class that is explained; concepts are none where the model was given no ontology;
-    notes are those of the model's training. direct, baseline and completeness_error are those of
+    notes are those of the model's training. answer says whose the probabilities are: a head's, or the mean of
+    the draws (`Diagnosis.answer`). direct, baseline and completeness_error are those of
     Attribution; nothing and everything are the ends between which the Shapley values lead."""
 
     id: str
@@ -135,6 +137,7 @@ class PatientExplanation:
     completeness_error: float
     nothing: float
     everything: float
+    answer: str
     draws: int
     seed: int
     checkpoint: str
@@ -147,6 +150,11 @@ class PatientExplanation:
     @property
     def missing(self) -> tuple[str, ...]:
         return tuple(m.name for m in self.modalities if not m.present)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there are draws to tell of."""
+        return self.classes[0].low is not None
 
     def to_json(self) -> dict[str, Any]:
         """In JSON's types, all of it but the images' own pixels; heat maps as nested lists [C][H][W]."""

@@ -95,7 +95,7 @@ def test_predict_writes_a_row_for_each_patient_and_class(say, run, tmp_path):
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
         "patient", "class", "probability", "low", "high", "in_set", "unlike_training", "missing",
-        "nothing_known",
+        "nothing_known", "answer",
     ]  # fmt: skip
     by_patient: dict[str, float] = {}
     for row in rows:
@@ -103,6 +103,20 @@ def test_predict_writes_a_row_for_each_patient_and_class(say, run, tmp_path):
         by_patient[row["patient"]] = by_patient.get(row["patient"], 0) + float(row["probability"])
     assert len(by_patient) == 12
     assert all(total == pytest.approx(1, abs=1e-4) for total in by_patient.values())
+
+
+def test_predict_without_draws_says_nothing_of_what_could_change(say, run, tmp_path):
+    out = tmp_path / "predictions.csv"
+    assert say("predict", run, "--out", out, "--draws", 0).code == 0
+    with out.open(encoding="utf-8") as file:
+        assert {(row["low"], row["high"], row["answer"]) for row in csv.DictReader(file)} == {
+            ("", "", "head")
+        }
+    words = say("predict", run, "--draws", 0)
+    assert words.out.startswith(
+        "Prediction sets, with the probability of each class\nAnswers come from the head"
+    )
+    assert say("predict", run, "--draws", 1).code == 2
 
 
 def test_predict_some_patients_in_words_and_in_json(say, run):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ import torch
 from accelerate import Accelerator
 from sklearn.metrics import log_loss as sklearn_log_loss
 
+from robustmdiff.diagnosis.contract import Logits
 from robustmdiff.diagnosis.train import train
-from robustmdiff.diagnosis.validation import log_loss, validate
+from robustmdiff.diagnosis.validation import answer_note, choose_answer, log_loss, validate
 from robustmdiff.labels import Exclusive, Independent
 from robustmdiff.training.batches import PackedPatients
 from robustmdiff.training.log import TrainingError
+from robustmdiff.training.notes import read_notes
 from tests.training import toy
 
 
@@ -45,7 +48,7 @@ def test_validation_masks_hide_at_the_rate_and_stay_the_same():
 
     patients = PackedPatients(toy.make_patients(700), toy.collator(), 1)
     model = Spy().train()
-    arguments = {"batch_size": 32, "draws": 2, "seed": 3}
+    arguments = {"batch_size": 32, "seed": 3}
     one = validate(model, Accelerator(cpu=True), patients, [0.0, 0.4], **arguments)
     assert torch.equal(torch.cat(seen[0::2]), patients.presence)
     share = torch.cat(seen[1::2])[patients.presence].double().mean().item()
@@ -61,7 +64,7 @@ def test_a_metric_that_these_patients_cannot_have_is_left_out():
     unknown = [dataclasses.replace(p, labels={}) for p in toy.make_patients(9)]
     for patients, names in ((alike, {"log_loss", "log_loss@0"}), (unknown, set())):
         packed = PackedPatients(patients, toy.collator(), 1)
-        metrics = validate(toy.Toy(), Accelerator(cpu=True), packed, [0.0], batch_size=4, draws=2, seed=3)
+        metrics = validate(toy.Toy(), Accelerator(cpu=True), packed, [0.0], batch_size=4, seed=3)
         assert set(metrics) == names
 
 
@@ -90,3 +93,63 @@ def test_without_a_known_label_there_is_no_log_loss(tmp_path):
     config = toy.CONFIG.model_copy(update={"monitor": "log_loss"})
     with pytest.raises(ValueError, match="no class is known to hold for any of patients_valid"):
         train(toy.Toy(), toy.make_patients(40), unknown, toy.collator(), config, tmp_path)
+
+
+class TwoAnswers(toy.Toy):
+    """z is N(e_y, 1) of class y: a head that says three times log p(y | z), and draws with noise about it."""
+
+    draws = 64
+
+    def encode(self, batch):
+        encoded = super().encode(batch)
+        seeds = [zlib.crc32(id.encode()) for id in batch.ids]
+        noise = [torch.randn(3, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return encoded._replace(H=(batch.label + torch.stack(noise))[:, None].expand(-1, 3, -1))
+
+    @property
+    def answers(self):
+        return "head", "draws"
+
+    def classify(self, encoded):
+        return Logits(3 * (encoded.H[:, 0] + torch.tensor(toy.TASK.prevalence).log()))
+
+    def imagined(self, encoded, *, draws, seed):
+        noise = torch.randn(self.draws, 1, 3, generator=torch.Generator().manual_seed(seed))
+        return Logits(self.classify(encoded).logits + 6 * noise)
+
+
+def test_the_answer_of_least_log_loss_is_chosen_each_at_its_best_temperature():
+    """A mean over draws is less sure: without a temperature that alone would make it the better one."""
+    patients = PackedPatients(toy.make_patients(300), toy.collator(), 1)
+    model, where = TwoAnswers(d=3), (Accelerator(cpu=True), patients, [0.0, 0.5])
+    untempered = {}
+    for name in model.answers:
+        model.answer = name
+        untempered[name] = validate(model, *where, batch_size=32, seed=3)["log_loss"]
+    found = choose_answer(model.train(), *where, batch_size=32, seed=3)
+    assert model.training
+    assert untempered["draws"] < untempered["head"]
+    assert found["head"] < found["draws"]
+    assert model.answer == "head"
+    assert found == pytest.approx(choose_answer(model, *where, batch_size=101, seed=3), rel=1e-6)
+    told = answer_note(model, found, 300)
+    assert (told.topic, told.n) == ("answer", 300)
+    assert told.sentence.startswith("Answers come from the head: log loss in 300 patients ")
+
+
+def test_too_few_to_choose_keep_the_answer_and_say_so(tmp_path):
+    patients = toy.make_patients(40), toy.make_patients(9, 1, "v")
+    model = TwoAnswers(d=3)
+    model.answer = "draws"
+    train(model, *patients, toy.collator(), toy.CONFIG.model_copy(update={"monitor": "last"}), tmp_path)
+    assert model.answer == "draws"
+    (note,) = (note for note in read_notes(tmp_path) if note.topic == "answer")
+    assert note.sentence == "Answers come from the draws, because 9 patients validate, too few to choose by."
+
+
+def test_weights_learned_with_rare_classes_are_known_to_the_model(tmp_path):
+    patients = toy.make_patients(93)
+    toy.run(tmp_path, model=(model := toy.Toy()))
+    y = [next(c for c, name in enumerate(toy.TASK.classes) if p.labels.get(name)) for p in patients]
+    f = np.bincount(y, minlength=3) / 93
+    np.testing.assert_allclose(model.log_weight.numpy(), 0.5 * np.log(f.max() / f), rtol=1e-6)

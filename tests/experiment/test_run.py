@@ -18,6 +18,7 @@ from robustmdiff.data.study import texts_of
 from robustmdiff.diagnosis.calibration import calibrate
 from robustmdiff.diagnosis.sets import Cell, ConformalSets
 from robustmdiff.encoders.config import ModelConfig
+from robustmdiff.encoders.tensors import tensors
 from robustmdiff.evaluation.conditions import COMPLETE
 from robustmdiff.experiment.run import evaluate_run, load_run, train_run
 from robustmdiff.experiment.studies import Source, load_study
@@ -216,3 +217,20 @@ def test_evaluation_scores_the_sets_that_are_shipped(run, tmp_path):
 def test_another_number_of_draws_than_the_sets_were_made_for_is_warned_of(run):
     with pytest.warns(UserWarning, match="draws is 5, and the prediction sets were calibrated for 3"):
         evaluate_run(run[1].folder, draws=5, replicates=5)
+
+
+def test_who_are_told_apart_without_error_are_answered_near_0_and_1(tmp_path):
+    """With the default settings: not the first epoch that ranks all of them rightly is kept."""
+    rng = np.random.default_rng(0)
+    rows = [f"p{i},{('well', 'sick')[i % 2]},{80 * (i % 2) + rng.random():.3f}" for i in range(400)]
+    task = {
+        "modalities": [{"name": "labs", "kind": "values", "fields": [{"name": "crp", "reference": [0, 5]}]}],
+        "classes": ["well", "sick"],
+    }
+    (tmp_path / "task.json").write_text(json.dumps(task), encoding="utf-8")
+    (tmp_path / "patients.csv").write_text("\n".join(["id,label,labs.crp", *rows]), encoding="utf-8")
+    study = load_study(Source("folder", str(tmp_path)))
+    run = train_run(study, TrainConfig(model=MODEL), tmp_path / "run")
+    batch = run.collator(study.patients["test"])
+    p = run.model.diagnose(run.model.encode(tensors(batch))).probability
+    assert p[torch.from_numpy(batch.label) == 1].min() > 0.95
