@@ -62,7 +62,7 @@ class ConformalSets(Saved):
     *One person, many views.* A calibration patient is asked about under many subsets, and scores of one
     person depend on each other. So it is people who are exchangeable, not views: each counts once in a cell,
     spread evenly over the views there, and n counts people (hierarchical conformal prediction: Lee, Barber
-    and Willett 2023). One random view of each would keep the same promise, with a coverage that varies more.
+    and Willett 2023). One random view of each keeps the same promise; its coverage varies a little more.
 
     *Enriched samples.* `weight` leads back to the population (weighted conformal: Tibshirani et al. 2019; as
     weights follow the class: Podkopaev and Ramdas 2021). Where all people of a cell weigh the same, as those
