@@ -105,8 +105,11 @@ def test_torch_func_differentiates_once(case):
 
 @pytest.mark.parametrize("compiled_backend", ["native", "torch"])
 def test_compiles_whole_with_dynamic_shapes(case, compiled_backend):
-    """Dimensions of 0 and 1 among them; the cases left out differ in values only."""
+    """Dimensions of 0 and 1 among them; the cases left out differ in values only. The backends of an op share
+    what tells a graph their shapes, so that one or two cases of torch's show that it is there."""
     if case.name in ("everything-present", "packed-out-of-order", "left-padded", "exclude-own", "prior"):
+        return
+    if compiled_backend == "torch" and case.name not in ("some-absent", "affinity-exclude-own", "relations"):
         return
     if compiled_backend not in backends_under_test(case.op):
         pytest.skip(f"{case.op} has no {compiled_backend} backend")
