@@ -33,4 +33,4 @@ class FindingHeads(nn.Module):
     def loss(self, fused: Tensor, H: Tensor, m: Tensor, batch: Batch) -> Tensor:
         """fused [B, d]; H [B, M, d] with 0 where m bool [B, M] is False."""
         alone = torch.einsum("bmd,mdf->bmf", H, self.W) + self.b
-        return finding_loss(alone, self.together(fused), m, batch)
+        return finding_loss(alone, self.together(fused), m, batch.findings, batch.findings_known)

@@ -1,8 +1,8 @@
 """Knowledge inside the model: concept embeddings, attention to them, and the disease table.
 
 The paper attends from H_i to k concepts, A_med = softmax(H_i Q (K R)^T / sqrt(d_k)). Concepts
-here are the diseases and findings of an ontology, so the attention of a finding can be
-supervised, and what it says becomes evidence that a disease-phenotype table can use.
+here are the diseases and findings of an ontology, so the attention of some of them (the `Signs` of a task)
+can be supervised, and what it says becomes evidence that a disease-phenotype table can use.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from robustmdiff.nn import GraphAttention
 from robustmdiff.nn.dropout import of_others
 from robustmdiff.ops import Graph
 
-BACKGROUND = 0.07  # P(finding | disease) where the table states nothing
-TRUST = 0.85  # of a stated frequency: ontologies are curated by hand, from few case reports at times
 CORRECTION_SCALE = 5.0
 
 
@@ -71,27 +69,27 @@ class ConceptEmbedding(nn.Module):
         return total / lengths[:, None]
 
 
-class FindingEvidence(nn.Module):
-    """What each modality's tokens say about each finding, as a log-likelihood ratio.
+class Evidence(nn.Module):
+    """What each modality's tokens say about each sign (`Signs`), as a log-likelihood ratio.
 
-    Finding f asks the tokens x_t of a modality with its row of K E, and reads what it asked for:
+    Sign f asks the tokens x_t of a modality with its row of K E, and reads what it asked for:
 
         a_tf = x_t Q (K_f E)^T / sqrt(d_k),   lambda_f = sum_t softmax_t(a_tf) x_t V (K_f E)^T + b_if
 
-    Readings of different modalities are independent given the finding, so evidence adds up over
+    Readings of different modalities are independent given the sign, so evidence adds up over
     whatever is present, and an absent modality adds nothing: Bayes' rule, not an imputation.
     """
 
-    def __init__(self, d_h: int, modalities: int, findings: int) -> None:
+    def __init__(self, d_h: int, modalities: int, signs: int) -> None:
         super().__init__()
         self.E = nn.Linear(d_h, d_h, bias=False)
         self.norm = nn.LayerNorm(d_h)
         self.Q = nn.Linear(d_h, d_h, bias=False)
         self.V = nn.Linear(d_h, d_h, bias=False)
-        self.b = nn.Parameter(torch.zeros(modalities, findings))
+        self.b = nn.Parameter(torch.zeros(modalities, signs))
 
     def forward(self, tokens: Tensor, segments: Tensor, K: Tensor) -> Tensor:
-        """tokens [T, d_h] that lie modality by modality, segments [B, M, 2], K [F, d_h] of the findings
+        """tokens [T, d_h] that lie modality by modality, segments [B, M, 2], K [F, d_h] of the signs
         -> [B, M, F]. Rows of absent modalities hold b and mean nothing."""
         (B, M), F = segments.shape[:2], len(K)
         KE = self.E(K)
@@ -112,30 +110,26 @@ class FindingEvidence(nn.Module):
 
 
 class DiseaseTable(nn.Module):
-    """log P(evidence | disease) from P(finding | disease), up to a constant:
+    """log P(evidence | disease) from T_cf = P(sign | disease), up to a constant:
 
         sum_f log(1 + T_cf (exp(lambda_f) - 1))
 
-    the exact likelihood of findings independent given the disease, known only through their
+    the exact likelihood of signs independent given the disease, known only through their
     log-likelihood ratios lambda_f.
 
-    T starts from the stated frequencies, each believed with probability TRUST and else worth what
-    the finding's mean over diseases is worth, so that one wrong entry cannot rule a disease out; a
-    learned correction of its logit follows fast (CORRECTION_SCALE), as there is one number per entry.
+    T starts from `given` [C, F]; where it is `learned`, a correction of its logit follows fast
+    (CORRECTION_SCALE), as there is one number per entry.
     """
 
     prior: Tensor
 
-    def __init__(self, frequency: Tensor) -> None:
+    def __init__(self, given: Tensor, *, learned: bool = True) -> None:
         super().__init__()
-        mean = frequency.nanmean(0, keepdim=True).nan_to_num(BACKGROUND)
-        stated = torch.where(frequency.isnan(), mean.clamp(max=BACKGROUND), frequency)
-        believed = TRUST * stated + (1 - TRUST) * mean
-        self.register_buffer("prior", believed.clamp(0.01, 0.98).logit())  # [C, F]
-        self.correction = nn.Parameter(torch.zeros_like(self.prior))
+        self.register_buffer("prior", given.logit())
+        self.correction = nn.Parameter(torch.zeros_like(self.prior), requires_grad=learned)
 
     def T(self) -> Tensor:
-        """P(finding | disease), float32 [C, F]."""
+        """P(sign | disease), float32 [C, F]."""
         return torch.sigmoid(self.prior + CORRECTION_SCALE * self.correction)
 
     def forward(self, evidence: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Losses(NamedTuple):
 
 
 def total_loss(losses: Losses, c: TrainConfig) -> Tensor | float:
-    """L_total of the paper, and L_find for data whose findings are labelled."""
+    """L_total of the paper, and L_find."""
     L_diff, L_cons, L_class, L_find = losses
     return c.lambda_class * L_class + c.lambda_find * L_find + c.lambda_cons * L_cons + c.lambda_diff * L_diff
 
@@ -68,15 +68,16 @@ def class_loss(labels: Labels, logits: Tensor, batch: Batch, weight: Tensor) -> 
     return labels.loss(several, label, known, weight).mean()
 
 
-def finding_loss(alone: Tensor, together: Tensor, m: Tensor, batch: Batch) -> Tensor:
+def finding_loss(alone: Tensor, together: Tensor, m: Tensor, holds: Tensor, known: Tensor) -> Tensor:
     """L_find: the cross entropy of the findings, said by each modality that is visible and by all together.
 
-    alone logits [B, M, F], of which those where m bool [B, M] is False are not read; together [B, F].
+    alone logits [B, M, F], of which those where m bool [B, M] is False are not read; together [B, F];
+    holds 0 or 1, known bool [B, F].
     """
-    target = batch.findings[:, None].expand_as(alone)
+    target = holds[:, None].expand_as(alone)
     each = binary_cross_entropy_with_logits(alone.masked_fill(~m[..., None], 0), target, reduction="none")
-    both = binary_cross_entropy_with_logits(together, batch.findings, reduction="none")
-    return ((mean_where(each, m) + both) * batch.findings_known).mean()
+    both = binary_cross_entropy_with_logits(together, holds, reduction="none")
+    return ((mean_where(each, m) + both) * known).mean()
 
 
 def consistency_loss(Z: Tensor, complete: Tensor) -> Tensor:

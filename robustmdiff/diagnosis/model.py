@@ -1,7 +1,7 @@
 """RobustMDiff: encoders, knowledge, integration, conditional latent diffusion, diagnosis.
 
 The unified latent has two parts, x = (Z, lambda): Z(m) of the paper's integration, and the
-evidence for each finding. The diffusion learns what x would be under a fuller view of the
+evidence for each sign (`Signs`). The diffusion learns what x would be under a fuller view of the
 patient, given the view there is; a diagnosis averages what the head says of many such x.
 """
 
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.task import Task
-from robustmdiff.diagnosis.concepts import ConceptEmbedding, DiseaseTable, FindingEvidence
+from robustmdiff.diagnosis.concepts import ConceptEmbedding, DiseaseTable, Evidence
 from robustmdiff.diagnosis.contract import DRAWS, DiagnosisModel, Logits
 from robustmdiff.diagnosis.integration import Integration
 from robustmdiff.diagnosis.losses import Losses, class_loss, consistency_loss, finding_loss
 from robustmdiff.diagnosis.noise import PatientNoise
+from robustmdiff.diagnosis.signs import signs_of
 from robustmdiff.diagnosis.views import between, fullest, most_frequent
 from robustmdiff.diffusion.denoiser import Condition, LatentDenoiser
 from robustmdiff.diffusion.loss import diffusion_loss
@@ -30,12 +31,10 @@ from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.modalities import ModalityEncoders
 from robustmdiff.knowledge.concepts import ConceptTable
-from robustmdiff.labels import Labels
 from robustmdiff.nn.dropout import patient_numbers
 from robustmdiff.ops import philox_key
-from robustmdiff.refusal import Refusal
 
-EVIDENCE_LIMIT = 8.0  # nats; beyond it a finding is as good as seen, and the head's answer no longer moves
+EVIDENCE_LIMIT = 8.0  # nats; beyond it a sign is as good as seen, and the head's answer no longer moves
 EVIDENCE_UNIT = 4.0  # nats per unit of the latent, so that both of its parts have a similar scale
 NOISINGS = 4  # noise levels per patient and training step: the denoiser is cheap, the encoders are not
 
@@ -43,14 +42,19 @@ NOISINGS = 4  # noise levels per patient and training step: the denoiser is chea
 class RobustMDiff(DiagnosisModel):
     """concepts: diseases named as the task's classes and findings named as the task's findings
     are tied to them; further concepts only inform. read: name -> token ids, for the encoder of the
-    first text modality (see ConceptEmbedding).
+    first text modality (see ConceptEmbedding). signs: what evidence is read for.
     """
 
     answer = DRAWS
-    renamed: ClassVar = {"R.weight": "evidence.E.weight"}
+    renamed: ClassVar = {
+        "R.weight": "evidence.E.weight",
+        "finding_rows": "sign_rows",
+        "finding_prior": "sign_prior",
+    }
+    added: ClassVar = (*DiagnosisModel.added, "log_tau")
     encoders: ModalityEncoders
     concept_table: ConceptTable
-    finding_rows: Tensor
+    sign_rows: Tensor
     views: Tensor
     log_prior: Tensor
     step: Tensor
@@ -62,24 +66,16 @@ class RobustMDiff(DiagnosisModel):
         concepts: ConceptTable,
         read: Callable[[str], Sequence[int]] | None = None,
     ) -> None:
-        row = {
-            (kind, name): i for i, (kind, name) in enumerate(zip(concepts.kind, concepts.name, strict=True))
-        }
-        missing = [name for name in task.findings if ("finding", name) not in row]
-        if missing:
-            raise Refusal(
-                f"RobustMDiff: concepts lack the findings {missing}, expected one for each of the task's"
-            )
         super().__init__(task, config, ModalityEncoders(task, config))
         self.concept_table = concepts
-        d, M, F = config.d_h, len(task.modalities), len(task.findings)
-        self.register_buffer(
-            "finding_rows", torch.tensor([row["finding", f] for f in task.findings], dtype=torch.long)
-        )
+        self.signs = signs_of(task, classes=config.class_evidence)
+        d, M, F = config.d_h, len(task.modalities), len(self.signs.names)
+        self.register_buffer("sign_rows", self.signs.rows(concepts))
 
         self.concepts = ConceptEmbedding(concepts, d, config.heads, read)
         self.text = next((text.name for text in task.of_kind("text")), None)
-        self.evidence = FindingEvidence(d, M, F)
+        self.evidence = Evidence(d, M, F)
+        self.log_tau = nn.Parameter(torch.zeros(M + 1))
         log_pi = torch.from_numpy(concepts.prevalence).float().clamp(min=1e-9).log()  # NaN where unknown
         self.integration = Integration(config, M, log_pi)
         self.teacher = copy.deepcopy(self.integration).requires_grad_(False)
@@ -90,13 +86,15 @@ class RobustMDiff(DiagnosisModel):
 
         self.register_buffer("log_prior", self.labels.log_prior(task.prevalence))
         self.prior_shift = nn.Parameter(torch.zeros(len(task.classes)))
-        self.table = DiseaseTable(class_frequencies(task, concepts, self.labels))
+        given_class = self.signs.given_class(task, concepts, self.labels)
+        self.table = DiseaseTable(given_class, learned=not self.signs.are_classes)
         self.head = nn.Linear(d, len(task.classes))
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         prevalence = self.labels.probability(self.log_prior)
-        base = (prevalence[:, None] * self.table.T()[: len(prevalence)]).sum(0) / prevalence.sum()
-        self.finding_prior = nn.Parameter(base.detach().logit())
+        of_each = (prevalence[:, None] * self.table.T()[: len(prevalence)]).sum(0) / prevalence.sum()
+        base = prevalence if self.signs.are_classes else of_each
+        self.sign_prior = nn.Parameter(base.detach().logit())
         everything = torch.ones(1, M, dtype=torch.bool)
         self.register_buffer("views", most_frequent(everything))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -112,15 +110,23 @@ class RobustMDiff(DiagnosisModel):
         return self.inform(self.encoders(batch), K)
 
     def inform(self, encoded: Encoded, K: Tensor | None = None) -> Encoded:
-        """What the encoders gave, with the concepts and the evidence for each finding."""
+        """What the encoders gave, with the concepts and the evidence for each sign."""
         K = self.embed_concepts() if K is None else K
-        evidence = self.evidence(encoded.tokens, encoded.segments, K[self.finding_rows])
+        evidence = self.evidence(encoded.tokens, encoded.segments, K[self.sign_rows])
         return encoded._replace(evidence=evidence, K=K)
 
-    def total_evidence(self, encoded: Encoded) -> Tensor:
-        """lambda(m) [B, F], nats: summed over what is visible, bounded smoothly."""
+    def evidence_of_each(self, encoded: Encoded) -> Tensor:
+        """What each visible modality says of each sign, nats [B, M, F]; 0 where it is absent.
+
+        What n modalities say is scaled by tau_n: modalities that repeat each other are less than their sum.
+        """
         assert encoded.evidence is not None
-        total = encoded.evidence.masked_fill(~encoded.m[..., None], 0).sum(1)
+        tau = self.log_tau.exp()[encoded.m.sum(1)]
+        return encoded.evidence.masked_fill(~encoded.m[..., None], 0) * tau[:, None, None]
+
+    def total_evidence(self, encoded: Encoded) -> Tensor:
+        """lambda(m) [B, F], nats: the sum of `evidence_of_each`, bounded smoothly."""
+        total = self.evidence_of_each(encoded).sum(1)
         return EVIDENCE_LIMIT * torch.tanh(total / EVIDENCE_LIMIT)
 
     def observe(self, encoded: Encoded, integration: Integration | None = None) -> Tensor:
@@ -160,7 +166,7 @@ class RobustMDiff(DiagnosisModel):
             L_diff=L_diff,
             L_cons=consistency_loss(x_m[:, : self.config.d_h], complete),
             L_class=(classified + imagined) / 2,
-            L_find=self._finding_loss(student, batch) if self.task.findings else 0.0,
+            L_find=self._finding_loss(student, batch) if self.signs.names else 0.0,
         )
 
     def _denoise(self, x_0: Tensor, condition: Condition, noise: PatientNoise) -> tuple[Tensor, Tensor]:
@@ -179,20 +185,21 @@ class RobustMDiff(DiagnosisModel):
         return loss.mean(), x_hat.view(B, R, D)
 
     def _settle_evidence(self, x: Tensor, batch: Batch) -> Tensor:
-        """x with its evidence cut off from the class loss for patients whose findings are labelled.
+        """x with its evidence cut off from the class loss for patients whose signs are known.
 
         Evidence is to be what it says, a likelihood ratio. Left to the class loss as well, it bends
         until the disease table fits, and most where the table is wrong.
         """
         Z, evidence = x.split([self.config.d_h, x.shape[-1] - self.config.d_h], dim=-1)
-        labelled = batch.findings_known.any(1, keepdim=True)
-        return torch.cat([Z, torch.where(labelled, evidence.detach(), evidence)], dim=-1)
+        known = self.signs.truth(batch)[1].any(1, keepdim=True)
+        return torch.cat([Z, torch.where(known, evidence.detach(), evidence)], dim=-1)
 
     def _finding_loss(self, student: Encoded, batch: Batch) -> Tensor:
         """Evidence must be worth what it claims, each modality's alone and their sum."""
         assert student.evidence is not None
-        alone = self.finding_prior + student.evidence
-        return finding_loss(alone, self.finding_prior + self.total_evidence(student), student.m, batch)
+        alone, together = student.evidence, self.total_evidence(student)
+        holds, known = self.signs.truth(batch)
+        return finding_loss(self.sign_prior + alone, self.sign_prior + together, student.m, holds, known)
 
     def _condition(self, x_m: Tensor, view: Tensor, encoded: Encoded) -> Condition:
         return self.denoiser.condition_on(x_m, encoded.m, view, encoded.tokens, encoded.segments)
@@ -253,18 +260,8 @@ class RobustMDiff(DiagnosisModel):
     def _said_of(self, x: Tensor) -> Logits:
         """x [..., d_h + F]."""
         evidence = x[..., self.config.d_h :] * EVIDENCE_UNIT
+        if self.signs.are_classes:
+            return Logits(self.logits(x))
         if self.labels.exclusive:
             return Logits(self.logits(x), lambda p: self.table.findings(evidence, p))
-        return Logits(self.logits(x), lambda p: torch.sigmoid(self.finding_prior + evidence))
-
-
-def class_frequencies(task: Task, concepts: ConceptTable, labels: Labels) -> Tensor:
-    """P(finding | class) in the task's order, NaN where nothing is stated; [`labels.hypotheses`, F]."""
-    diseases = {concepts.name[i]: n for n, i in enumerate(concepts.indices("disease"))}
-    findings = {concepts.name[i]: n for n, i in enumerate(concepts.indices("finding"))}
-    frequency = torch.full((labels.hypotheses(len(task.classes)), len(task.findings)), torch.nan)
-    for c, name in enumerate(task.classes):
-        for f, finding in enumerate(task.findings):
-            if name in diseases:
-                frequency[c, f] = float(concepts.frequency[diseases[name], findings[finding]])
-    return frequency
+        return Logits(self.logits(x), lambda p: torch.sigmoid(self.sign_prior + evidence))

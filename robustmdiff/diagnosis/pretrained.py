@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FORMAT = 1
+BEFORE: dict[str, Any] = {"class_evidence": False}  # of models saved before there was such a setting
 
 
 class PretrainedError(Refusal):
@@ -92,7 +93,7 @@ def load_pretrained(
     tokenizer = load_tokenizer(folder / "tokenizer.json") if has_text else None
     concepts = read_concepts(folder / "concepts.npz") if has_concepts else None
     task = task_from(with_architectures(description["task"], folder / "encoders"), f"{folder}/model.json")
-    config = ModelConfig(**without_retired(description["config"]))
+    config = ModelConfig(**BEFORE | without_retired(description["config"]))
     model = kinds[kind](task, config, concepts=concepts, tokenizer=tokenizer, **description["options"])
     weights = folder / "model.safetensors"
     try:

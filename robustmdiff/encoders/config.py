@@ -57,6 +57,7 @@ class ModelConfig(EncoderConfig):
     width of the latent Z as well, heads and dropout are there, too), and of the latent diffusion.
 
     fusion_layers  layers of cross-modal attention before the integration
+    class_evidence whether each modality is read for the classes themselves where no finding is labelled
     rank           of the mask-adaptive term of W_i(m)
     width, depth   of the denoiser
     T              diffusion steps of the forward process
@@ -68,6 +69,7 @@ class ModelConfig(EncoderConfig):
     """
 
     fusion_layers: int = 1
+    class_evidence: bool = True
     rank: int = 8
     width: int = 128
     depth: int = 3

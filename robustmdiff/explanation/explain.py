@@ -82,6 +82,7 @@ def explain_patient(
         observed = bool(present.any())
         diagnosis = model.diagnose(encoded, draws=draws, seed=seed)
         probability = diagnosis.probability.cpu()
+        evidence = _evidence(model, encoded)
         in_set = None if conformal is None else conformal.sets(probability, present)[0].tolist()
         latent = model.observe(encoded).cpu()
         unlike = None if abstention is None else bool(abstention.flag(latent, present)[0])
@@ -99,10 +100,10 @@ def explain_patient(
         target=task.classes[c],
         multilabel=task.multilabel,
         classes=_classes(
-            model, reading.batch, probability[0], diagnosis.interval() if observed else None, in_set
+            model, reading.batch, probability[0], diagnosis.interval() if observed else None, in_set, evidence
         ),
         modalities=_modalities(model, shapley.contribution[:, c], attribution),
-        findings=_findings(model, encoded, diagnosis.findings) if observed else (),
+        findings=_findings(model, diagnosis.findings, evidence) if observed else (),
         concepts=consulted,
         images=_images(model, reading.batch, attribution),
         texts=_texts(model, patient, attribution),
@@ -133,9 +134,11 @@ def _classes(
     probability: Tensor,
     interval: tuple[Tensor, Tensor] | None,
     in_set: list[bool] | None,
+    evidence: Mapping[str, dict[str, float]],
 ) -> tuple[ClassRow, ...]:
     """probability [C], both ends of the interval [1, C]."""
     task = model.task
+    own = evidence if model.signs.are_classes else {}
     unknown = [None] * len(task.classes)
     low, high = (unknown, unknown) if interval is None else (end[0].tolist() for end in interval)
     holds, known = (batch.label[0] > 0.5).tolist(), batch.label_known[0].tolist()
@@ -149,6 +152,7 @@ def _classes(
             rare=name in task.rare,
             in_set=None if in_set is None else in_set[c],
             recorded=holds[c] if known[c] else None,
+            evidence=own.get(name, {}),
         )
         for c, (name, p) in enumerate(zip(task.classes, probability.tolist(), strict=True))
     ]
@@ -171,18 +175,26 @@ def _modalities(
     return tuple(rows)
 
 
-def _findings(model: RobustMDiff, encoded: Encoded, probability: Tensor | None) -> tuple[FindingRow, ...]:
-    if probability is None or encoded.evidence is None:
-        return ()
+def _evidence(model: RobustMDiff, encoded: Encoded) -> dict[str, dict[str, float]]:
+    """Nats by sign and modality present."""
+    each = model.evidence_of_each(encoded)[0].T.tolist()  # [F][M]
     present = encoded.m[0].tolist()
-    evidence = encoded.evidence[0].tolist()  # [M][F]
+    return {
+        sign: {
+            name: x for name, x, seen in zip(model.task.modality_names, said, present, strict=True) if seen
+        }
+        for sign, said in zip(model.signs.names, each, strict=True)
+    }
+
+
+def _findings(
+    model: RobustMDiff, probability: Tensor | None, evidence: Mapping[str, dict[str, float]]
+) -> tuple[FindingRow, ...]:
+    if probability is None:
+        return ()
     rows = [
-        FindingRow(
-            name,
-            p,
-            {m: evidence[i][f] for i, m in enumerate(model.task.modality_names) if present[i]},
-        )
-        for f, (name, p) in enumerate(zip(model.task.findings, probability[0].tolist(), strict=True))
+        FindingRow(name, p, evidence[name])
+        for name, p in zip(model.task.findings, probability[0].tolist(), strict=True)
     ]
     return tuple(sorted(rows, key=lambda row: -row.probability)[:TOP])
 

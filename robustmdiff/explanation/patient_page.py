@@ -43,12 +43,13 @@ def render_patient_page(explanation: PatientExplanation) -> str:
         "breakable": _breakable,
         "signed": lambda x: f"{x:+.1f}".replace("-", "−"),
     }
+    signs = (*explanation.findings, *explanation.classes)
     return environment.get_template("patient_page.html").render(
         e=explanation,
         pictures=_pictures(explanation),
         texts=[(view.name, _pieces(view)) for view in explanation.texts],
         widest=max((abs(m.contribution or 0) for m in explanation.modalities), default=0) or 1,
-        strongest=max((abs(x) for f in explanation.findings for x in f.evidence.values()), default=0) or 1,
+        strongest=max((abs(x) for row in signs for x in row.evidence.values()), default=0) or 1,
         noticeable=any(t.noticeable for t in explanation.next_tests),
         unseen=set(explanation.missing) - {t.modality for t in explanation.next_tests},
         rgb={"for": "{} {} {}".format(*FOR), "against": "{} {} {}".format(*AGAINST)},

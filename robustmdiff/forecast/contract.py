@@ -30,7 +30,7 @@ class Seen(NamedTuple):
 
     def take(self, rows: Tensor) -> Self:
         """The rows that an index int64 or a mask bool names."""
-        return self._make(x[rows] for x in self)
+        return type(self)(*(x[rows] for x in self))
 
 
 class Pairs(NamedTuple):

@@ -66,7 +66,7 @@ class TrainConfig(LoopConfig):
     lambda_diff: float = Field(1.0, ge=0, description="of the diffusion, which teaches the denoiser alone")
     lambda_cons: float = Field(0.1, ge=0, description="of the agreement with the teacher's complete view")
     lambda_class: float = Field(1.0, ge=0, description="of the classification")
-    lambda_find: float = Field(1.0, ge=0, description="of the findings, where they are labelled")
+    lambda_find: float = Field(1.0, ge=0, description="of the evidence for each finding, or for each class")
 
     # the masking curriculum (MaskingCurriculum)
     p_min: float = Field(0.1, ge=0, le=1, description="drop rate at the start")

@@ -8,7 +8,7 @@ import torch
 
 from robustmdiff.data.batch import Texts
 from robustmdiff.data.tokenizer import tokenize
-from robustmdiff.diagnosis.concepts import BACKGROUND, TRUST, DiseaseTable, FindingEvidence
+from robustmdiff.diagnosis.concepts import DiseaseTable, Evidence
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.models import NAME_TOKENS
 from robustmdiff.ops import Graph
@@ -67,31 +67,15 @@ def test_the_probability_of_a_finding_is_bayes_rule_too():
     torch.testing.assert_close(table.findings(evidence, p), expected)
 
 
-def test_no_evidence_says_nothing_and_unknown_frequencies_are_background():
-    nan = float("nan")
-    table = DiseaseTable(torch.tensor([[0.6, nan, nan], [0.2, 0.9, nan]]))
-    torch.testing.assert_close(table(torch.zeros(3)), torch.zeros(2))
-    rest = 1 - TRUST
-    expected = [
-        [TRUST * 0.6 + rest * 0.4, TRUST * BACKGROUND + rest * 0.9, BACKGROUND],
-        [TRUST * 0.2 + rest * 0.4, 0.9, BACKGROUND],
-    ]
-    torch.testing.assert_close(table.T(), torch.tensor(expected))
-
-
-def test_one_wrong_entry_cannot_rule_a_disease_out():
-    """The table says that the finding never occurs in disease 0; it does in others."""
-    table = DiseaseTable(torch.tensor([[0.0], [0.8], [0.4]]))
-    certain = torch.tensor([20.0])
-    log_likelihood = table(certain).detach()
-    assert float(log_likelihood[0] - log_likelihood[1]) > -3.0  # nats; believed blindly it would be -4.4
+def test_no_evidence_says_nothing():
+    torch.testing.assert_close(DiseaseTable(torch.rand(2, 3))(torch.zeros(3)), torch.zeros(2))
 
 
 @pytest.mark.parametrize("lengths", [[[3, 1], [0, 2], [4, 0]], [[0, 0], [0, 0], [0, 1]]], ids=str)
 def test_evidence_is_what_its_formula_says(lengths):
     torch.manual_seed(3)
     B, M, d, F = 3, 2, 6, 5
-    layer = FindingEvidence(d, M, F).double()
+    layer = Evidence(d, M, F).double()
     torch.nn.init.normal_(layer.b)
     length = torch.tensor(lengths, dtype=torch.int32)
     start = torch.zeros_like(length)
@@ -114,7 +98,7 @@ def test_evidence_is_what_its_formula_says(lengths):
 
 
 def test_evidence_of_a_batch_without_any_token():
-    layer = FindingEvidence(4, 2, 3)
+    layer = Evidence(4, 2, 3)
     assert (
         layer(torch.zeros(0, 4), torch.zeros(2, 2, 2, dtype=torch.int32), torch.randn(3, 4)).isfinite().all()
     )

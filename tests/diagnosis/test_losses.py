@@ -97,7 +97,8 @@ def test_the_finding_loss_is_of_each_visible_modality_and_of_all():
         own = sum(nats(alone[b, i, f], holds) for i in visible) / max(len(visible), 1)
         expected += (own + nats(together[b, f], holds)) / (B * F)
     hidden = alone.masked_fill(~m[..., None], float("nan"))  # never read
-    assert float(finding_loss(hidden, together, m, batch)) == pytest.approx(expected)
+    found = finding_loss(hidden, together, m, batch.findings, batch.findings_known)
+    assert float(found) == pytest.approx(expected)
 
 
 @BOTH
@@ -110,9 +111,8 @@ def test_parts_add_up_to_the_whole_however_labels_lie(labels):
 
     def terms(w: slice) -> torch.Tensor:
         part = rows(batch, w)
-        return torch.stack(
-            [class_loss(labels, logits[w], part, weight[w]), finding_loss(alone[w], together[w], m[w], part)]
-        )
+        said = finding_loss(alone[w], together[w], m[w], part.findings, part.findings_known)
+        return torch.stack([class_loss(labels, logits[w], part, weight[w]), said])
 
     parts = sum(terms(w) * len(batch.ids[w]) / B for w in (slice(0, 2), slice(2, 5), slice(5, B)))
     torch.testing.assert_close(parts, terms(slice(0, B)), rtol=1e-14, atol=0)

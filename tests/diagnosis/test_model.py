@@ -5,12 +5,14 @@ import dataclasses
 import pytest
 import torch
 
+from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.diagnosis.contract import DRAWS, HEAD
-from robustmdiff.diagnosis.model import RobustMDiff, class_frequencies
+from robustmdiff.diagnosis.losses import finding_loss
+from robustmdiff.diagnosis.model import EVIDENCE_LIMIT, RobustMDiff
 from robustmdiff.diagnosis.noise import PatientNoise
 from robustmdiff.diagnosis.views import fullest, held_by
-from robustmdiff.labels import Exclusive
+from robustmdiff.encoders.tensors import tensors
 from robustmdiff.nn.dropout import patient_numbers
 
 
@@ -160,9 +162,62 @@ def test_the_diffusion_does_not_train_what_it_reads(study):
     """Left to L_diff, encoders learn to be predictable instead of informative."""
     model, batch = study.model().train(), study.collator(study.patients)
     kept = torch.rand(batch.presence.shape, generator=torch.Generator().manual_seed(0)) < 0.6
-    model.losses(model.encode(batch), batch, kept, torch.ones(len(batch))).L_diff.backward()
+    model.losses(model.encode(batch), batch, kept, torch.ones_like(batch.label)).L_diff.backward()
     taught = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     assert taught == {"denoiser"}
+
+
+def bare_study(study, **options):
+    """The same patients and model where no finding is labelled."""
+    task = dataclasses.replace(study.cohort.task, findings=(), **options)
+    torch.manual_seed(5)
+    model = RobustMDiff(task, study.config, study.cohort.concepts())
+    torch.nn.init.normal_(model.evidence.b, std=0.3)
+    patients = [dataclasses.replace(p, findings={}) for p in study.patients]
+    return model, tensors(Collator(task, study.tokenizer, 33)(patients))
+
+
+@pytest.mark.parametrize("multilabel", [False, True], ids=["one-label", "many-labels"])
+def test_where_no_finding_is_labelled_evidence_is_read_for_the_classes(study, multilabel):
+    model, batch = bare_study(study, multilabel=multilabel)
+    encoded, seen = model.encode(batch), torch.ones_like(batch.presence)
+    assert encoded.evidence.shape == (13, 6, 12)
+    losses = model.losses(encoded, batch, seen, torch.ones_like(batch.label))
+    alone, together = model.sign_prior + encoded.evidence, model.sign_prior + model.total_evidence(encoded)
+    expected = finding_loss(alone, together, encoded.m, batch.label, batch.label_known)
+    torch.testing.assert_close(losses.L_find, expected)
+    losses.L_find.backward()
+    assert bool(model.evidence.b.grad.abs().sum() > 0)
+    assert bool(model.log_tau.grad.abs().sum() > 0)
+    diagnosis = model.eval().diagnose(model.encode(batch))
+    assert diagnosis.findings is None
+    assert diagnosis.probability.isfinite().all()
+
+
+def test_what_a_modality_says_for_a_class_makes_that_class_likelier(study):
+    model, batch = bare_study(study)
+    encoded = model.encode(batch)
+    p = model.direct(encoded)
+    c, said = 5, encoded.evidence.clone()
+    said[:, :, c] += 1.0
+    more = model.direct(encoded._replace(evidence=said))
+    something = encoded.m.any(1)
+    assert bool((more[something, c] > p[something, c]).all())
+    assert torch.equal(more[~something], p[~something])
+
+
+def test_evidence_adds_up_over_what_is_visible_scaled_by_how_many_say_so(study, model):
+    encoded = model.encode(study.collator(study.patients))
+    with torch.no_grad():
+        model.log_tau.copy_(torch.linspace(0.3, -0.9, 7))
+    each, total = model.evidence_of_each(encoded), model.total_evidence(encoded)
+    for b in range(13):
+        present = encoded.m[b].nonzero()[:, 0]
+        tau = model.log_tau[len(present)].exp()
+        torch.testing.assert_close(each[b, present], tau * encoded.evidence[b, present])
+        expected = EVIDENCE_LIMIT * torch.tanh(tau * encoded.evidence[b, present].sum(0) / EVIDENCE_LIMIT)
+        torch.testing.assert_close(total[b], expected)
+    assert bool((each[~encoded.m] == 0).all())
 
 
 def test_noise_depends_on_the_patient_and_the_step_not_on_the_batch(study):
@@ -213,16 +268,6 @@ def test_a_finding_without_a_concept_is_refused(study):
     task = dataclasses.replace(study.cohort.task, findings=("hiccups",))
     with pytest.raises(ValueError, match=r"concepts lack the findings \['hiccups'\]"):
         RobustMDiff(task, study.config, study.cohort.concepts())
-
-
-def test_frequencies_arrive_in_the_tasks_order(study):
-    concepts, task = study.cohort.concepts(), study.cohort.task
-    frequency = class_frequencies(task, concepts, Exclusive())
-    assert frequency.shape == (12, 42)
-    c, f = 7, 20
-    disease = [concepts.name[i] for i in concepts.indices("disease")].index(task.classes[c])
-    finding = [concepts.name[i] for i in concepts.indices("finding")].index(task.findings[f])
-    assert float(frequency[c, f]) == pytest.approx(float(concepts.frequency[disease, finding]), nan_ok=True)
 
 
 def test_a_concept_of_unknown_prevalence_counts_as_an_average_one(study, model):

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from robustmdiff.data.collate import Collator
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.diagnosis.pretrained import PretrainedError, save_pretrained
-from robustmdiff.models import load_model
+from robustmdiff.encoders.tensors import tensors
+from robustmdiff.models import MODELS, load_model
 
 
 @pytest.fixture
@@ -36,11 +39,21 @@ def test_a_folder_of_an_earlier_version_loads(study, saved):
     assert load_model(saved)[0].config == study.config
 
 
+def as_before_signs(folder, **then):
+    """The folder as a version wrote it that knew evidence of findings alone; `then` renames more weights."""
+    plain = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    del plain["config"]["class_evidence"]
+    (folder / "model.json").write_text(json.dumps(plain), encoding="utf-8")
+    state = load_file(folder / "model.safetensors")
+    del state["log_tau"]
+    for name, now in (then | {"finding_rows": "sign_rows", "finding_prior": "sign_prior"}).items():
+        state[name] = state.pop(now)
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+
+
 def test_the_weights_of_an_earlier_version_load_under_their_new_names(study, saved):
     """What projects the findings' concepts was once called R, as the relevance matrix is."""
-    state = load_file(saved / "model.safetensors")
-    state["R.weight"] = state.pop("evidence.E.weight")
-    save_file(state, saved / "model.safetensors", {"format": "pt"})
+    as_before_signs(saved, **{"R.weight": "evidence.E.weight"})
     batch, expected = study.collator(study.patients), study.model()
     model, _ = load_model(saved)
     p = model.diagnose(model.encode(batch)).probability
@@ -76,6 +89,21 @@ def test_how_it_answers_comes_back_and_of_an_earlier_version_stays_what_it_was(s
     earlier, _ = load_model(tmp_path)
     assert earlier.answer == "draws"
     assert torch.equal(earlier.diagnose(earlier.encode(batch)).probability, expected)
+
+
+def test_an_earlier_model_without_findings_answers_as_it_did(study, tmp_path):
+    """It read no evidence at all; a model of today reads it for the classes."""
+    task = replace(study.cohort.task, findings=())
+    config, concepts = replace(study.config, class_evidence=False), study.cohort.concepts()
+    before = MODELS["robustmdiff"].build(task, config, concepts=concepts, tokenizer=study.tokenizer).eval()
+    torch.nn.init.normal_(before.head.weight)
+    save_pretrained(before, tmp_path, kind="robustmdiff", tokenizer=study.tokenizer)
+    as_before_signs(tmp_path)
+    model, _ = load_model(tmp_path)
+    batch = tensors(Collator(task, study.tokenizer, 33)([replace(p, findings={}) for p in study.patients]))
+    said, expected = (each.diagnose(each.encode(batch)) for each in (model, before))
+    assert torch.equal(said.draws, expected.draws)
+    assert model.encode(batch).evidence.shape[2] == 0
 
 
 def test_nothing_unfinished_stays_behind(saved):

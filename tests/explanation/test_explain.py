@@ -30,6 +30,7 @@ def test_explanation_is_complete(explanation, model):
     assert e.direct - e.baseline - attributed == pytest.approx(e.completeness_error, abs=1e-9)
     assert {f.name for f in e.findings} == {"fever", "opacity"}
     assert set(e.findings[0].evidence) == set(e.present)
+    assert all(c.evidence == {} for c in e.classes)  # it is read for findings
     assert {c.name for c in e.concepts} == set(TASK.classes + TASK.findings)
     assert sum(c.weight for c in e.concepts) == pytest.approx(1, abs=1e-5)
     assert [t.modality for t in e.next_tests] == ["genes"]

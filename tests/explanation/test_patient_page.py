@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,7 +18,7 @@ from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.explanation.acquisition import NextTest
 from robustmdiff.explanation.patient_page import _interval, explain_patient, render_patient_page
 from robustmdiff.knowledge import Ontology, Term, concepts_of_task
-from robustmdiff.knowledge.concepts import NOTHING_KNOWN, ConceptTable
+from robustmdiff.knowledge.concepts import NOTHING_KNOWN
 from robustmdiff.training.notes import Note
 from tests.explanation.page import Page
 from tests.explanation.ward import NOTE, TASK
@@ -229,18 +228,7 @@ def test_many_classes_are_cut_short(explanation):
 
 def test_a_task_without_findings_and_with_many_labels(patient, collator):
     task = replace(TASK, findings=(), multilabel=True)
-    concepts = ConceptTable(
-        id=("a",),
-        name=("pneumonia",),
-        definition=("",),
-        kind=("disease",),
-        prevalence=np.array([np.nan], np.float32),
-        source=np.zeros(0, np.int64),
-        target=np.zeros(0, np.int64),
-        relation=np.zeros(0, np.int64),
-        relations=("is_a",),
-        frequency=np.zeros((1, 0), np.float32),
-    )
+    concepts = concepts_of_task(NOTHING_KNOWN, task.classes, ())
     vocabulary = collator.tokenizer.get_vocab_size()
     config = ModelConfig(d_h=16, layers=1, heads=2, patch=8, vocabulary=vocabulary, max_tokens=32, steps=2)
     model = RobustMDiff(task, config, concepts)
@@ -248,5 +236,30 @@ def test_a_task_without_findings_and_with_many_labels(patient, collator):
     e = explain_patient(model, labelled, Collator(task, collator.tokenizer, 32), draws=4, steps=2)
     page = Page(render_patient_page(e))
     assert e.findings == ()
+    assert "Findings" not in page.text
     assert {c.name: c.recorded for c in e.classes} == {"pneumonia": True, "well": False, "vasculitis": None}
     assert "Finding or disease" in page.text
+
+
+def test_where_no_finding_is_labelled_the_page_says_what_speaks_for_each_class(patient, collator):
+    task = replace(TASK, findings=())
+    vocabulary = collator.tokenizer.get_vocab_size()
+    config = ModelConfig(d_h=16, layers=1, heads=2, patch=8, vocabulary=vocabulary, max_tokens=32, steps=2)
+    model = RobustMDiff(task, config, concepts_of_task(NOTHING_KNOWN, task.classes, ()))
+    with torch.no_grad():
+        model.log_tau.fill_(-0.7)
+    own = Collator(task, collator.tokenizer, 32)
+    e = explain_patient(model, patient, own, draws=4, steps=2)
+    said = model.evidence_of_each(model.encode(own([patient])))[0]
+    for c in e.classes:
+        expected = dict(zip(task.modality_names, said[:, task.classes.index(c.name)].tolist(), strict=True))
+        assert c.evidence == {name: expected[name] for name in e.present}
+    assert e.to_json()["classes"][0]["evidence"] == e.classes[0].evidence
+    assert e.findings == ()
+    page = Page(render_patient_page(e))
+    assert "What speaks for each class" in page.shown
+    for c in e.classes:
+        assert "".join(f"{x:+.1f}".replace("-", "−") for x in c.evidence.values()) in page.text
+    nobody = explain_patient(model, replace(patient, modalities={}), own, draws=4)
+    assert all(c.evidence == {} for c in nobody.classes)
+    assert "speaks for each class" not in render_patient_page(nobody)
