@@ -49,21 +49,18 @@ ASSAYS = {
 }
 CLINIC = (
     Field("age", "years"),
-    Field("sex", categories=("F", "M")),
+    Field("sex", categories=("code 1", "code 2")),
     _coded("race", 3),
     _coded("ethnicity", 2),
     _coded("laterality", 3),
     _coded("tumor_location", 6),
 )
 AGE, SEX = "age_at_initial_pathologic", "gender"
-# The file has no key. Codes are named after patients whose records are public elsewhere: docs/data.md.
-SEXES = {"1": "F", "2": "M"}
+# The file has no key, so codes keep their numbers: what we believe they stand for is in docs/data.md.
+SEXES = {"1": "code 1", "2": "code 2"}
 TARGETS = {
-    "grade": ("neoplasm_histologic_grade", {"1": "grade II", "2": "grade III"}),
-    "histology": (
-        "histological_type",
-        {"1": "astrocytoma", "2": "oligoastrocytoma", "3": "oligodendroglioma"},
-    ),
+    "grade": ("neoplasm_histologic_grade", {"1": "grade code 1", "2": "grade code 2"}),
+    "histology": ("histological_type", {code: f"histology code {code}" for code in "123"}),
 }
 COLUMNS = (
     *("Patient", AGE, SEX, "race", "ethnicity", "laterality", "tumor_location"),
@@ -81,7 +78,7 @@ def load_lgg(
     *,
     bad: BadRows | None = None,
 ) -> tuple[list[Patient], Task]:
-    """All patients, and the task of telling the WHO grade of the tumour (II or III) or its histology.
+    """All patients, and the task of telling the grade of the tumour (of two) or its histology (of three).
 
     slices  of each sequence, the channels of its image
     cache   a folder for decoded slices; never under the data
