@@ -17,7 +17,8 @@ from robustmdiff.training.notes import Note
 @dataclass(frozen=True)
 class ClassRow:
     """low, high: 5 % and 95 % of the draws, None where none were made. in_set, recorded: None where not
-    known. evidence: nats for (+) or against (-) the class, by modality; none where it is read for findings."""
+    known. evidence: nats for (+) or against (-) the class, by modality; none where it is read for
+    findings."""
 
     name: str
     probability: float
