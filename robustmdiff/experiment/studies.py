@@ -101,10 +101,10 @@ class Study:
 
         options = {"seed": 0, "table_seed": 0} | dict(self.source.options)
         drawn = ", ".join(f"{name}={value}" for name, value in options.items())
-        notes = (f"Patients of the built-in cohort: {drawn}.",)
+        notes = [f"Patients of the built-in cohort: {drawn}."]
         if options["table_seed"] in DEVELOPED_ON:
-            notes += ("The model was developed on this disease table: on another it may do less well.",)
-        return notes
+            notes.append("The model was developed on this disease table: on another it may do less well.")
+        return tuple(notes)
 
     def find(self, id: str) -> Patient:
         for split in SPLITS:
