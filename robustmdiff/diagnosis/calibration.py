@@ -89,13 +89,14 @@ def _ask(
         return said.logits.movedim(-2, 0)  # [B, C] or [B, S, C]
 
     weights = np.ones(len(patients)) if weight is None else np.asarray(weight, dtype=np.float64)
-    number = {person: i for i, person in enumerate(dict.fromkeys(p.person for p in patients))}
+    number: dict[str, int] = {}  # filled in one pass: patients may be read from disk each time
     rows: list[list[np.ndarray]] = []
     for encoded, batch, left, new, people in _views("calibrate answers", model, patients, collator):
         at = np.nonzero(new)[1]
         said, visible = (under(encoded, left, ask)[new] for ask in (logits, lambda view: view.m.sum(1)))
         label, known = np.asarray(batch.label)[at], np.asarray(batch.label_known)[at]
-        person, counted = np.array([number[name] for name in people])[at], weights[BATCH * len(rows) :][at]
+        person = np.array([number.setdefault(name, len(number)) for name in people])[at]
+        counted = weights[BATCH * len(rows) :][at]
         rows.append([left[new], said, visible.astype(int), label, known, person, counted])
     presence, logit, *rest = (np.concatenate(column) for column in zip(*rows, strict=True))
     return Said(torch.from_numpy(logit).movedim(0, -2), *map(torch.from_numpy, rest)), presence
