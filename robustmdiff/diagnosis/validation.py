@@ -98,11 +98,12 @@ def choose_answer(
     people = {patient.person: i for i, patient in enumerate(patients.patients)}
     person = torch.tensor([people[patient.person] for patient in patients.patients])
     n = len(missing)
-    truth = patients.label.repeat(n, 1), patients.label_known.bool().repeat(n, 1), person.repeat(n)
+    label, known, person = patients.label.repeat(n, 1), patients.label_known.repeat(n, 1), person.repeat(n)
     how = model.labels, model.log_weight.double().cpu()
     found = {}
     for answer, each in zip(model.answers, said, strict=True):
-        rows = Said(each.flatten(0, 1).movedim(0, -2), visible.flatten(), *truth)
+        logit, each_once = each.flatten(0, 1).movedim(0, -2), torch.ones(len(label), dtype=torch.float64)
+        rows = Said(logit, visible.flatten(), label, known.bool(), person, each_once)
         rows = rows.where(rows.visible > 0)  # of the others every answer is the prevalence
         found[answer] = fit_temperature(rows, len(model.task.modalities), *how).log_loss(rows, *how)
     model.answer = min(found, key=lambda answer: found[answer])

@@ -74,8 +74,8 @@ def cross_validate(
             place = folder / f"repeat-{repeat}" / f"fold-{fold}"
             for where, kind, options in models_of(task):
                 if not (place / where / "conformal.json").exists():
-                    at, how = place / where, {"options": options, "resume": True, "device": device}
-                    train_run(study, settings, at, kind=kind, **how)
+                    at = place / where
+                    train_run(study, settings, at, kind=kind, options=options, resume=True, device=device)
             written.append(place)
     return written
 
