@@ -92,7 +92,7 @@ def test_nobody_gets_the_prevalences(model, patient, collator):
     json.dumps(e.to_json())
     page = Page(render_patient_page(e))
     assert "Nothing is known of this patient." in page.shown
-    assert "The answer is the prevalence of each class among the training patients" in page.shown
+    assert "The answer is the prevalence of each class" in page.shown
     assert "draws:" not in page.shown  # no interval: there is nothing to be sure of
     assert "genes missing" in page.text
     assert "What each modality contributed" not in page.text
