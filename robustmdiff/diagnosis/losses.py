@@ -63,6 +63,10 @@ def class_loss(labels: Labels, logits: Tensor, batch: Batch, weight: Tensor) -> 
 
     logits [B, C], or [B, R, C]: R answers of each patient, of which the mean counts.
     """
+    if weight.shape != batch.label.shape:
+        raise ValueError(
+            f"class_loss: weight is {list(weight.shape)}, expected {list(batch.label.shape)}, as the labels"
+        )
     several = logits if logits.dim() == 3 else logits[:, None]
     label, known, weight = (each[:, None] for each in (batch.label, batch.label_known, weight))
     return labels.loss(several, label, known, weight).mean()

@@ -77,6 +77,12 @@ def test_the_class_loss_of_many_labels_is_a_mean_over_all_cells():
     assert float(class_loss(Independent(), logits, batch, weight)) == pytest.approx(expected)
 
 
+def test_patients_have_no_weights_but_their_cells_do():
+    batch, weight = draw()
+    with pytest.raises(ValueError, match=r"class_loss: weight is \[7\], expected \[7, 4\]"):
+        class_loss(Exclusive(), torch.randn(B, C).double(), batch, weight[:, 0])
+
+
 @BOTH
 def test_of_several_answers_the_mean_counts(labels):
     batch, weight = draw()
