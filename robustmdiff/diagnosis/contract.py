@@ -75,7 +75,7 @@ class DiagnosisModel(nn.Module, ABC):
     answer: str = HEAD
     concept_table: ConceptTable | None = None
     renamed: ClassVar[Mapping[str, str]] = {}
-    added: ClassVar = ("log_weight", "temperature", "undone")
+    added: ClassVar[tuple[str, ...]] = ("log_weight", "temperature", "undone")
     log_weight: Tensor
     temperature: Tensor
     undone: Tensor

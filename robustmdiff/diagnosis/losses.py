@@ -43,18 +43,18 @@ def total_loss(losses: Losses, c: TrainConfig) -> Tensor | float:
     return c.lambda_class * L_class + c.lambda_find * L_find + c.lambda_cons * L_cons + c.lambda_diff * L_diff
 
 
-def pulls(losses: Losses, encoded: Encoded) -> Losses:
-    """|dL / d(H, tokens)| of each term: how hard it pulls at what the encoders gave, before its lambda. The
-    graph is left as it is."""
+def pulls(losses: Losses, encoded: Encoded) -> dict[str, Tensor]:
+    """|dL / d(H, tokens)| of each term, by its name in TERMS: how hard it pulls at what the encoders gave,
+    before its lambda. The graph is left as it is."""
     given = [x for x in (encoded.H, encoded.tokens) if x.requires_grad]
-    norms = []
-    for loss in losses:
+    norms = {}
+    for name, loss in zip(TERMS, losses, strict=True):
         reached: Sequence[Tensor | None] = ()
         if given and isinstance(loss, Tensor) and loss.requires_grad:
             reached = torch.autograd.grad(loss, given, retain_graph=True, allow_unused=True)
         squares = [gradient.float().square().sum() for gradient in reached if gradient is not None]
-        norms.append(sum(squares, start=encoded.H.new_zeros(())).sqrt())
-    return Losses(*norms)
+        norms[name] = sum(squares, start=encoded.H.new_zeros(())).sqrt()
+    return norms
 
 
 def class_loss(labels: Labels, logits: Tensor, batch: Batch, weight: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.modalities import ModalityEncoders
 from robustmdiff.knowledge.concepts import ConceptTable
+from robustmdiff.labels import RAREST
 from robustmdiff.nn.dropout import patient_numbers
 from robustmdiff.ops import philox_key
 
@@ -75,7 +76,7 @@ class RobustMDiff(DiagnosisModel):
         self.concepts = ConceptEmbedding(concepts, d, config.heads, read)
         self.text = next((text.name for text in task.of_kind("text")), None)
         self.evidence = Evidence(d, M, F)
-        self.log_tau = nn.Parameter(torch.zeros(M + 1))
+        self.log_tau = nn.Parameter(torch.zeros(M + 1), requires_grad=self.signs.are_classes)
         log_pi = torch.from_numpy(concepts.prevalence).float().clamp(min=1e-9).log()  # NaN where unknown
         self.integration = Integration(config, M, log_pi)
         self.teacher = copy.deepcopy(self.integration).requires_grad_(False)
@@ -94,7 +95,7 @@ class RobustMDiff(DiagnosisModel):
         prevalence = self.labels.probability(self.log_prior)
         of_each = (prevalence[:, None] * self.table.T()[: len(prevalence)]).sum(0) / prevalence.sum()
         base = prevalence if self.signs.are_classes else of_each
-        self.sign_prior = nn.Parameter(base.detach().logit())
+        self.sign_prior = nn.Parameter(base.detach().logit(RAREST))  # finite, too, where there is one class
         everything = torch.ones(1, M, dtype=torch.bool)
         self.register_buffer("views", most_frequent(everything))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -118,7 +119,8 @@ class RobustMDiff(DiagnosisModel):
     def evidence_of_each(self, encoded: Encoded) -> Tensor:
         """What each visible modality says of each sign, nats [B, M, F]; 0 where it is absent.
 
-        What n modalities say is scaled by tau_n: modalities that repeat each other are less than their sum.
+        What n modalities say is scaled by tau_n: those that repeat each other say less than their sum. Of
+        findings, which are seen one by one, tau_n is 1; of classes it is learned.
         """
         assert encoded.evidence is not None
         tau = self.log_tau.exp()[encoded.m.sum(1)]

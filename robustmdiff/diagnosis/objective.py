@@ -34,7 +34,7 @@ class DiagnosisObjective(Objective):
     def norms(self) -> dict[str, Tensor]:
         """How hard each term pulls at the encoders."""
         assert self._latest is not None
-        return {f"gradient/{name}": norm for name, norm in zip(TERMS, pulls(*self._latest), strict=True)}
+        return {f"gradient/{name}": norm for name, norm in pulls(*self._latest).items()}
 
     def before_step(self, key: int) -> None:
         self.model.before_step(key)

@@ -14,7 +14,7 @@ from torch import Tensor
 from robustmdiff.data.task import Field
 from robustmdiff.explanation.acquisition import DRAWS
 from robustmdiff.explanation.explain import explain_patient
-from robustmdiff.explanation.record import ClassRow, ImageView, PatientExplanation, TextView
+from robustmdiff.explanation.record import ClassRow, FindingRow, ImageView, PatientExplanation, TextView
 
 __all__ = ["explain_patient", "render_patient_page"]
 
@@ -43,7 +43,7 @@ def render_patient_page(explanation: PatientExplanation) -> str:
         "breakable": _breakable,
         "signed": lambda x: f"{x:+.1f}".replace("-", "−"),
     }
-    signs = (*explanation.findings, *explanation.classes)
+    signs: tuple[FindingRow | ClassRow, ...] = (*explanation.findings, *explanation.classes)
     return environment.get_template("patient_page.html").render(
         e=explanation,
         pictures=_pictures(explanation),

@@ -167,14 +167,14 @@ def test_the_diffusion_does_not_train_what_it_reads(study):
     assert taught == {"denoiser"}
 
 
-def bare_study(study, **options):
-    """The same patients and model where no finding is labelled."""
+def bare_study(study, patients=None, **options):
+    """A model of the same task, but without findings, and a batch of the same patients."""
     task = dataclasses.replace(study.cohort.task, findings=(), **options)
     torch.manual_seed(5)
     model = RobustMDiff(task, study.config, study.cohort.concepts())
     torch.nn.init.normal_(model.evidence.b, std=0.3)
-    patients = [dataclasses.replace(p, findings={}) for p in study.patients]
-    return model, tensors(Collator(task, study.tokenizer, 33)(patients))
+    bare = [dataclasses.replace(p, findings={}) for p in patients or study.patients]
+    return model, tensors(Collator(task, study.tokenizer, 33)(bare))
 
 
 @pytest.mark.parametrize("multilabel", [False, True], ids=["one-label", "many-labels"])
@@ -192,6 +192,14 @@ def test_where_no_finding_is_labelled_evidence_is_read_for_the_classes(study, mu
     diagnosis = model.eval().diagnose(model.encode(batch))
     assert diagnosis.findings is None
     assert diagnosis.probability.isfinite().all()
+
+
+def test_a_task_of_one_class_stays_finite(study):
+    name = study.cohort.task.classes[0]
+    patients = [dataclasses.replace(p, labels={name: True}) for p in study.patients]
+    model, batch = bare_study(study, patients, classes=(name,), prevalence=(1.0,), rare=())
+    losses = model.losses(model.encode(batch), batch, batch.presence, torch.ones_like(batch.label))
+    assert all(loss.isfinite() for loss in losses)
 
 
 def test_what_a_modality_says_for_a_class_makes_that_class_likelier(study):
