@@ -223,7 +223,7 @@ def test_an_example_runs(page, more, block, tmp_path, monkeypatch, request):
         (tmp_path / "runs").symlink_to(request.getfixturevalue("demo").parent)
     if page == ROOT / "README.md":  # what a new user sees first, in a new process
         command = [sys.executable, "-c", block]
-        done = subprocess.run(command, env=os.environ.copy(), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=os.environ.copy(), capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
     else:
         exec(compile(tree, name(page), "exec"), {})
