@@ -24,24 +24,36 @@ class Kind(NamedTuple):
     about     what it is, in a few words
     baseline  whether it is there to be compared with
     needs     options of `build` that must be given: no command trains such a kind by its name alone
+    reads     what a task must have for it: "findings", or a kind of modality; "": nothing in particular
     """
 
     build: Callable[..., DiagnosisModel]
     about: str
     baseline: bool = True
     needs: tuple[str, ...] = ()
+    reads: str = ""
+
+    def suits(self, task: Task) -> bool:
+        if self.reads == "findings":
+            return bool(task.findings)
+        return not self.reads or any(modality.kind == self.reads for modality in task.modalities)
 
 
-def _robustmdiff(
-    task: Task, config: ModelConfig, *, concepts: Any, tokenizer: Any, **options: Any
-) -> DiagnosisModel:
-    from robustmdiff.data.tokenizer import tokenize
-    from robustmdiff.diagnosis.model import RobustMDiff
+def _with_knowledge(module: str, name: str) -> Callable[..., DiagnosisModel]:
+    """The class `name` of `module`, which knows concepts and reads their names."""
 
-    def read(name: str) -> list[int]:
-        return tokenize(tokenizer, name, min(NAME_TOKENS, config.max_tokens))[0]
+    def build(
+        task: Task, config: ModelConfig, *, concepts: Any, tokenizer: Any, **options: Any
+    ) -> DiagnosisModel:
+        from robustmdiff.data.tokenizer import tokenize
 
-    return RobustMDiff(task, config, concepts, read if tokenizer is not None else None, **options)
+        def read(name: str) -> list[int]:
+            return tokenize(tokenizer, name, min(NAME_TOKENS, config.max_tokens))[0]
+
+        model = getattr(import_module(f"robustmdiff.{module}"), name)
+        return model(task, config, concepts, read if tokenizer is not None else None, **options)
+
+    return build
 
 
 def _without_knowledge(module: str, name: str) -> Callable[..., DiagnosisModel]:
@@ -57,13 +69,40 @@ def _without_knowledge(module: str, name: str) -> Callable[..., DiagnosisModel]:
 
 
 MODELS = {
-    "robustmdiff": Kind(_robustmdiff, "ours: encoders, knowledge and latent diffusion", baseline=False),
+    "robustmdiff": Kind(
+        _with_knowledge("diagnosis.model", "RobustMDiff"),
+        "ours: encoders, knowledge and latent diffusion",
+        baseline=False,
+    ),
     "late_fusion": Kind(
         _without_knowledge("late_fusion", "LateFusion"), "a diagnosis by each modality, averaged"
     ),
     "dropout_transformer": Kind(
         _without_knowledge("dropout_transformer", "DropoutTransformer"),
         "one transformer over all tokens, trained with modalities dropped",
+    ),
+    "evidence_table": Kind(
+        _with_knowledge("baselines.evidence_table", "EvidenceTable"),
+        "of ours the evidence and the disease table, without latent and diffusion",
+    ),
+    "bottleneck": Kind(
+        _without_knowledge("bottleneck", "Bottleneck"),
+        "findings by each modality, summed, and a linear head on them",
+        reads="findings",
+    ),
+    "product_of_experts": Kind(
+        _without_knowledge("product_of_experts", "ProductOfExperts"),
+        "a Gaussian opinion by each modality, multiplied",
+    ),
+    "logistic_regression": Kind(
+        _without_knowledge("logistic_regression", "LogisticRegression"),
+        "on the values, imputed by medians, and on what is missing",
+        reads="values",
+    ),
+    "gradient_boosting": Kind(
+        _without_knowledge("gradient_boosting", "GradientBoosting"),
+        "boosted trees on the values, missing ones included",
+        reads="values",
     ),
     "mask_only": Kind(_without_knowledge("mask_only", "MaskOnly"), "what was ordered, not what was found"),
     "single_modality": Kind(

@@ -30,7 +30,10 @@ class FindingHeads(nn.Module):
         self.W = nn.Parameter(torch.randn(M, d, F) * d**-0.5)
         self.b = nn.Parameter(torch.zeros(M, F))
 
+    def alone(self, H: Tensor) -> Tensor:
+        """Logits of the findings by each modality, [B, M, d] -> [B, M, F]."""
+        return torch.einsum("bmd,mdf->bmf", H, self.W) + self.b
+
     def loss(self, fused: Tensor, H: Tensor, m: Tensor, batch: Batch) -> Tensor:
         """fused [B, d]; H [B, M, d] with 0 where m bool [B, M] is False."""
-        alone = torch.einsum("bmd,mdf->bmf", H, self.W) + self.b
-        return finding_loss(alone, self.together(fused), m, batch.findings, batch.findings_known)
+        return finding_loss(self.alone(H), self.together(fused), m, batch.findings, batch.findings_known)

@@ -11,7 +11,7 @@ from robustmdiff.cli.arguments import AsJson, SkipBad
 from robustmdiff.cli.pairs import models, pairs
 from robustmdiff.cli.show import left_out, show
 from robustmdiff.data.sources import SOURCES
-from robustmdiff.models import BY_NAME
+from robustmdiff.models import BASELINES, BY_NAME
 from robustmdiff.refusal import Refusal
 
 OURS = BY_NAME[0]
@@ -106,6 +106,7 @@ def train(
         rows = [{"model": "all", "folder": str(place)} for place in made]
     else:
         study = load_study(source, bad=bad)
-        runs = train_with_baselines(study, settings, out, kind=model, baselines=baselines, **how)
+        others = BASELINES if baselines else ()
+        runs = train_with_baselines(study, settings, out, kind=model, baselines=others, **how)
         rows = [{"model": name, "folder": str(run.folder)} for name, run in runs.items()]
     show({"runs": rows} | left_out(bad), as_json, tables={"Trained": rows})

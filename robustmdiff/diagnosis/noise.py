@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustmdiff.ops.philox import philox_row_words
+from robustmdiff.ops.philox import philox_normal, philox_row_words
 
 
 class PatientNoise(NamedTuple):
@@ -25,6 +25,10 @@ class PatientNoise(NamedTuple):
         """float32 [B, n] in [0, 1]."""
         words = philox_row_words(self.key(stream), torch.zeros_like(self.patient), self.patient, n)
         return (words.double() / 2**32).float()
+
+    def normal(self, n: int, stream: int) -> Tensor:
+        """float32 [B, n], standard normal."""
+        return philox_normal(self.key(stream), torch.zeros_like(self.patient), self.patient, n).float()
 
     def rows(self, n: int) -> Tensor:
         """Philox rows of n draws of each patient, int64 [B n]."""

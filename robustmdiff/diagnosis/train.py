@@ -12,6 +12,7 @@ import torch
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.patient import Patient
 from robustmdiff.diagnosis.contract import DiagnosisModel
+from robustmdiff.diagnosis.fitted import FittedModel, fit_at_once
 from robustmdiff.diagnosis.objective import DiagnosisObjective
 from robustmdiff.diagnosis.validation import answer_note, choose_answer, validate
 from robustmdiff.refusal import Refusal
@@ -27,6 +28,8 @@ from robustmdiff.training.order import VALIDATION, random_key
 from robustmdiff.training.plan import PatientPlan
 from robustmdiff.training.selection import ENOUGH, choose_monitor
 
+OF_STEPS = ("batch_size", "epochs", "steps", "monitor")  # topics of notes, none of a model fitted at once
+
 
 def train(
     model: DiagnosisModel,
@@ -39,7 +42,8 @@ def train(
     name: str | None = None,
     device: torch.device | None = None,
 ) -> TrainResult:
-    """Train a `DiagnosisModel` and return it, where it was trained, with the weights that were chosen.
+    """Train a `DiagnosisModel` and return it, where it was trained, with the weights that were chosen; a
+    `FittedModel` is fitted to all that the steps would have shown.
 
     What `config` leaves open adapts to the number of patients; what was chosen, and what so few patients
     cannot show, is told and stands in `out_dir`/notes.json; so is which of its `answers` the model gives.
@@ -71,8 +75,24 @@ def train(
 
     chosen_by = None if config.monitor == "last" else config.monitor
     validated = count(valid_set.label, valid_set.label_known)
-    measure = partial(on_valid, validate)
-    validation = Validation(measure, chosen_by, chosen_by == "macro_auroc", str(validated), tie="log_loss")
+    validation = None
+    if len(valid_set):
+        measure = partial(on_valid, validate)
+        validation = Validation(
+            measure, chosen_by, chosen_by == "macro_auroc", str(validated), tie="log_loss"
+        )
+    if isinstance(model, FittedModel):
+        return fit_at_once(
+            model,
+            PatientPlan(train_set, model.task, config, length, processes=1),
+            config,
+            out_dir,
+            accelerator,
+            name=name,
+            data=data,
+            validation=validation,
+            notes=[note for note in notes if note.topic not in OF_STEPS],
+        )
     plan = PatientPlan(train_set, model.task, config, length, accelerator.num_processes)
     if not (out_dir / LAST).exists():
         model.fit(train_set.sample())
@@ -85,7 +105,7 @@ def train(
         accelerator,
         name=name,
         data=data,
-        validation=validation if len(valid_set) else None,
+        validation=validation,
         notes=notes,
     ).run()
     if len(model.answers) > 1:

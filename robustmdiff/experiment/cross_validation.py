@@ -20,7 +20,7 @@ from robustmdiff.data.task import Task
 from robustmdiff.experiment.references import estimated
 from robustmdiff.experiment.run import FOLDS, SPLIT, evaluate_run, load_run, train_run
 from robustmdiff.experiment.studies import Source, in_terms_of, load_patients, study_of
-from robustmdiff.models import BASELINES
+from robustmdiff.models import BASELINES, MODELS
 from robustmdiff.training.config import TrainConfig, make_config, plain_config
 from robustmdiff.whole import write_whole
 
@@ -97,10 +97,12 @@ def divide(
 
 
 def models_of(task: Task) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(place within the fold's folder, kind, options) of everything that is trained on a fold."""
+    """(place within the fold's folder, kind, options) of everything that is trained on a fold: of the
+    baselines those that the task has something for."""
     yield "", "robustmdiff", {}
     for kind in BASELINES:
-        yield f"baselines/{kind}", kind, {}
+        if MODELS[kind].suits(task):
+            yield f"baselines/{kind}", kind, {}
     for text in task.of_kind("text"):
         yield f"baselines/{text.name}_only", "single_modality", {"name": text.name}
 

@@ -13,7 +13,8 @@ runs/name/
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from robustmdiff.experiment.studies import (
     load_study,
     study_in_terms_of,
 )
-from robustmdiff.models import BASELINES, MODELS, load_model
+from robustmdiff.models import MODELS, load_model
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.checkpoint import LAST
 from robustmdiff.training.config import TrainConfig
@@ -108,13 +109,8 @@ def train_run(
         )
     folder = Path(folder)
     _claim(folder, study, resume)
-    tokenizer, sizes = _tokenizer(study, config.model)
-    config = config.model_copy(update={"model": sizes})
-    collator = Collator(study.task, tokenizer, config.model.max_tokens)
-    torch.manual_seed(config.seed)
-    model: Any = MODELS[kind].build(
-        study.task, config.model, concepts=study.concepts, tokenizer=tokenizer, **(options or {})
-    )
+    model: Any
+    model, collator, config = build_model(study, config, kind, options or {})
     # Validation picks the best weights by patients of the training split, calibration stays untouched.
     fitting, watching = hold_out(study.patients["train"], config.seed)
     trained = train(model, fitting, watching, collator, config, folder, resume, name=kind, device=place)
@@ -122,9 +118,23 @@ def train_run(
     calibration = calibrate(
         model, study.patients["calibration"], study.patients["train"], collator, study.calibration_weight
     )
-    save_pretrained(model, folder / "model", kind=kind, tokenizer=tokenizer, options=options)
+    save_pretrained(model, folder / "model", kind=kind, tokenizer=collator.tokenizer, options=options)
     calibration.save(folder)
     return load_run(folder)
+
+
+def build_model(
+    study: Study, config: TrainConfig, kind: str, options: Mapping[str, Any]
+) -> tuple[Any, Collator, TrainConfig]:
+    """An untrained model for a study, from the seed of `config`; what collates for it; and `config` with the
+    sizes of a model that goes with the study's texts."""
+    tokenizer, sizes = _tokenizer(study, config.model)
+    config = config.model_copy(update={"model": sizes})
+    torch.manual_seed(config.seed)
+    model = MODELS[kind].build(
+        study.task, config.model, concepts=study.concepts, tokenizer=tokenizer, **options
+    )
+    return model, Collator(study.task, tokenizer, config.model.max_tokens), config
 
 
 def _claim(folder: Path, study: Study, resume: bool) -> None:
@@ -278,14 +288,18 @@ def train_with_baselines(
     folder: str | Path,
     *,
     kind: str = "robustmdiff",
-    baselines: bool = False,
+    baselines: Iterable[str] = (),
     resume: bool = False,
     device: torch.device | str | None = None,
 ) -> dict[str, Run]:
-    """A run, and beside it (baselines/NAME) each baseline with the same study and budget."""
+    """A run, and beside it (baselines/NAME) each of these baselines with the same study and budget; a warning
+    names those that the task has nothing for."""
     folder = Path(folder)
     how: dict[str, Any] = {"resume": resume, "device": device}
     runs = {kind: train_run(study, config, folder, kind=kind, **how)}
-    for name in BASELINES if baselines else ():
+    for name in baselines:
+        if not MODELS[name].suits(study.task):
+            warnings.warn(f"{name} is left out: the task has no {MODELS[name].reads}", stacklevel=2)
+            continue
         runs[name] = train_run(study, config, folder / "baselines" / name, kind=name, **how)
     return runs

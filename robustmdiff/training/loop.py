@@ -97,6 +97,21 @@ def make_accelerator(config: LoopConfig, out_dir: Path, device: torch.device | N
     )
 
 
+def introduce(name: str, config: LoopConfig, out_dir: Path, notes: Sequence[Note], *, started: bool) -> None:
+    """Writes down what a run is, and says what a reader has to know, unless it had started before."""
+    for partial in out_dir.glob("*.partial"):  # a checkpoint that a killed process was writing
+        partial.unlink()
+    write_whole(out_dir / "config.yaml", dump_config(config).encode())
+    write_notes(notes, out_dir)
+    for note in () if started else notes:
+        print(f"{name}: {note.sentence}", file=sys.stderr)
+
+
+def told(metrics: Mapping[str, float]) -> str:
+    """In a line of the log; means alone."""
+    return ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if "@" not in name)
+
+
 class Loop:
     """Trains `objective.model` on a plan's batches; `step` counts the optimiser steps done.
 
@@ -144,7 +159,7 @@ class Loop:
         if checkpoint is not None:
             self._restore(checkpoint)
         if self.main:
-            self._introduce(notes)
+            introduce(name, config, out_dir, notes, started=self.step > 0)
         self.log = Log(accelerator, out_dir, self.step)
 
     def run(self) -> TrainResult:
@@ -185,15 +200,6 @@ class Loop:
     def epoch(self) -> int:
         """Epochs done."""
         return self.step // self.plan.epoch_steps
-
-    def _introduce(self, notes: Sequence[Note]) -> None:
-        """Writes down what this run is, and says at its start what a reader has to know."""
-        for partial in self.out_dir.glob("*.partial"):  # a checkpoint that a killed process was writing
-            partial.unlink()
-        write_whole(self.out_dir / "config.yaml", dump_config(self.config).encode())
-        write_notes(notes, self.out_dir)
-        for note in notes if self.step == 0 else ():
-            print(f"{self.name}: {note.sentence}", file=sys.stderr)
 
     def _step(self, interrupt: Interrupt) -> int:
         """One optimiser step; returns the signal that any process was sent, 0 if none."""
@@ -256,10 +262,9 @@ class Loop:
             metrics = self.validation.measure()
         self.log.valid({"step": self.step, "epoch": self.epoch - 1}, metrics)
         if self.main:
-            told = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if "@" not in name)
             epochs = self.plan.steps // self.plan.epoch_steps
             where = f"{self.name}, epoch {self.epoch} of {epochs}, {self.validation.of}"
-            bar.write(f"{where}: {told}", file=sys.stderr)
+            bar.write(f"{where}: {told(metrics)}", file=sys.stderr)
         if self.validation.better(metrics, self.metrics):
             self.best_step, self.metrics = self.step, metrics
             if self.main:

@@ -8,7 +8,6 @@ import pytest
 
 from robustmdiff.cli import demo
 from robustmdiff.experiment import run as experiment
-from robustmdiff.models import BASELINES
 from robustmdiff.refusal import Refusal
 
 
@@ -37,7 +36,7 @@ def test_it_stops_and_goes_on(tiny, monkeypatch):
     with pytest.raises(Refusal, match="holds a run, expected a new folder, or --resume"):
         demo.run_demo(tiny)
     summary = demo.run_demo(tiny, resume=True)
-    assert {row["method"] for row in summary["headline"]} >= {"RobustMDiff", *BASELINES, "ceiling"}
+    assert {row["method"] for row in summary["headline"]} >= {"RobustMDiff", *demo.BASELINES, "ceiling"}
     assert json.loads((tiny / "summary.json").read_text(encoding="utf-8"))["patient"] == str(
         tiny / "patient.html"
     )
