@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 ROUNDING = 1e-5  # by which a mean of float32 probabilities may pass 1
+EPS = 1e-7  # a probability of float32 is no surer than that
 
 
 def check_probability(what: str, probability: Any, patients: Sequence[str] | None = None) -> None:

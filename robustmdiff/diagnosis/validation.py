@@ -17,15 +17,13 @@ from robustmdiff.diagnosis.temperature import Said, fit_temperature
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.tensors import tensors
 from robustmdiff.labels import Labels
-from robustmdiff.probability import check_probability
+from robustmdiff.probability import EPS, check_probability
 from robustmdiff.ranking import macro_auroc
 from robustmdiff.training.batches import PackedPatients
 from robustmdiff.training.log import TrainingError
 from robustmdiff.training.notes import Note
 
 Ask = Callable[[Encoded], Tensor]
-
-EPS = 1e-7  # a probability of float32 is no surer than that
 
 
 def validate(

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustmdiff.probability import check_probability
+from robustmdiff.probability import EPS, check_probability
 from robustmdiff.ranking import Array, Bools, Ranking, check_range, check_score, check_weight, ratio
 
 GROUPED = ("auroc", "auprc")  # of which there are means over all, the rare and the common classes
@@ -99,6 +99,7 @@ def measure(
         sensitivity95/rare, /common, /<class>     pooled: found positives of the group over all its positives
         accuracy                                  most probable class is the true one (exclusive)
         brier                                     mean of sum_c (p - y)^2; else the mean over known cells
+        log_loss                                  mean of -log p of the true class; else over known cells
         ece, ece/classwise, ece/<class>           of the most probable class (exclusive); mean over classes
         coverage, coverage/rare, /common, /<class>    pooled: true classes (of the group) in the sets
         set_size                                  classes in a prediction set
@@ -175,10 +176,12 @@ def _of_patients(probability: Array, truth: Truth, weight: Array, exclusive: boo
     """Metrics over patients rather than over classes; brier is that of Brier (1950)."""
     values: dict[str, Array] = {}
     squared = (probability - truth.label) ** 2 * truth.known
+    surprise = -np.log(np.where(truth.label, probability, 1 - probability).clip(EPS, 1))
     if not exclusive:
         cells = truth.known.sum(-1).astype(np.float64)
         if cells.any():
             values["brier"] = ratio(weight @ squared.sum(-1), weight @ cells)
+            values["log_loss"] = ratio(weight @ (surprise * truth.known).sum(-1), weight @ cells)
         return values
     rows = one_diagnosis(truth)
     if rows.any():
@@ -186,6 +189,7 @@ def _of_patients(probability: Array, truth: Truth, weight: Array, exclusive: boo
         right = truth.label[rows, p.argmax(-1)]
         values["accuracy"] = mean(right, w)
         values["brier"] = mean(squared[rows].sum(-1), w)
+        values["log_loss"] = mean(surprise[truth.label & truth.known & rows[:, None]], w)
         values["ece"] = calibration_error(p.max(-1), right, w)
     return values
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from robustmdiff.evaluation import metrics
@@ -38,6 +38,7 @@ def test_table_cell_against_sklearn_and_torchmetrics():
     assert values["accuracy"] == pytest.approx((p.argmax(-1) == y).mean())
     classwise = [brier_score_loss(truth.label[:, c], p[:, c]) for c in range(5)]
     assert values["brier"] == pytest.approx(np.sum(classwise), abs=1e-12)
+    assert values["log_loss"] == pytest.approx(log_loss(y, p), abs=1e-12)
     theirs = multiclass_calibration_error(torch.from_numpy(p), torch.from_numpy(y), 5, n_bins=15)
     assert values["ece"] == pytest.approx(float(theirs), abs=1e-6)
 
@@ -84,6 +85,7 @@ def test_unknown_cells_do_not_count():
         k = known[:, c]
         assert values[f"auroc/{name}"] == pytest.approx(roc_auc_score(label[k, c], p[k, c]))
     assert values["brier"] == pytest.approx(((p - label) ** 2)[known].mean())
+    assert values["log_loss"] == pytest.approx(log_loss(label[known], p[known]), abs=1e-12)
     assert "accuracy" not in values
     flipped = Truth(label ^ ~known, known)
     again, _ = metrics.measure(p, flipped, np.ones(67), tuple("xyz"), exclusive=False)
