@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/include/rmd/*)
 
-.PHONY: help demo test test-slow fuzz lint ledger format bench docs clean
+.PHONY: help demo test test-slow fuzz lint ledger format bench results docs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ format: $(READY)  ## rewrite the code in the house's format
 
 bench: $(READY)  ## measure the kernels beside their peers and the machine's limits
 	$(BIN)/python -m pytest benchmarks
+
+results: $(READY)  ## every method on every data set, tuned alike (CPU hours: docs/evaluation.md); may be stopped and goes on
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.results
 
 docs: $(READY)  ## build the site with the reference into site/, and run every example, command and link in it
 	$(BIN)/python -m mkdocs build --quiet --strict
