@@ -1,4 +1,4 @@
-"""L_diff."""
+"""L_diff, and that of a flow."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from robustmdiff.diffusion.sample import Denoise
-from robustmdiff.diffusion.schedule import Schedule
+from robustmdiff.diffusion.sample import Denoise, Velocity, pure_noise
+from robustmdiff.diffusion.schedule import Level, Schedule
 from robustmdiff.ops import ddpm_noise
 
 
@@ -31,3 +31,23 @@ def diffusion_loss(
     x_t = ddpm_noise(x_0, t, schedule.noising.to(x_0.device), key=key, row_ids=row_ids)
     x_hat = denoise(x_t, level, condition)
     return (x_hat - x_0).square().flatten(1).mean(1) / level.s.square(), x_hat
+
+
+def flow_loss(
+    velocity: Velocity,
+    x_0: Tensor,
+    t: Tensor,
+    condition: Any = None,
+    *,
+    key: Tensor,
+    row_ids: Tensor | None = None,
+) -> Tensor:
+    """|eps - x_0 - v|^2 of each row, the mean over its elements, at x_t = (1 - t) x_0 + t eps: flow matching
+    on straight paths (Liu et al. 2023, eq. 1; Lipman et al. 2023, with t reversed).
+
+    x_0 [rows, ...] and times t in [0, 1], float [rows]; key and row_ids as in `pure_noise` -> [rows].
+    """
+    eps = pure_noise(x_0, key, row_ids)
+    at = t.view(-1, *[1] * (x_0.dim() - 1))
+    v = velocity((1 - at) * x_0 + at * eps, Level(t, 1 - t, t), condition)
+    return (v - (eps - x_0)).square().flatten(1).mean(1)

@@ -5,22 +5,25 @@ path       where to stop: a `Schedule`, or any `Path`.
 x          [rows, ...], noise: x_T. `pure_noise` draws it.
 condition  whatever `denoise` wants; the same through the whole chain, so made once.
 
-Every step is one `ddpm_step`: samplers differ in its table, and in what they take for x_0.
+Every step is one `ddpm_step`: samplers differ in its table, and in what they take for x_0. `sample_heun`
+alone follows a velocity instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustmdiff.diffusion.schedule import Level, Path, Schedule, along, deterministic_table
+from robustmdiff.diffusion.schedule import Level, Path, Schedule, StraightPath, along, deterministic_table
 from robustmdiff.ops import ddpm_noise, ddpm_step
 from robustmdiff.ops.ddpm.table import Coefficients
 
 Denoise = Callable[[Tensor, Level, Any], Tensor]
+Velocity = Callable[[Tensor, Level, Any], Tensor]  # dx_t / dt of a rectified flow: of x_t's shape
 
 
 def sample_ddpm(
@@ -64,6 +67,20 @@ def sample_dpmpp_2m(denoise: Denoise, path: Path, x: Tensor, condition: Any = No
         if before is not None and i + 1 < len(lam):  # the last step is of first order: its h is infinite
             ahead = x_0 + (lam[i + 1] - lam[i]) / (2 * (lam[i] - lam[i - 1])) * (x_0 - before)
         x, before = step(ahead, x, i, table), x_0
+    return x
+
+
+def sample_heun(velocity: Velocity, path: StraightPath, x: Tensor, condition: Any = None) -> Tensor:
+    """A rectified flow, dx = v dt, by Heun's method, which is of second order (Karras et al. 2022, algorithm
+    1). Two evaluations a step, the last at t = 0: (x_t - x_0) / t is not defined there, and v is."""
+    t, a, s = (each.to(x.device) for each in path.levels)
+    stops = along(
+        Level(*(torch.cat([each, each.new_tensor([end])]) for each, end in ((t, 0), (a, 1), (s, 0))))
+    )
+    for here, there in pairwise(stops):
+        h = there.t - here.t
+        v = velocity(x, here, condition)
+        x = x + h / 2 * (v + velocity(x + h * v, there, condition))
     return x
 
 

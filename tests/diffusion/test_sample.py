@@ -6,9 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustmdiff.diffusion.loss import diffusion_loss
+from robustmdiff.diffusion.loss import diffusion_loss, flow_loss
 from robustmdiff.diffusion.precondition import Precondition
-from robustmdiff.diffusion.sample import guided, pure_noise, sample_ddim, sample_ddpm, sample_dpmpp_2m
+from robustmdiff.diffusion.sample import (
+    guided,
+    pure_noise,
+    sample_ddim,
+    sample_ddpm,
+    sample_dpmpp_2m,
+    sample_heun,
+)
 from robustmdiff.diffusion.schedule import Level, Schedule, StraightPath
 from robustmdiff.ops import ddpm_noise, philox_key
 
@@ -115,6 +122,44 @@ def test_a_ddim_step_on_the_straight_path_is_the_euler_step_of_a_rectified_flow(
         velocity = (x - bent(x, Level(t, 1 - t, t), 0.8)) / t
         x = x + (following - t) * velocity
     torch.testing.assert_close(sample_ddim(bent, path, z, 0.8), x, rtol=1e-4, atol=1e-5)
+
+
+def drift(x: Tensor, level: Level, condition: tuple[float, float]) -> Tensor:
+    """E[eps - x_0 | x_t] where x_0 ~ N(mu, s^2) and x_t = (1 - t) x_0 + t eps."""
+    (mu, s), t = condition, level.t.reshape(-1, *[1] * (x.dim() - 1))
+    return -mu + (t - (1 - t) * s**2) / (t**2 + (1 - t) ** 2 * s**2) * (x - (1 - t) * mu)
+
+
+def test_heun_carries_noise_to_the_distribution_at_second_order():
+    """The exact flow maps the noise z to mu + s z: half the step, a quarter of the error."""
+    z = pure_noise(torch.empty(*SHAPE, dtype=torch.float64), philox_key(1))
+    error = [
+        float((sample_heun(drift, StraightPath(n), z, (1.5, 0.7)) - (1.5 + 0.7 * z)).abs().max())
+        for n in (2, 40, 80, 160)
+    ]
+    assert error[0] < 0.1 * float(z.abs().max())
+    assert 3.6 < error[1] / error[2] < 4.4
+    assert 3.6 < error[2] / error[3] < 4.4
+
+
+def test_heun_goes_straight_where_the_velocity_does_not_change():
+    """One Heun step is then exact; what x_0 is must not depend on how many there are."""
+    z = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    for steps in (1, 3):
+        x = sample_heun(lambda x, level, condition: condition, StraightPath(steps), z, z - 2.5)
+        torch.testing.assert_close(x, torch.full(SHAPE, 2.5))
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_the_loss_of_a_flow_is_least_at_its_drift(t):
+    """What is left there is the variance of eps - x_0 given x_t: s^2 / (t^2 + (1 - t)^2 s^2)."""
+    key, n, normal = philox_key(5), 20_000, (1.5, 0.7)
+    x_0 = 1.5 + 0.7 * torch.randn(n, 3, generator=torch.Generator().manual_seed(1))
+    at = torch.full((n,), t)
+    least = float(flow_loss(drift, x_0, at, normal, key=key).mean())
+    assert abs(least / (0.49 / (t**2 + (1 - t) ** 2 * 0.49)) - 1) < 4 * (2 / (3 * n)) ** 0.5
+    other = flow_loss(lambda *where: drift(*where) + 0.5, x_0, at, normal, key=key)
+    assert float(other.mean()) == pytest.approx(least + 0.25, abs=0.02)
 
 
 def test_guidance_goes_on_from_nothing_through_what_is_asked_for():
