@@ -1,0 +1,100 @@
+"""A Gaussian that is told the class: the class first, then the latent given it.
+
+    p(y' | x_m) = sum_c p(c | x_m) p(y' | x_m, c)
+
+Most of what is open about a patient is which disease it is; given that, what is left is nearly unimodal.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustmdiff.diffusion.sample import pure_noise
+from robustmdiff.forecast.contract import Forecast, Pairs, Seen
+from robustmdiff.forecast.fitting import drawing_by, fit
+from robustmdiff.forecast.told import CLASS_UNIT, Standardise, draw_classes, of_view
+
+WIDTH = 128
+DROPOUT = 0.1
+LOG_VARIANCE = -6.0, 3.0  # of a standardised change
+
+
+class GaussianNetwork(nn.Module):
+    """What it is told [..., f] -> mean and log variance [..., D] of a standardised change, 0 both before
+    anything is learned."""
+
+    def __init__(self, told: int, latent: int) -> None:
+        super().__init__()
+        leave = nn.Linear(WIDTH, 2 * latent)
+        nn.init.zeros_(leave.weight)
+        nn.init.zeros_(leave.bias)
+        self.layers = nn.Sequential(
+            *(nn.Linear(told, WIDTH), nn.GELU(), nn.Dropout(DROPOUT)),
+            *(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Dropout(DROPOUT)),
+            leave,
+        )
+
+    def forward(self, told: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.layers(told).chunk(2, dim=-1)
+        return mean, log_variance.clamp(*LOG_VARIANCE)
+
+
+class GaussianForecast(Forecast):
+    """The change y' - y_m given the class is Gaussian, its mean and variances by a network.
+
+    latent D, modalities M, classes C; exclusive as in `Labels`.
+    """
+
+    def __init__(self, latent: int, modalities: int, classes: int, *, exclusive: bool) -> None:
+        super().__init__()
+        self.latent, self.exclusive = latent, exclusive
+        size = latent + 2 * modalities + 1
+        self.told, self.told_size = Standardise(size), size + classes
+        self.change = Standardise(latent)
+        self.start()
+
+    def start(self) -> None:
+        """Networks that have learned nothing."""
+        self.gaussian = GaussianNetwork(self.told_size, self.latent)
+
+    def fit(self, pairs: Pairs, key: Tensor) -> None:
+        """A class that nobody knows is told as its probability."""
+        seen = pairs.seen
+        holds = torch.where(pairs.known, pairs.label, seen.p)
+        self.told.fit(of_view(seen, pairs.view))
+        self.change.fit(pairs.y - seen.y)
+        with drawing_by(key):
+            self.start()
+            self.to(pairs.y.device)
+            self.learn(self.tell(seen, pairs.view, holds), self.change(pairs.y - seen.y), pairs.patient)
+
+    def learn(self, told: Tensor, change: Tensor, patient: Tensor) -> None:
+        """From what is told [n, f] of each row, its standardised change [n, D], and whose it is [n]."""
+
+        def surprise(rows: Tensor) -> Tensor:
+            mean, log_variance = self.gaussian(told[rows])
+            error = (change[rows] - mean).square()
+            return (log_variance + error * (-log_variance).exp()).mean() / 2
+
+        fit(self.gaussian, surprise, patient, what="the Gaussian")
+
+    def tell(self, seen: Seen, view: Tensor, holds: Tensor) -> Tensor:
+        """[..., f] for classes that hold, [n, C] or [n, S, C]."""
+        told = self.told(of_view(seen, view))
+        if holds.dim() == 3:
+            told = told[:, None].expand(*holds.shape[:2], -1)
+        return torch.cat([told, CLASS_UNIT * holds], dim=-1)
+
+    def sample(self, seen: Seen, view: Tensor, draws: int, key: Tensor) -> Tensor:
+        holds = draw_classes(seen.p, draws, key, exclusive=self.exclusive)
+        told = self.tell(seen, view, holds).flatten(0, 1)  # [n S, f]
+        row_ids = torch.arange(draws, device=told.device).repeat(len(seen.y))
+        mean, log_variance = self.gaussian(told)
+        z = self.residual(pure_noise(mean, key, row_ids), told, key, row_ids)
+        change = self.change.back(mean + (log_variance / 2).exp() * z)
+        return seen.y[:, None] + change.view(len(seen.y), draws, self.latent)
+
+    def residual(self, noise: Tensor, told: Tensor, key: Tensor, row_ids: Tensor) -> Tensor:
+        """The standardised residual [rows, D] that is made of the noise: here the noise itself."""
+        return noise
