@@ -38,8 +38,10 @@ class SmallStudy:
             **options,
         )
         with torch.no_grad():  # heads that start at zero would hide what flows into them
-            for parameter in (model.head.weight, model.denoiser.leave.weight, model.evidence.b):
+            for parameter in (model.head.weight, model.evidence.b):
                 parameter.normal_(std=0.3)
+            if model.denoiser is not None:
+                model.denoiser.leave.weight.normal_(std=0.3)
         return model.eval()
 
 

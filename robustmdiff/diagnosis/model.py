@@ -1,15 +1,16 @@
 """RobustMDiff: encoders, knowledge, integration, conditional latent diffusion, diagnosis.
 
 The unified latent has two parts, x = (Z, lambda): Z(m) of the paper's integration, and the
-evidence for each sign (`Signs`). The diffusion learns what x would be under a fuller view of the
-patient, given the view there is; a diagnosis averages what the head says of many such x.
+evidence for each sign (`Signs`). What an answer needs of it is y = (lambda, head(Z)). The diffusion learns
+what it would be under a fuller view of the patient, given the view there is: in a second stage, once the
+rest no longer changes, or jointly.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.concepts import ConceptEmbedding, DiseaseTable, Evidence
-from robustmdiff.diagnosis.contract import DRAWS, DiagnosisModel, Logits
+from robustmdiff.diagnosis.contract import DRAWS, HEAD, DiagnosisModel, Logits
 from robustmdiff.diagnosis.integration import Integration
 from robustmdiff.diagnosis.losses import Losses, class_loss, consistency_loss, finding_loss
 from robustmdiff.diagnosis.noise import PatientNoise
@@ -30,20 +31,28 @@ from robustmdiff.diffusion.schedule import Schedule
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.modalities import ModalityEncoders
+from robustmdiff.forecast.contract import Seen
 from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.labels import RAREST
 from robustmdiff.nn.dropout import patient_numbers
 from robustmdiff.ops import philox_key
 
+if TYPE_CHECKING:
+    from robustmdiff.diagnosis.second_stage import SecondStage
+
 EVIDENCE_LIMIT = 8.0  # nats; beyond it a sign is as good as seen, and the head's answer no longer moves
 EVIDENCE_UNIT = 4.0  # nats per unit of the latent, so that both of its parts have a similar scale
+FULL_VIEW_HEAD = "full-view head"  # the name of an answer
 NOISINGS = 4  # noise levels per patient and training step: the denoiser is cheap, the encoders are not
 
 
 class RobustMDiff(DiagnosisModel):
     """concepts: diseases named as the task's classes and findings named as the task's findings
     are tied to them; further concepts only inform. read: name -> token ids, for the encoder of the
-    first text modality (see ConceptEmbedding). signs: what evidence is read for.
+    first text modality (see ConceptEmbedding). signs: what evidence is read for. denoiser: whether one is
+    trained jointly with the rest.
+
+    second_stage  what was learned on the latents afterwards; None before, and of a model that has none.
     """
 
     answer = DRAWS
@@ -66,8 +75,11 @@ class RobustMDiff(DiagnosisModel):
         config: ModelConfig,
         concepts: ConceptTable,
         read: Callable[[str], Sequence[int]] | None = None,
+        *,
+        denoiser: bool = True,
     ) -> None:
         super().__init__(task, config, ModalityEncoders(task, config))
+        self.second_stage: SecondStage | None = None
         self.concept_table = concepts
         self.signs = signs_of(task, classes=config.class_evidence)
         d, M, F = config.d_h, len(task.modalities), len(self.signs.names)
@@ -81,9 +93,10 @@ class RobustMDiff(DiagnosisModel):
         self.integration = Integration(config, M, log_pi)
         self.teacher = copy.deepcopy(self.integration).requires_grad_(False)
 
-        self.latent = d + F
+        self.latent, self.condensed = d + F, F + len(task.classes)
         self.schedule = Schedule(config.T, config.beta_schedule, config.steps)
-        self.denoiser = LatentDenoiser(self.latent, d, M, config.width, config.depth, config.heads)
+        sizes = self.latent, d, M, config.width, config.depth, config.heads
+        self.denoiser = LatentDenoiser(*sizes) if denoiser else None
 
         self.register_buffer("log_prior", self.labels.log_prior(task.prevalence))
         self.prior_shift = nn.Parameter(torch.zeros(len(task.classes)))
@@ -117,14 +130,18 @@ class RobustMDiff(DiagnosisModel):
         return encoded._replace(evidence=evidence, K=K)
 
     def evidence_of_each(self, encoded: Encoded) -> Tensor:
-        """What each visible modality says of each sign, nats [B, M, F]; 0 where it is absent.
-
-        What n modalities say is scaled by tau_n: those that repeat each other say less than their sum. Of
-        findings, which are seen one by one, tau_n is 1; of classes it is learned.
-        """
+        """What each visible modality says of each sign, nats [B, M, F]; 0 where it is absent."""
         assert encoded.evidence is not None
-        tau = self.log_tau.exp()[encoded.m.sum(1)]
-        return encoded.evidence.masked_fill(~encoded.m[..., None], 0) * tau[:, None, None]
+        return self.together(encoded.evidence, encoded.m)
+
+    def together(self, evidence: Tensor, m: Tensor) -> Tensor:
+        """Evidence [n, M, F] of what is visible, m bool [n, M], 0 of the rest.
+
+        What k modalities say is scaled by tau_k: those that repeat each other say less than their sum. Of
+        findings, which are seen one by one, tau_k is 1; of classes it is learned.
+        """
+        tau = self.log_tau.exp()[m.sum(1)]
+        return evidence.masked_fill(~m[..., None], 0) * tau[:, None, None]
 
     def total_evidence(self, encoded: Encoded) -> Tensor:
         """lambda(m) [B, F], nats: the sum of `evidence_of_each`, bounded smoothly."""
@@ -136,11 +153,31 @@ class RobustMDiff(DiagnosisModel):
         Z = (integration or self.integration)(encoded)
         return torch.cat([Z, self.total_evidence(encoded) / EVIDENCE_UNIT], dim=-1)
 
+    def condense(self, x: Tensor) -> Tensor:
+        """x = (Z, lambda) [..., d_h + F] -> y = (lambda, h) [..., F + C], h = head(Z): all that an answer
+        needs of x, and what a forecast is of."""
+        Z, evidence = x[..., : self.config.d_h], x[..., self.config.d_h :]
+        return torch.cat([evidence, self.head(Z)], dim=-1)
+
+    def logits_from(self, y: Tensor) -> Tensor:
+        """y [..., F + C] -> [..., C]: prevalence, the disease table on the evidence, and the head's h."""
+        C = len(self.task.classes)
+        evidence, h = y[..., :-C] * EVIDENCE_UNIT, y[..., -C:]
+        return self.log_prior + self.prior_shift + self.labels.contrast(self.table(evidence)) + h
+
     def logits(self, x: Tensor) -> Tensor:
-        """x [..., d_h + F] -> [..., C]: prevalence, the disease table on the evidence, and a head on Z."""
-        Z, evidence = x[..., : self.config.d_h], x[..., self.config.d_h :] * EVIDENCE_UNIT
-        likelihood = self.labels.contrast(self.table(evidence))
-        return self.log_prior + self.prior_shift + likelihood + self.head(Z)
+        """x [..., d_h + F] -> [..., C]."""
+        return self.logits_from(self.condense(x))
+
+    def probability_from(self, y: Tensor) -> Tensor:
+        """y [..., F + C] -> [..., C], the weights of rare classes taken off, at temperature 1: what a second
+        stage learns from."""
+        return self.labels.probability(self.logits_from(y) - self.log_weight)
+
+    def seen(self, encoded: Encoded) -> Seen:
+        """What a forecast is asked with."""
+        y = self.condense(self.observe(encoded))
+        return Seen(y, encoded.m, self.evidence_of_each(encoded), self.probability_from(y))
 
     # Training
 
@@ -159,20 +196,23 @@ class RobustMDiff(DiagnosisModel):
         with torch.no_grad():
             x_0 = self.observe(encoded.keep(view), self.teacher)
             complete = self.teacher(encoded)
-        # L_diff teaches the denoiser alone: what it would have of the encoders is to be predictable.
-        told = self._condition(x_m.detach(), view, student._replace(tokens=student.tokens.detach()))
-        L_diff, x_hat = self._denoise(x_0, told, noise)
-        classified = class_loss(self.labels, self.logits(self._settle_evidence(x_m, batch)), batch, weight)
-        imagined = class_loss(self.labels, self.logits(x_hat.detach()), batch, weight)
+        L_class = class_loss(self.labels, self.logits(self._settle_evidence(x_m, batch)), batch, weight)
+        L_diff: Tensor | float = 0.0
+        if self.denoiser is not None:
+            # L_diff teaches the denoiser alone: what it would have of the encoders is to be predictable.
+            told = self._condition(x_m.detach(), view, student._replace(tokens=student.tokens.detach()))
+            L_diff, x_hat = self._denoise(x_0, told, noise)
+            L_class = (L_class + class_loss(self.labels, self.logits(x_hat.detach()), batch, weight)) / 2
         return Losses(
             L_diff=L_diff,
             L_cons=consistency_loss(x_m[:, : self.config.d_h], complete),
-            L_class=(classified + imagined) / 2,
+            L_class=L_class,
             L_find=self._finding_loss(student, batch) if self.signs.names else 0.0,
         )
 
     def _denoise(self, x_0: Tensor, condition: Condition, noise: PatientNoise) -> tuple[Tensor, Tensor]:
         """L_diff at NOISINGS noise levels per patient, and the one-step estimates of x_0 [B, R, D]."""
+        assert self.denoiser is not None
         (B, D), R = x_0.shape, NOISINGS
         t = (noise.uniform(R, stream=2) * self.config.T).long().clamp(max=self.config.T - 1)
         loss, x_hat = diffusion_loss(
@@ -204,6 +244,7 @@ class RobustMDiff(DiagnosisModel):
         return finding_loss(self.sign_prior + alone, self.sign_prior + together, student.m, holds, known)
 
     def _condition(self, x_m: Tensor, view: Tensor, encoded: Encoded) -> Condition:
+        assert self.denoiser is not None
         return self.denoiser.condition_on(x_m, encoded.m, view, encoded.tokens, encoded.segments)
 
     def train(self, mode: bool = True) -> Self:
@@ -227,14 +268,22 @@ class RobustMDiff(DiagnosisModel):
 
     @torch.no_grad()
     def imagine(self, encoded: Encoded, *, view: Tensor | None = None, draws: int, seed: int = 0) -> Tensor:
-        """Draws of x under the view m', bool [B, M] (the fullest that training knows, unless given)
-        -> [B, S, d_h + F]. Draw s uses the same noise for every patient, so an answer depends neither
-        on the batch nor on its order."""
-        m, x_m = encoded.m, self.observe(encoded)
+        """Draws of y under the view m', bool [B, M] (the fullest that training knows, unless given)
+        -> [B, S, F + C]: the second stage's, the joint denoiser's of a model without one. Draw s uses the
+        same noise for every patient, so an answer depends neither on the batch nor on its order."""
+        m = encoded.m
         view = fullest(self.views, m) if view is None else view | m
+        key = philox_key(seed, device=m.device)
+        if self.second_stage is not None:
+            return self.second_stage.draw(self, self.seen(encoded), view, draws, key)
+        return self.condense(self._denoised(encoded, view, draws, key))
+
+    def _denoised(self, encoded: Encoded, view: Tensor, draws: int, key: Tensor) -> Tensor:
+        """Draws of x, [B, S, d_h + F]."""
+        assert self.denoiser is not None
+        x_m = self.observe(encoded)
         condition = self._condition(x_m, view, encoded)
         B, D = x_m.shape
-        key = philox_key(seed, device=x_m.device)
         row_ids = torch.arange(draws, device=x_m.device).repeat(B)
         x = sample_ddpm(
             self.denoiser,
@@ -248,22 +297,45 @@ class RobustMDiff(DiagnosisModel):
         return x.view(B, draws, D)
 
     @property
+    def imagines(self) -> bool:
+        """Whether there is anything to imagine with; not yet in a model that trains for its second stage."""
+        return self.denoiser is not None or self.second_stage is not None
+
+    @property
+    def heads(self) -> Mapping[str, Callable[[Encoded], Logits]]:
+        heads = {HEAD: self.classify}
+        return heads if self.second_stage is None else heads | {FULL_VIEW_HEAD: self.expect}
+
+    @property
     def answers(self) -> tuple[str, ...]:
-        return (*self.heads, DRAWS)
+        return (*self.heads, DRAWS) if self.imagines else tuple(self.heads)
+
+    def answering(self, draws: int | None) -> str:
+        return super().answering(draws if self.imagines else 0)
 
     def classify(self, encoded: Encoded) -> Logits:
         """At x(m), what is observed."""
-        return self._said_of(self.observe(encoded))
+        y = self.condense(self.observe(encoded))
+        return Logits(self.logits_from(y), self._findings_of(y))
 
-    def imagined(self, encoded: Encoded, *, draws: int, seed: int) -> Logits:
-        """At `draws` x under the fullest view (`imagine`)."""
-        return self._said_of(self.imagine(encoded, draws=draws, seed=seed).transpose(0, 1))
+    def expect(self, encoded: Encoded) -> Logits:
+        """What the full view is expected to say."""
+        assert self.second_stage is not None
+        seen = self.seen(encoded)
+        return Logits(self.second_stage.expected(self, seen) + self.log_weight, self._findings_of(seen.y))
 
-    def _said_of(self, x: Tensor) -> Logits:
-        """x [..., d_h + F]."""
-        evidence = x[..., self.config.d_h :] * EVIDENCE_UNIT
+    def imagined(self, encoded: Encoded, *, draws: int, seed: int) -> Logits | None:
+        """At `draws` y under the fullest view (`imagine`)."""
+        if not self.imagines:
+            return None
+        y = self.imagine(encoded, draws=draws, seed=seed).transpose(0, 1)
+        return Logits(self.logits_from(y), self._findings_of(y))
+
+    def _findings_of(self, y: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """y [..., F + C]; None where the signs are no findings."""
         if self.signs.are_classes:
-            return Logits(self.logits(x))
+            return None
+        evidence = y[..., : -len(self.task.classes)] * EVIDENCE_UNIT
         if self.labels.exclusive:
-            return Logits(self.logits(x), lambda p: self.table.findings(evidence, p))
-        return Logits(self.logits(x), lambda p: torch.sigmoid(self.sign_prior + evidence))
+            return lambda p: self.table.findings(evidence, p)
+        return lambda p: torch.sigmoid(self.sign_prior + evidence)

@@ -5,6 +5,7 @@ model.json          kind of model, task, sizes, which of its answers it gives
 concepts.npz        the concept table, where the model has one
 tokenizer.json      where the task has text
 encoders/NAME.json  the architecture of a modality's transformers model, where it named one
+forecast.json, forecast.safetensors  the second stage, where the model has one (`diagnosis.second_stage`)
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from robustmdiff.data.task_file import task_from
 from robustmdiff.data.tokenizer import load_tokenizer, save_tokenizer
 from robustmdiff.diagnosis.contract import DiagnosisModel
+from robustmdiff.diagnosis.model import RobustMDiff
+from robustmdiff.diagnosis.second_stage import WEIGHTS, SecondStage
 from robustmdiff.encoders.backbone import save_architectures, with_architectures
 from robustmdiff.encoders.config import ModelConfig, without_retired
 from robustmdiff.knowledge.archive import read_concepts, save_concepts
@@ -69,7 +72,10 @@ def save_pretrained(
     }
     write_whole(folder / "model.json", json.dumps(plain, indent=1).encode())
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    write_whole(folder / "model.safetensors", save(state, {"format": "pt"}))
+    own = {name: value for name, value in state.items() if not name.startswith("second_stage.")}
+    if isinstance(model, RobustMDiff) and model.second_stage is not None:
+        model.second_stage.save(folder)
+    write_whole(folder / "model.safetensors", save(own, {"format": "pt"}))
 
 
 def load_pretrained(
@@ -113,6 +119,8 @@ def load_pretrained(
             "these weights belong to another configuration than model.json"
         )
     model.load_state_dict(state)
+    if isinstance(model, RobustMDiff) and (folder / WEIGHTS).exists():
+        model.second_stage = SecondStage.load(folder, model)
     model.answer = description.get("answer", model.answer)  # of an earlier version the one that it gave
     if model.answer not in model.answers:
         raise PretrainedError(

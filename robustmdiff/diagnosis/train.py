@@ -41,6 +41,7 @@ def train(
     resume: bool = False,
     name: str | None = None,
     device: torch.device | None = None,
+    then: Callable[[DiagnosisModel], None] | None = None,
 ) -> TrainResult:
     """Train a `DiagnosisModel` and return it, where it was trained, with the weights that were chosen; a
     `FittedModel` is fitted to all that the steps would have shown.
@@ -49,7 +50,8 @@ def train(
     cannot show, is told and stands in `out_dir`/notes.json; so is which of its `answers` the model gives.
     patients_valid may be empty: then the last averaged weights are taken. With resume, goes on from
     `out_dir`/last.safetensors, or starts if there is none yet; without, a folder that holds one is refused.
-    name is the model's in the log, its class if None. device is that of `make_accelerator`. Raises Refusal
+    name is the model's in the log, its class if None. device is that of `make_accelerator`. then is called
+    with the trained model before one of its answers is chosen: for a second stage. Raises Refusal
     (DataError, CheckpointError, TrainingError among them); Interrupted (code 130) after Ctrl-C, once the
     checkpoint is written. Seeds the global generators of torch, numpy and random. Under
     `torchrun --nproc-per-node 2` (or `accelerate launch` on GPUs) the processes share each batch and give
@@ -108,6 +110,8 @@ def train(
         validation=validation,
         notes=notes,
     ).run()
+    if then is not None:
+        then(model)
     if len(model.answers) > 1:
         enough = validated.patients >= ENOUGH
         note = answer_note(model, on_valid(choose_answer) if enough else {}, validated.patients)

@@ -90,11 +90,14 @@ def train_run(
     resume: bool = False,
     device: torch.device | str | None = None,
 ) -> Run:
-    """Train one kind of model on a study's training patients, validate and calibrate it on the
-    calibration patients, and save everything. Resumes exactly where it stopped.
+    """Train one kind of model on a study's training patients, what it forecasts in a second stage, calibrate
+    it on the calibration patients, and save everything. Resumes exactly where it stopped; an unfinished
+    second stage starts again.
 
     device  where to train and calibrate: the accelerator of this machine if None, else the CPU.
     """
+    from robustmdiff.diagnosis.model import RobustMDiff
+    from robustmdiff.diagnosis.second_stage import fit_second_stage
     from robustmdiff.diagnosis.train import train
 
     place = None if device is None else usable(device)
@@ -109,12 +112,20 @@ def train_run(
         )
     folder = Path(folder)
     _claim(folder, study, resume)
+    if kind == "robustmdiff" and config.lambda_diff == 0:
+        options = {"denoiser": False, **(options or {})}
     model: Any
     model, collator, config = build_model(study, config, kind, options or {})
     # Validation picks the best weights by patients of the training split, calibration stays untouched.
     fitting, watching = hold_out(study.patients["train"], config.seed)
-    trained = train(model, fitting, watching, collator, config, folder, resume, name=kind, device=place)
-    model = trained.model
+
+    def then(model: Any) -> None:
+        if isinstance(model, RobustMDiff) and config.forecast != "none":
+            fit_second_stage(model, fitting, collator, config.forecast, config.seed, folder / "model")
+
+    model = train(
+        model, fitting, watching, collator, config, folder, resume, name=kind, device=place, then=then
+    ).model
     calibration = calibrate(
         model, study.patients["calibration"], study.patients["train"], collator, study.calibration_weight
     )

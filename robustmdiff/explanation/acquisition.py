@@ -28,16 +28,18 @@ class NextTest:
 
     modality           its name.
     expected_change    probability, 0 to 1: the mean total variation distance between the posteriors that
-                       seeing it may lead to and their mean. 0.05 says that on average five percentage
+                       seeing it may lead to and the present one. 0.05 says that on average five percentage
                        points go to other classes; multilabel: the mean of the classes' changes.
     entropy_reduction  nats by which the posterior is expected to get surer (multilabel: summed
                        over the classes), the mutual information of the outcome and the class.
     floor              probability: expected_change where nothing is added, how far the draws scatter by
-                       themselves. A perfect diffusion has 0; a change that does not exceed it
-                       says nothing about the modality. The same for all of a patient's tests.
+                       themselves. 0 of a second stage; a change that does not exceed it says nothing about
+                       the modality. The same for all of a patient's tests.
     gain               probability: expected_change - floor, at least 0.
     cost               of the modality, as the task states it.
     value              gain / cost; what the ranking goes by.
+    usual_change       probability: how far seeing it moved the diagnosis of training patients, on average.
+                       What a fixed order of tests goes by; None of a model that has not noted it.
     """
 
     modality: str
@@ -47,6 +49,7 @@ class NextTest:
     gain: float
     cost: float
     value: float
+    usual_change: float | None = None
 
     @property
     def noticeable(self) -> bool:
@@ -62,9 +65,9 @@ def rank_next_tests(
     that no training patient had together with what is present are left out.
 
     For each absent modality j the diffusion draws the latent under the view m' = m + {j}; every
-    draw is one way in which the test may turn out, and has its posterior p_s. The spread of the
-    p_s is what there is to learn. All modalities j share the noise of draw s, so they are compared
-    under equal luck, and the answer depends on the seed and this patient alone.
+    draw is one way in which the test may turn out, and has its posterior p_s. How far the p_s are from
+    the present one is what there is to learn. All modalities j share the noise of draw s, so they are
+    compared under equal luck, and the answer depends on the seed and this patient alone.
     """
     if draws < 2:
         raise Refusal(f"rank_next_tests: draws is {draws}, expected at least 2, better {DRAWS}")
@@ -76,22 +79,27 @@ def rank_next_tests(
         return ()
     more = more[absent]
     view = torch.cat([more, present[None]])  # [absent + 1, M]; the last asks for nothing more
-    x = model.imagine(encoded.repeat(patient, len(view)), view=view, draws=draws, seed=seed)
+    y = model.imagine(encoded.repeat(patient, len(view)), view=view, draws=draws, seed=seed)
     with torch.no_grad():
-        p = model.probability(model.logits(x), present.sum()).double()  # [absent + 1, S, C]
-    change, surer = (each.tolist() for each in spread(p, labels_of(model.task)))
+        p = model.probability(model.logits_from(y), present.sum()).double()  # [absent + 1, S, C]
+    change, surer = (each.tolist() for each in spread(p, p[-1].mean(0), labels_of(model.task)))
+    usual = {} if model.second_stage is None else known(model.second_stage.change)
     floor = change[-1]
     tests = []
     for j, c, h in zip(absent.tolist(), change, surer, strict=False):
         name, cost = model.task.modality_names[j], model.task.modalities[j].cost
         gain = max(c - floor, 0.0)
-        tests.append(NextTest(name, c, h, floor, gain, cost, gain / cost))
+        tests.append(NextTest(name, c, h, floor, gain, cost, gain / cost, usual.get(j)))
     return tuple(sorted(tests, key=lambda test: (-test.value, -test.expected_change / test.cost)))
 
 
-def spread(p: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
-    """Posteriors p [..., S, C] of S draws -> the mean total variation distance to their mean, and
-    the entropy of the mean less the mean entropy, [...] each."""
-    mean = p.mean(-2, keepdim=True)
-    surer = labels.entropy(mean[..., 0, :]) - labels.entropy(p).mean(-1)
-    return labels.distance(p, mean).mean(-1), surer.clamp(min=0)
+def spread(p: Tensor, now: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+    """Posteriors p [..., S, C] of S draws and the present one [C] -> the mean total variation distance
+    between them, and the entropy of the draws' mean less their mean entropy, [...] each."""
+    surer = labels.entropy(p.mean(-2)) - labels.entropy(p).mean(-1)
+    return labels.distance(p, now).mean(-1), surer.clamp(min=0)
+
+
+def known(change: Tensor) -> dict[int, float]:
+    """By modality; NaN is not known."""
+    return {j: c for j, c in enumerate(change.tolist()) if c == c}

@@ -51,6 +51,7 @@ def render_patient_page(explanation: PatientExplanation) -> str:
         widest=max((abs(m.contribution or 0) for m in explanation.modalities), default=0) or 1,
         strongest=max((abs(x) for row in signs for x in row.evidence.values()), default=0) or 1,
         noticeable=any(t.noticeable for t in explanation.next_tests),
+        usual=any(t.usual_change is not None for t in explanation.next_tests),
         unseen=set(explanation.missing) - {t.modality for t in explanation.next_tests},
         rgb={"for": "{} {} {}".format(*FOR), "against": "{} {} {}".format(*AGAINST)},
         listed=LISTED,

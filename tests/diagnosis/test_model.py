@@ -255,7 +255,7 @@ def test_the_view_that_is_asked_for_matters(study, model):
     encoded = model.encode(study.collator(study.patients[:4])).keep(torch.eye(6, dtype=torch.bool)[:4])
     everything = model.imagine(encoded, draws=3)
     nothing_more = model.imagine(encoded, view=torch.zeros(4, 6, dtype=torch.bool), draws=3)
-    assert everything.shape == (4, 3, 8 + 42)
+    assert everything.shape == (4, 3, 42 + 12)
     assert not torch.equal(everything, nothing_more)
 
 

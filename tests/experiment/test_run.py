@@ -22,6 +22,7 @@ from robustmdiff.encoders.tensors import tensors
 from robustmdiff.evaluation.conditions import COMPLETE
 from robustmdiff.experiment.run import evaluate_run, load_run, train_run
 from robustmdiff.experiment.studies import Source, load_study
+from robustmdiff.predictor import Predictor
 from robustmdiff.training.config import TrainConfig
 from robustmdiff.training.notes import read_notes
 
@@ -234,3 +235,26 @@ def test_who_are_told_apart_without_error_are_answered_near_0_and_1(tmp_path):
     batch = run.collator(study.patients["test"])
     p = run.model.diagnose(run.model.encode(tensors(batch))).probability
     assert p[torch.from_numpy(batch.label) == 1].min() > 0.95
+
+
+def test_a_run_learns_its_second_stage_and_keeps_it(tmp_path):
+    study = load_study(Source("cohort", options=OPTIONS))
+    config = CONFIG.model_copy(update={"lambda_diff": 0.0})
+    run = train_run(study, config, tmp_path / "run")
+    assert run.model.denoiser is None  # nobody needs it
+    assert run.model.answers == ("head", "full-view head", "draws")
+    weights = tmp_path / "run" / "model" / "forecast.safetensors"
+    written = weights.stat().st_mtime_ns
+    patient = study.patients["test"][0]
+    few = replace(patient, modalities=dict(list(patient.modalities.items())[:2]))
+    before = run.model.diagnose(run.model.encode(run.collator([few])), draws=4)
+    assert before.draws.std(0).max() > 0
+    tests = Predictor(run).next_test(few, draws=4)
+    assert len(tests) == len(run.task.modalities) - 2
+    assert all(test.floor < 1e-9 and test.usual_change > 0 for test in tests)
+
+    weights.unlink()  # killed before it was done
+    again = train_run(study, config, tmp_path / "run", resume=True)
+    assert weights.stat().st_mtime_ns > written
+    after = again.model.diagnose(again.model.encode(again.collator([few])), draws=4)
+    assert torch.equal(after.draws, before.draws)

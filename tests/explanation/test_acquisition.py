@@ -25,6 +25,7 @@ class Stub:
         self.task = Task(modalities, ("no", "yes"), (0.7, 0.3), multilabel=multilabel)
         self.width, self.floor = torch.tensor(width), floor
         self.views = torch.ones(1, len(NAMES), dtype=torch.bool)  # all were seen together
+        self.second_stage = None
 
     def imagine(self, encoded, *, view, draws, seed):
         g = torch.Generator().manual_seed(seed)
@@ -33,8 +34,8 @@ class Stub:
         own = encoded.H.masked_fill(~encoded.m[..., None], 0).sum((1, 2))
         return (own[:, None] + added[:, None] * noise)[..., None]
 
-    def logits(self, x):
-        return torch.cat([torch.zeros_like(x), x], -1)
+    def logits_from(self, y):
+        return torch.cat([torch.zeros_like(y), y], -1)
 
     def probability(self, logits, visible):
         return logits.softmax(-1)
@@ -74,7 +75,7 @@ def test_what_the_draws_scatter_by_themselves_does_not_count():
 
 @pytest.mark.parametrize(("width", "noticeable"), [(0.02, False), (0.2, True)])
 def test_a_change_is_told_in_probability_whatever_the_cost(width, noticeable):
-    """p = sigmoid(own + width * noise) moves by p (1 - p) width E|noise|, to first order; x costs 0.5."""
+    """p = sigmoid(own + width * noise) moves by p (1 - p) width E|noise|, to first order; labs cost 0.5."""
     one = encoded([[1, 1, 0, 1]])
     (labs,) = rank_next_tests(Stub([0, 0, width, 0]), one, draws=4000)
     p = float(one.H.nan_to_num().sum().sigmoid())
@@ -105,17 +106,27 @@ def test_one_draw_has_no_spread():
 
 
 def test_spread_of_certain_opposites():
-    """Half the draws certain of one class, half of the other: one bit, half the distance."""
+    """Half the draws certain of one class, half of the other: one bit, and from either half the distance."""
     p = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]], dtype=torch.float64)
-    change, surer = spread(p, Exclusive())
-    assert change.item() == pytest.approx(0.5)
-    assert surer.item() == pytest.approx(math.log(2))
+    for now in ([0.5, 0.5, 0], [1.0, 0, 0]):
+        change, surer = spread(p, p.new_tensor(now), Exclusive())
+        assert change.item() == pytest.approx(0.5)
+        assert surer.item() == pytest.approx(math.log(2))
+
+
+def test_a_change_that_is_certain_is_a_change():
+    """Every draw says the same, and something else than what is known now."""
+    change, surer = spread(
+        torch.tensor([[0.9, 0.1]] * 3).double(), torch.tensor([0.6, 0.4]).double(), Exclusive()
+    )
+    assert change.item() == pytest.approx(0.3)
+    assert surer.item() == pytest.approx(0, abs=1e-12)
 
 
 def test_spread_of_many_labels():
     """Each label is a yes or no of its own; the third never moves."""
     p = torch.tensor([[1.0, 1, 0.3], [0, 1, 0.3]], dtype=torch.float64)
-    change, surer = spread(p, Independent())
+    change, surer = spread(p, p.mean(0), Independent())
     assert change.item() == pytest.approx(0.5 / 3)
     assert surer.item() == pytest.approx(math.log(2))
 
@@ -128,5 +139,14 @@ def test_multilabel_is_passed_on():
         view=torch.ones(1, 4, dtype=torch.bool), draws=50, seed=0,
     )  # fmt: skip
     own = float(encoded([[1, 0, 1, 1]]).H.nan_to_num().sum())
-    change, _ = spread(model.logits(x + own).softmax(-1).double(), Independent())
+    now = model.logits_from(torch.full((1,), own)).softmax(-1).double()
+    change, _ = spread(model.logits_from(x + own).softmax(-1).double(), now, Independent())
     assert test.expected_change == pytest.approx(change.item(), rel=1e-6)
+
+
+def test_what_a_modality_usually_changes_stands_beside_it():
+    model = Stub([1.0, 3.0, 1.0, 0.0])
+    assert {t.usual_change for t in rank_next_tests(model, encoded([[1, 0, 0, 0]]))} == {None}
+    model.second_stage = SimpleNamespace(change=torch.tensor([0.1, 0.25, math.nan, 0.5]))
+    found = {t.modality: t.usual_change for t in rank_next_tests(model, encoded([[1, 0, 0, 0]]))}
+    assert found == {"ct": 0.25, "labs": None, "genes": 0.5}

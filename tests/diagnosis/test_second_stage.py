@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from robustmdiff.diagnosis.latents import pairs_of
+from robustmdiff.diagnosis.pretrained import save_pretrained
+from robustmdiff.diagnosis.second_stage import SecondStage, fit_second_stage, mean_change, of_everything
+from robustmdiff.forecast import fitting
+from robustmdiff.models import load_model
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    fit = fitting.fit
+    for module in ("gaussian", "flow", "head"):
+        monkeypatch.setattr(
+            f"robustmdiff.forecast.{module}.fit", lambda *a, **k: fit(*a, **{**k, "steps": 20})
+        )
+
+
+@pytest.mark.parametrize("kind", ["flow", "ddpm"])
+@pytest.mark.parametrize("multilabel", [False, True], ids=["one-label", "many-labels"])
+def test_a_model_imagines_with_its_second_stage(kind, multilabel, make_study, tmp_path):
+    study = make_study(multilabel=multilabel, missingness="mcar", rate=0.4)
+    model = study.model(denoiser=False)
+    encoded = model.encode(study.collator(study.patients))
+    direct = model.diagnose(encoded)
+    assert direct.draws is None  # there is nothing to imagine with
+    fit_second_stage(model, study.patients, study.collator, kind, 0, tmp_path)
+    found = model.diagnose(encoded, draws=6)
+    assert found.draws.shape == (6, 13, 12)
+    assert found.probability.isfinite().all()
+    everything = encoded.m.all(1)
+    view = torch.ones_like(encoded.m)
+    y = model.imagine(encoded, view=view, draws=6)
+    assert y.shape == (13, 6, 54)
+    assert not torch.equal(y[~everything, 0], y[~everything, 1])
+    nothing_more = model.imagine(encoded, view=encoded.m, draws=6)
+    torch.testing.assert_close(nothing_more, model.seen(encoded).y[:, None].expand(-1, 6, -1), rtol=0, atol=0)
+
+
+def test_a_finished_second_stage_is_kept_and_one_that_is_not_starts_again(study, model, tmp_path):
+    fit_second_stage(model, study.patients, study.collator, "flow", 0, tmp_path)
+    first = {name: value.clone() for name, value in model.second_stage.state_dict().items()}
+    again = study.model()
+    fit_second_stage(again, [], study.collator, "flow", 1, tmp_path)  # no patients: nothing is learned
+    for name, value in again.second_stage.state_dict().items():
+        torch.testing.assert_close(value, first[name], rtol=0, atol=0, equal_nan=True)
+    (tmp_path / "forecast.safetensors").unlink()  # written last
+    fit_second_stage(again, study.patients, study.collator, "flow", 0, tmp_path)
+    for name, value in again.second_stage.state_dict().items():
+        torch.testing.assert_close(value, first[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_it_is_saved_with_the_model(study, model, tmp_path):
+    fit_second_stage(model, study.patients, study.collator, "ddpm", 0, tmp_path)
+    save_pretrained(model, tmp_path / "model", kind="robustmdiff", tokenizer=study.tokenizer)
+    loaded, _ = load_model(tmp_path / "model")
+    encoded = model.encode(study.collator(study.patients))
+    expected = model.diagnose(encoded).draws
+    assert torch.equal(loaded.diagnose(loaded.encode(study.collator(study.patients))).draws, expected)
+    with pytest.raises(ValueError, match="is no second stage of this model"):
+        SecondStage.load(tmp_path / "model" / "encoders", model)
+
+
+def test_the_mean_change_of_a_modality_is_what_seeing_it_did(study, model):
+    pairs = pairs_of(model, study.patients, study.collator, seed=3)
+    change = mean_change(model, pairs)
+    moved = (model.probability_from(pairs.y) - pairs.seen.p).abs().sum(1) / 2
+    added = pairs.view & ~pairs.seen.m
+    for j in range(6):
+        rows = added[:, j] & (added.sum(1) == 1)
+        torch.testing.assert_close(change[j], moved[rows].mean())
+    other = pairs.take(~added[:, 2])
+    assert mean_change(model, other).isnan().tolist() == [j == 2 for j in range(6)]
+
+
+def test_what_a_patient_has_is_everything(study, model):
+    pairs = pairs_of(model, study.patients, study.collator, seed=3)
+    presence = study.collator(study.patients).presence[pairs.patient]
+    assert torch.equal(of_everything(pairs), (pairs.view == presence).all(1))
