@@ -79,15 +79,13 @@ def _pairs(model: RobustMDiff, encoded: Encoded, each: int, chooser: random.Rand
     y, p = said[..., :-C], said[..., -C:]
     assert encoded.evidence is not None
     there = np.array([[k < len(m) for m, _ in views] for k in range(K)], dtype=bool).reshape(K, len(views))
-    which, whose = (torch.from_numpy(x).to(device) for x in np.nonzero(there))
-    masks = torch.from_numpy(asked).to(device)
-    first, heard = 1 + which, encoded.evidence[whose]
+    k, b = (torch.from_numpy(x).to(device) for x in np.nonzero(there))
     parts = []
-    for fuller in (torch.zeros_like(which), first + K):
-        visible, view = masks[first, whose], masks[fuller, whose]
-        seen = Seen(y[first, whose], visible, model.together(heard, visible), p[first, whose])
-        full = y[fuller, whose], model.together(heard, view)
-        parts.append(Pairs(seen, view, *full, label=whose, known=whose, patient=whose))
+    for fuller in (torch.zeros_like(k), 1 + K + k):
+        m, view = (torch.from_numpy(asked).to(device)[which, b] for which in (1 + k, fuller))
+        evidence = [model.together(encoded.evidence[b], of) for of in (m, view)]
+        seen = Seen(y[1 + k, b], m, evidence[0], p[1 + k, b])
+        parts.append(Pairs(seen, view, y[fuller, b], evidence[1], b, b, b))
     return _join(parts)
 
 

@@ -31,7 +31,7 @@ from robustmdiff.diffusion.schedule import Schedule
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.modalities import ModalityEncoders
-from robustmdiff.forecast.contract import Seen
+from robustmdiff.forecast.contract import EVIDENCE_UNIT, Seen, total_evidence
 from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.labels import RAREST
 from robustmdiff.nn.dropout import patient_numbers
@@ -40,8 +40,6 @@ from robustmdiff.ops import philox_key
 if TYPE_CHECKING:
     from robustmdiff.diagnosis.second_stage import SecondStage
 
-EVIDENCE_LIMIT = 8.0  # nats; beyond it a sign is as good as seen, and the head's answer no longer moves
-EVIDENCE_UNIT = 4.0  # nats per unit of the latent, so that both of its parts have a similar scale
 FULL_VIEW_HEAD = "full-view head"  # the name of an answer
 NOISINGS = 4  # noise levels per patient and training step: the denoiser is cheap, the encoders are not
 
@@ -145,8 +143,7 @@ class RobustMDiff(DiagnosisModel):
 
     def total_evidence(self, encoded: Encoded) -> Tensor:
         """lambda(m) [B, F], nats: the sum of `evidence_of_each`, bounded smoothly."""
-        total = self.evidence_of_each(encoded).sum(1)
-        return EVIDENCE_LIMIT * torch.tanh(total / EVIDENCE_LIMIT)
+        return total_evidence(self.evidence_of_each(encoded))
 
     def observe(self, encoded: Encoded, integration: Integration | None = None) -> Tensor:
         """x(m) = (Z(m), lambda(m)) [B, d_h + F]."""

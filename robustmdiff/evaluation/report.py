@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from robustmdiff.evaluation import statistics
 from robustmdiff.evaluation.conditions import COMPLETE, Subset, mcar
+from robustmdiff.evaluation.forecasts import METRICS, Comparison
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import Interval
 from robustmdiff.evaluation.support import people_of
@@ -123,6 +125,17 @@ def _group(results: Results, name: str) -> dict[str, Any]:
     return {"people": people_of(results.persons, rows), "records": int(rows.sum()), "methods": found}
 
 
+def _forecasts(found: Comparison) -> dict[str, Any]:
+    """By forecast and metric."""
+    order = statistics.interval(found.fixed_order)
+    return {
+        name: {
+            metric: _numbers(value) for metric in METRICS if (value := scores.interval(metric)) is not None
+        }
+        for name, scores in found.scores.items()
+    } | ({"fixed order": {"tests": _numbers(order)}} if order else {})
+
+
 def to_json(results: Results) -> dict[str, Any]:
     """Numbers with their intervals, [value, low, high], both null where there are too few people for one;
     what is not defined is left out. "support" says on whom each metric rests. Subsets have
@@ -186,5 +199,6 @@ def to_json(results: Results) -> dict[str, Any]:
         "modalities": list(results.masks.modalities),
         "alpha": results.alpha,
         "methods": by_method,
+        "forecasts": _forecasts(results.forecasts) if results.forecasts else {},
         "paired_differences": differences,
     }

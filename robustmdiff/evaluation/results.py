@@ -10,6 +10,7 @@ import numpy as np
 from robustmdiff.data.task import Task
 from robustmdiff.evaluation import metrics, statistics
 from robustmdiff.evaluation.conditions import COMPLETE, MCAR, MNAR_HALF, Condition, Subset, Sweep, mcar
+from robustmdiff.evaluation.forecasts import Comparison
 from robustmdiff.evaluation.masks import Masks
 from robustmdiff.evaluation.metrics import Reliability, Truth
 from robustmdiff.evaluation.statistics import Interval
@@ -45,6 +46,7 @@ class Results:
     probability: dict[str, dict[Condition, Array]] = field(default_factory=dict)
     sets: dict[str, dict[Condition, Bools]] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()  # classes without both values among these patients
+    forecasts: Comparison | None = None  # of what is not yet seen, where a model makes any
     _support: dict[str, Support] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def add(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from robustmdiff.evaluation import statistics
 from robustmdiff.evaluation.conditions import COMPLETE, MNAR_HALF, Condition, mcar
+from robustmdiff.evaluation.forecasts import LEVEL, difference
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import NO_SPREAD, TOO_FEW, Interval
 from robustmdiff.evaluation.support import BIN, PEOPLE, SIDE, Support, people_of
@@ -46,7 +48,7 @@ def to_markdown(results: Results, title: str, notes: Sequence[str] = (), drawn: 
         lines += [f"## Class by class: {method}", "", *_by_class(results, method), ""]
     for method in results.methods if results.subgroups else ():
         lines += [f"## Group by group: {method}", "", *_by_group(results, method), ""]
-    lines += _differences(results) + _sweep(results) + _subsets(results)
+    lines += _differences(results) + _sweep(results) + _subsets(results) + _forecasts(results)
     for name, caption in CAPTIONS.items():
         if f"{name}.png" in drawn:
             lines += [f"![{caption}]({name}.png)", "", caption, ""]
@@ -270,6 +272,37 @@ def _subsets(results: Results) -> list[str]:
     first = results.methods[0]
     heading = f"## Only these modalities left: macro AUROC ({_macro(results)}), hardest for {first} first"
     return [heading, "", *_rows(["left", *results.values], rows), ""]
+
+
+def _forecasts(results: Results) -> list[str]:
+    """What the model says that seeing the rest would do, beside simple forecasts of the same."""
+    if results.forecasts is None:
+        return []
+    scored = results.forecasts.scores
+    (first, own), *others = scored.items()
+    heads = {
+        "energy": "energy score",
+        "coverage": f"intervals of {LEVEL:.0%} that hold",
+        "rho": "rank correlation with the move",
+        "error": "error of the mean latent",
+        "tests": "change in the chosen fifth of tests",
+    }
+    rows = [[name, *[_cell(each.interval(metric)) for metric in heads]] for name, each in scored.items()]
+    order = statistics.interval(results.forecasts.fixed_order)
+    rows.append(["a fixed order of tests", *[""] * (len(heads) - 1), _cell(order)])
+    lines = ["## What seeing the rest will do", "", *_rows(["", *heads.values()], rows), ""]
+    rows = [
+        [name, *[f"{energy[0]:.3f}, {held[0]:.0%}" for energy, held in each.by_hidden.values()]]
+        for name, each in scored.items()
+    ]
+    lines += ["Energy score and intervals that hold, by how many modalities are hidden:", ""]
+    lines += [*_rows(["", *map(str, own.by_hidden)], rows), ""]
+    minus = [f"{name} {_cell(difference(own, each))}" for name, each in others]
+    return [
+        *lines,
+        f"Energy score of {first} minus that of: {'; '.join(minus)}. Below 0 {first} is better.",
+        "",
+    ]
 
 
 def _macro(results: Results) -> str:

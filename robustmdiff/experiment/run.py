@@ -259,10 +259,13 @@ def evaluate_run(
     draws      per diagnosis; the run's own number, for which its sets were calibrated, unless given: then a
                warning says so.
     """
+    from robustmdiff.diagnosis.model import RobustMDiff
     from robustmdiff.evaluation.protocol import evaluate
+    from robustmdiff.experiment.forecasts import score_forecasts
 
     run = run if isinstance(run, Run) else load_run(run, device)
-    study = study_in_terms_of(run.task, study) if study else run.study()
+    own = None if study else run.study()
+    study = own or study_in_terms_of(run.task, study)
     study = estimated(study) if physician else study
     say_if_calibrated_otherwise(run.model, draws)
     others = sorted((run.folder / "baselines").glob("*/model"))
@@ -280,6 +283,9 @@ def evaluate_run(
         draws=draws,
         **options,
     )
+    if study is own and isinstance(run.model, RobustMDiff) and run.model.second_stage is not None:
+        people = study.patients
+        results.forecasts = score_forecasts(run.model, people["train"], people["test"], run.collator)
     results.notes = study.notes + _told_by_training({name: each.folder for name, each in runs.items()})
     return results
 

@@ -13,6 +13,15 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+EVIDENCE_LIMIT = 8.0  # nats; beyond it a finding is as good as seen, and the head's answer no longer moves
+EVIDENCE_UNIT = 4.0  # nats per unit of the latent, so that both of its parts have a similar scale
+
+
+def total_evidence(evidence: Tensor) -> Tensor:
+    """lambda(m) [..., F], nats: the evidence of the modalities [..., M, F], 0 where they are not visible,
+    summed and bounded smoothly. The first F numbers of y are lambda / EVIDENCE_UNIT."""
+    return EVIDENCE_LIMIT * torch.tanh(evidence.sum(-2) / EVIDENCE_LIMIT)
+
 
 class Seen(NamedTuple):
     """What is known of n patients, each under one view.

@@ -11,7 +11,7 @@ from robustmdiff.ops.philox import philox_row_words
 FLOOR = -8.0  # nats; a class that is less likely is ruled out
 LOG_UNIT = 4.0  # nats
 CLASS_UNIT = 2.0
-CLASSES = 2**30  # the Philox step of what draws classes: no sampler has so many
+CLASSES, DONORS = 2**30, 2**30 + 1  # the Philox steps of what draws these: no sampler has so many
 
 
 class Standardise(nn.Module):
@@ -50,17 +50,23 @@ def of_view(seen: Seen, view: Tensor) -> Tensor:
     return torch.cat([seen.y, m, added, added.mean(-1, keepdim=True)], dim=-1)
 
 
+def stratified(draws: int, key: Tensor, step: int, rows: int = 1) -> Tensor:
+    """Uniform numbers, one in each S-th part of [0, 1): u_s = (k_s + u) / S for a permutation k; float64 [S],
+    [rows, S] of several rows."""
+    own = torch.arange(rows, device=key.device)
+    words = philox_row_words(key, torch.full_like(own, step), own, draws + 1)  # [rows, S + 1]
+    u = (words[:, 1:].argsort(-1).argsort(-1) + words[:, :1].double() / 2**32) / draws
+    return u[0] if rows == 1 else u
+
+
 def draw_classes(p: Tensor, draws: int, key: Tensor, *, exclusive: bool) -> Tensor:
     """Which classes hold, 0 or 1: p [n, C] -> [n, S, C]; one of them, or each by its own p where they are not
     exclusive.
 
-    Stratified: u_s = (k_s + u) / S for a permutation k, so that a class has its share of the S draws but for
-    one. k and u are the same for every patient.
+    Stratified, so that a class has its share of the S draws but for one; the same for every patient.
     """
     C = p.shape[1]
-    own = torch.arange(1 if exclusive else C, device=p.device)
-    words = philox_row_words(key, torch.full_like(own, CLASSES), own, draws + 1)  # [1 or C, S + 1]
-    u = (words[:, 1:].argsort(-1).argsort(-1) + words[:, :1].double() / 2**32) / draws
+    u = stratified(draws, key, CLASSES, 1 if exclusive else C).view(-1, draws)
     if not exclusive:
         return (p[:, None] > u.T).to(p.dtype)
     below = p.double().cumsum(-1)[:, None, :-1]  # [n, 1, C - 1]

@@ -9,10 +9,11 @@ from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.diagnosis.contract import DRAWS, HEAD
 from robustmdiff.diagnosis.losses import finding_loss
-from robustmdiff.diagnosis.model import EVIDENCE_LIMIT, RobustMDiff
+from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.diagnosis.noise import PatientNoise
 from robustmdiff.diagnosis.views import fullest, held_by
 from robustmdiff.encoders.tensors import tensors
+from robustmdiff.forecast.contract import EVIDENCE_LIMIT
 from robustmdiff.nn.dropout import patient_numbers
 
 

@@ -1,4 +1,4 @@
-"""The protocol on the patients of `ward`."""
+"""The protocol on the patients of `ward`, and the small study of tests.small_study."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 
 from robustmdiff.diagnosis.calibration import calibrate
 from tests.evaluation.ward import Stub, collate, run, ward
+from tests.small_study import study  # noqa: F401
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from robustmdiff.diagnosis.sets import Cell, ConformalSets
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.tensors import tensors
 from robustmdiff.evaluation.conditions import COMPLETE
+from robustmdiff.evaluation.tables import to_markdown
 from robustmdiff.experiment.run import evaluate_run, load_run, train_run
 from robustmdiff.experiment.studies import Source, load_study
 from robustmdiff.predictor import Predictor
@@ -252,6 +253,13 @@ def test_a_run_learns_its_second_stage_and_keeps_it(tmp_path):
     tests = Predictor(run).next_test(few, draws=4)
     assert len(tests) == len(run.task.modalities) - 2
     assert all(test.floor < 1e-9 and test.usual_change > 0 for test in tests)
+
+    found = evaluate_run(run, replicates=3)
+    assert list(found.forecasts.scores) == ["flow", "class donor", "neighbours", "ridge"]
+    assert all(np.isfinite(each.energy[0]) for each in found.forecasts.scores.values())
+    told = to_markdown(found, "Evaluation")
+    assert "## What seeing the rest will do" in told
+    assert "Energy score of flow minus that of: class donor" in told
 
     weights.unlink()  # killed before it was done
     again = train_run(study, config, tmp_path / "run", resume=True)
