@@ -77,9 +77,9 @@ def made(plan, tmp_path_factory):
 
 
 def lines(records):
-    """What a record says, without what it cost and when."""
+    """What a record says, without what it cost, and of which commit and day it is."""
     rows = work.read_lines(records / "tiny.jsonl")
-    return [{k: v for k, v in row.items() if k not in ("cpu_seconds", "date")} for row in rows]
+    return [{k: v for k, v in row.items() if k not in ("cpu_seconds", "commit", "date")} for row in rows]
 
 
 def files(folder):
