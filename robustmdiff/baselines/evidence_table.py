@@ -12,11 +12,11 @@ from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.concepts import ConceptEmbedding, DiseaseTable, Evidence
 from robustmdiff.diagnosis.contract import DiagnosisModel, Logits
 from robustmdiff.diagnosis.losses import Losses, class_loss, finding_loss
-from robustmdiff.diagnosis.model import EVIDENCE_LIMIT
 from robustmdiff.diagnosis.signs import signs_of
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.modalities import ModalityEncoders
+from robustmdiff.forecast.contract import total_evidence
 from robustmdiff.knowledge.concepts import ConceptTable
 
 
@@ -66,9 +66,8 @@ class EvidenceTable(DiagnosisModel):
     def total_evidence(self, encoded: Encoded) -> Tensor:
         """lambda(m) [B, F], nats, scaled by tau_n and bounded as in RobustMDiff."""
         assert encoded.evidence is not None
-        tau = self.log_tau.exp()[encoded.m.sum(1), None]
-        total = encoded.evidence.masked_fill(~encoded.m[..., None], 0).sum(1) * tau
-        return EVIDENCE_LIMIT * torch.tanh(total / EVIDENCE_LIMIT)
+        tau = self.log_tau.exp()[encoded.m.sum(1), None, None]
+        return total_evidence(encoded.evidence.masked_fill(~encoded.m[..., None], 0) * tau)
 
     def _logits(self, evidence: Tensor) -> Tensor:
         return self.log_prior + self.prior_shift + self.labels.contrast(self.table(evidence))

@@ -67,8 +67,8 @@ def _pairs(model: RobustMDiff, encoded: Encoded, each: int, chooser: random.Rand
     views = [partial_views(row, each, chooser) for row in present]
     K = max(len(m) for m, _ in views)
     asked = np.stack([present] * (1 + 2 * K))  # bool [1 + 2 K, B, M]: everything, K views, K with one more
-    for b, (m, more) in enumerate(views):
-        asked[1 : 1 + len(m), b], asked[1 + K : 1 + K + len(m), b] = m, more
+    for i, (some, more) in enumerate(views):
+        asked[1 : 1 + len(some), i], asked[1 + K : 1 + K + len(some), i] = some, more
 
     def ask(view: Encoded) -> Tensor:
         y = model.condense(model.observe(view))

@@ -111,8 +111,8 @@ def ask(model: RobustMDiff, patients: Sequence[Patient], collator: Collate, seed
     if not parts:
         raise ValueError("ask: nothing can be hidden of any of the patients, expected one with a modality")
     seen = Seen(*(torch.cat(x) for x in zip(*(part.seen for part in parts), strict=True)))
-    tensors = (torch.cat(x) for x in list(zip(*parts, strict=True))[1:-1])
-    return Asked(seen, *tensors, persons=tuple(person for part in parts for person in part.persons))
+    view, y, p, one_more = (torch.cat(x) for x in list(zip(*parts, strict=True))[1:-1])
+    return Asked(seen, view, y, p, one_more, tuple(person for part in parts for person in part.persons))
 
 
 @torch.no_grad()
@@ -136,10 +136,8 @@ def score(
         y = _draw(forecast, asked.seen, asked.view, draws, key)
         p = torch.cat([model.probability_from(part) for part in y.split(256)])
         expected = _expected_changes(model, forecast, asked, draws, key)
-        found[name] = Scores(
-            *_scores(model.labels, asked, y, p, weights),
-            tests=_chosen_tests(asked, expected, model.labels, weights),
-        )
+        tests = _chosen_tests(asked, expected, model.labels, weights)
+        found[name] = _scores(model.labels, asked, y, p, weights)._replace(tests=tests)
     order = usual_change.nan_to_num(0).expand(asked.view.shape)
     return Comparison(
         found,
@@ -175,7 +173,7 @@ def interval_of(p: Tensor, level: float = LEVEL) -> tuple[Tensor, Tensor]:
 def _asked(model: RobustMDiff, encoded: Encoded, kept: Bools, persons: Sequence[str]) -> Asked | None:
     present = encoded.m.cpu().numpy()
     m = present & kept
-    rows = np.flatnonzero((present & ~m).any(1))
+    rows = np.flatnonzero((present & ~m).any(1)).astype(np.int64)
     if not len(rows):
         return None
     M, C = present.shape[1], len(model.task.classes)
@@ -193,7 +191,7 @@ def _asked(model: RobustMDiff, encoded: Encoded, kept: Bools, persons: Sequence[
     view, visible = (torch.from_numpy(x[rows]).to(device) for x in (present, m))
     evidence = model.together(encoded.evidence[torch.from_numpy(rows).to(device)], visible)
     one_more = p[2:].transpose(0, 1).where((view & ~visible)[..., None], torch.nan)
-    whose = tuple(persons[row] for row in rows)
+    whose = tuple(persons[row] for row in rows.tolist())
     return Asked(Seen(y[0], visible, evidence, p[0]), view, y[1], p[1], one_more, whose)
 
 
@@ -204,7 +202,8 @@ def _draw(forecast: Forecast, seen: Seen, view: Tensor, draws: int, key: Tensor)
     return torch.cat([forecast.draw(seen.take(some), view[some], draws, key) for some in rows])
 
 
-def _scores(labels: Labels, asked: Asked, y: Tensor, p: Tensor, weights: Array) -> tuple:
+def _scores(labels: Labels, asked: Asked, y: Tensor, p: Tensor, weights: Array) -> Scores:
+    """All but those of the tests."""
     energy = energy_score(p, asked.p).double().cpu().numpy()
     low, high = interval_of(p)
     cells = (asked.seen.p > SHOWN).cpu().numpy()
@@ -219,7 +218,8 @@ def _scores(labels: Labels, asked: Asked, y: Tensor, p: Tensor, weights: Array) 
         if (rows := np.flatnonzero(hidden == count)).size
     }
     rho = np.array([_spearman(expected, moved, w) for w in weights])
-    return _mean(energy, weights), _ratio(held, cells, weights), rho, _mean(error, weights), by_hidden
+    coverage = _ratio(held, cells, weights)
+    return Scores(_mean(energy, weights), coverage, rho, _mean(error, weights), by_hidden, np.empty(0))
 
 
 def _mean(x: Array, weights: Array) -> Array:

@@ -264,8 +264,8 @@ def evaluate_run(
     from robustmdiff.experiment.forecasts import score_forecasts
 
     run = run if isinstance(run, Run) else load_run(run, device)
-    own = None if study else run.study()
-    study = own or study_in_terms_of(run.task, study)
+    own = study is None and not physician
+    study = run.study() if study is None else study_in_terms_of(run.task, study)
     study = estimated(study) if physician else study
     say_if_calibrated_otherwise(run.model, draws)
     others = sorted((run.folder / "baselines").glob("*/model"))
@@ -283,7 +283,7 @@ def evaluate_run(
         draws=draws,
         **options,
     )
-    if study is own and isinstance(run.model, RobustMDiff) and run.model.second_stage is not None:
+    if own and isinstance(run.model, RobustMDiff) and run.model.second_stage is not None:
         people = study.patients
         results.forecasts = score_forecasts(run.model, people["train"], people["test"], run.collator)
     results.notes = study.notes + _told_by_training({name: each.folder for name, each in runs.items()})
