@@ -177,7 +177,9 @@ def test_of_whom_nothing_is_known_the_prevalence_is_told(predictor, folder):
 
 
 def test_draws_are_as_many_as_the_run_was_calibrated_with(predictor, folder):
-    patient = predictor.patients(folder)[2]
+    everything = predictor.patients(folder)[2]
+    name, value = next(iter(everything.modalities.items()))
+    patient = replace(everything, modalities={name: value})  # of whom there is something to imagine
     assert predictor.run.model.config.draws != 4
     own = predictor.diagnose(patient, draws=predictor.run.model.config.draws)
     assert predictor.diagnose(patient) == own != predictor.diagnose(patient, draws=4)
