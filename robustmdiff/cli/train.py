@@ -22,12 +22,15 @@ def train(
         Path, typer.Option(metavar="FOLDER", help="Where the run goes: a new folder, unless --resume.")
     ],
     data: Annotated[
-        str, typer.Option(metavar="|".join(["cohort", *SOURCES]), help="Where the patients come from.")
+        str,
+        typer.Option(
+            metavar="DATA", help=f"Where the patients come from: {', '.join(['cohort', *SOURCES])}."
+        ),
     ] = "cohort",
     root: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the data lie; none for the cohort.")
     ] = None,
-    model: Annotated[str, typer.Option(metavar="|".join(BY_NAME), help="What to train.")] = OURS,
+    model: Annotated[str, typer.Option(metavar="MODEL", help=f"What to train: {', '.join(BY_NAME)}.")] = OURS,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Train every baseline too, with the same budget.")
     ] = False,

@@ -18,11 +18,10 @@ from robustmdiff.ops import philox_key
 
 def rivals(model: RobustMDiff) -> dict[str, Forecast]:
     """The forecasts that a generator has to beat, not fitted yet."""
-    M, C = len(model.task.modalities), len(model.task.classes)
     return {
         "class donor": DonorForecast(model.log_tau.exp(), exclusive=model.labels.exclusive),
         "neighbours": NeighboursForecast(),
-        "ridge": RidgeForecast(model.condensed, M, C),
+        "ridge": RidgeForecast(model.condensed, len(model.task.modalities)),
     }
 
 

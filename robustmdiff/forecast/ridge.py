@@ -18,15 +18,15 @@ class RidgeForecast(Forecast):
     """y' - y_m is linear in what is seen and what is asked for, with a Gaussian residual of one covariance
     for each number of modalities added. Penalty and covariance are those of patients left out of the fit.
 
-    latent D, modalities M, classes C.
+    latent D, modalities M.
     """
 
     weight: Tensor
     spread: Tensor
 
-    def __init__(self, latent: int, modalities: int, classes: int) -> None:
+    def __init__(self, latent: int, modalities: int) -> None:
         super().__init__()
-        told = latent + 2 * classes + 2 * modalities + 1
+        told = latent + 2 * modalities + 1
         self.told, self.change = Standardise(told), Standardise(latent)
         self.register_buffer("weight", torch.zeros(told + 1, latent))
         self.register_buffer("spread", torch.zeros(modalities + 1, latent, latent))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.splits import load_split
 from robustmdiff.data.study import texts_of
-from robustmdiff.diagnosis.calibration import calibrate
+from robustmdiff.diagnosis.calibration import calibrate, say_if_calibrated_otherwise
 from robustmdiff.diagnosis.sets import Cell, ConformalSets
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.tensors import tensors
@@ -216,9 +217,20 @@ def test_evaluation_scores_the_sets_that_are_shipped(run, tmp_path):
     assert all(values["set_size"][0] == 12 for values in found.values["MaskOnly"].values())
 
 
-def test_another_number_of_draws_than_the_sets_were_made_for_is_warned_of(run):
-    with pytest.warns(UserWarning, match="draws is 5, and the prediction sets were calibrated for 3"):
-        evaluate_run(run[1].folder, draws=5, replicates=5)
+@pytest.mark.parametrize("answer", ["draws", "head"])
+def test_another_number_of_draws_than_the_sets_were_made_for_is_warned_of(run, answer):
+    """Where the draws answer; a head answers the same however many there are."""
+    trained = run[1]
+    trained.model.answer, before = answer, trained.model.answer
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            say_if_calibrated_otherwise(trained.model, 5)
+    finally:
+        trained.model.answer = before
+    said = [str(each.message) for each in told]
+    expected = "draws is 5, and the prediction sets were calibrated for 3"
+    assert [text.startswith(expected) for text in said] == ([True] if answer == "draws" else [])
 
 
 def test_who_are_told_apart_without_error_are_answered_near_0_and_1(tmp_path):

@@ -21,7 +21,7 @@ def of_class(pairs: Pairs, c: int) -> Pairs:
 
 @pytest.fixture(scope="module")
 def ridge():
-    ridge = RidgeForecast(world.D, world.M, world.C)
+    ridge = RidgeForecast(world.D, world.M)
     ridge.fit(of_class(world.pairs(1500, seed=1), 0), KEY)
     return ridge
 
@@ -151,7 +151,7 @@ class TestNeighbours:
 @pytest.mark.parametrize("kind", ["ridge", "neighbours", "donor"])
 def test_a_patients_draws_are_its_own_and_repeat(kind):
     rival = {
-        "ridge": RidgeForecast(world.D, world.M, world.C),
+        "ridge": RidgeForecast(world.D, world.M),
         "neighbours": NeighboursForecast(),
         "donor": DonorForecast(torch.ones(4), exclusive=True),
     }[kind]
