@@ -16,7 +16,7 @@ from robustmdiff.data.task import Task
 from robustmdiff.encoders.config import ModelConfig
 
 CHECKED = 1000  # rows on which the copied trees must say what scikit-learn says
-ROUNDING = 1e-9  # of a score, a sum of hundreds of float64; measured: 4e-15
+ROUNDING = 1e-9  # of a score, a sum of hundreds of float64
 
 
 class GradientBoosting(Structured):

@@ -38,7 +38,7 @@ SAME = {
     "l2_regularization": 0.3,
     "learning_rate": 0.2,
 }
-CLOSE = {"rtol": 0, "atol": 1e-6}  # answers are float32; measured: 6e-8
+CLOSE = {"rtol": 0, "atol": 1e-6}  # answers are float32
 HIDDEN = "gases"
 
 
