@@ -264,7 +264,7 @@ def evaluate_run(
     from robustmdiff.experiment.forecasts import score_forecasts
 
     run = run if isinstance(run, Run) else load_run(run, device)
-    own = study is None and not physician
+    own = not physician and (study is None or study.source == run.source)
     study = run.study() if study is None else study_in_terms_of(run.task, study)
     study = estimated(study) if physician else study
     say_if_calibrated_otherwise(run.model, draws)

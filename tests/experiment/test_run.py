@@ -266,12 +266,14 @@ def test_a_run_learns_its_second_stage_and_keeps_it(tmp_path):
     assert len(tests) == len(run.task.modalities) - 2
     assert all(test.floor < 1e-9 and test.usual_change > 0 for test in tests)
 
-    found = evaluate_run(run, replicates=3)
+    found = evaluate_run(run, study=study, replicates=3)
     assert list(found.forecasts.scores) == ["flow", "class donor", "neighbours", "ridge"]
     assert all(np.isfinite(each.energy[0]) for each in found.forecasts.scores.values())
     told = to_markdown(found, "Evaluation")
     assert "## What seeing the rest will do" in told
     assert "Energy score of flow minus that of: class donor" in told
+    others = load_study(Source("cohort", options=OPTIONS | {"seed": 1}))
+    assert evaluate_run(run, study=others, replicates=0).forecasts is None  # nothing was learned from theirs
 
     weights.unlink()  # killed before it was done
     again = train_run(study, config, tmp_path / "run", resume=True)
