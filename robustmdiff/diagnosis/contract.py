@@ -16,6 +16,7 @@ from robustmdiff.diagnosis.temperature import corrected
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.modalities import ModalityEncoders
+from robustmdiff.encoders.tensors import hide
 from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.labels import labels_of
 from robustmdiff.refusal import Refusal
@@ -98,10 +99,15 @@ class DiagnosisModel(nn.Module, ABC):
         assert self.encoders is not None
         return self.encoders(batch)
 
+    def look(self, batch: Batch, kept: Tensor) -> Encoded:
+        """What `losses` is given: of a batch what the student may see, kept bool [B, M], and whatever else
+        the model's losses ask about; by default nothing."""
+        return self.encode(hide(batch, kept))
+
     @abstractmethod
     def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> Losses:
         """The terms of L_total, each a mean over the patients of the batch; weight [B, C] of the cells of
-        L_class; `kept` bool [B, M] is what the student may see of the batch."""
+        L_class; `kept` bool [B, M] is what the student may see of what is encoded."""
 
     @abstractmethod
     def classify(self, encoded: Encoded) -> Logits:

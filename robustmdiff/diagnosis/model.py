@@ -121,6 +121,10 @@ class RobustMDiff(DiagnosisModel):
         """K: from `embed_concepts`, for who encodes many batches with the same weights."""
         return self.inform(self.encoders(batch), K)
 
+    def look(self, batch: Batch, kept: Tensor) -> Encoded:
+        """Everything: what is hidden from the student is what the teacher sees, which has no gradient."""
+        return self.inform(self.encoders(batch, learns=kept))
+
     def inform(self, encoded: Encoded, K: Tensor | None = None) -> Encoded:
         """What the encoders gave, with the concepts and the evidence for each sign."""
         K = self.embed_concepts() if K is None else K
@@ -186,16 +190,17 @@ class RobustMDiff(DiagnosisModel):
 
     def losses(self, encoded: Encoded, batch: Batch, kept: Tensor, weight: Tensor) -> Losses:
         """The student sees what is kept and is taught by what else was observed (see docs/concepts.md)."""
-        noise = PatientNoise(patient_numbers(batch.ids, self.step.device), self.step)
         student = encoded.keep(kept)
         x_m = self.observe(student)
-        view = between(encoded.m, student.m, noise.uniform(1 + kept.shape[1], stream=1))
         with torch.no_grad():
-            x_0 = self.observe(encoded.keep(view), self.teacher)
             complete = self.teacher(encoded)
         L_class = class_loss(self.labels, self.logits(self._settle_evidence(x_m, batch)), batch, weight)
         L_diff: Tensor | float = 0.0
         if self.denoiser is not None:
+            noise = PatientNoise(patient_numbers(batch.ids, self.step.device), self.step)
+            view = between(encoded.m, student.m, noise.uniform(1 + kept.shape[1], stream=1))
+            with torch.no_grad():
+                x_0 = self.observe(encoded.keep(view), self.teacher)
             # L_diff teaches the denoiser alone: what it would have of the encoders is to be predictable.
             told = self._condition(x_m.detach(), view, student._replace(tokens=student.tokens.detach()))
             L_diff, x_hat = self._denoise(x_0, told, noise)

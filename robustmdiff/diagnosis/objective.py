@@ -24,7 +24,7 @@ class DiagnosisObjective(Objective):
         self._latest: tuple[Losses, Encoded] | None = None
 
     def forward(self, batch: Batch, kept: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        encoded = self.model.encode(batch)
+        encoded = self.model.look(batch, kept)
         losses = self.model.losses(encoded, batch, kept, weight)
         self._latest = losses, encoded
         total = torch.as_tensor(total_loss(losses, self.config))

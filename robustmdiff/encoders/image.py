@@ -16,7 +16,7 @@ from robustmdiff.refusal import Refusal
 def normalise(pixels: Tensor, window: tuple[float, float]) -> Tensor:
     """The window (low, high) to (-1, 1); what lies outside stays outside."""
     low, high = window
-    return 2 * (pixels - low) / (high - low) - 1
+    return pixels.mul(2 / (high - low)).sub_((high + low) / (high - low))
 
 
 def denormalise(x: Tensor, window: tuple[float, float]) -> Tensor:

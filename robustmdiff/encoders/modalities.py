@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from robustmdiff.data.batch import Batch
+from robustmdiff.data.batch import Batch, Input
 from robustmdiff.data.task import Modality, Task
 from robustmdiff.encoders.config import EncoderConfig
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.encoder import Encoder
 from robustmdiff.encoders.kinds import ENCODERS
 from robustmdiff.encoders.own import check_output, is_own, load_own, try_out
-from robustmdiff.encoders.tensors import tensors
+from robustmdiff.encoders.tensors import take, tensors
 from robustmdiff.nn.dropout import of_rows
 
 
@@ -46,19 +47,40 @@ class ModalityEncoders(nn.Module):
             if isinstance(encoder, Encoder):
                 encoder.fit(batch.inputs[name])
 
-    def forward(self, batch: Batch) -> Encoded:
+    def forward(self, batch: Batch, learns: Tensor | None = None) -> Encoded:
+        """learns  bool [B, M], what shall have a gradient; everything, unless given."""
         batch = tensors(batch, next(self.parameters()).device)
         outputs = {}
-        for name, encoder in self.encoders.items():
-            observations = batch.inputs[name]
-            if len(observations.rows) == 0:
+        for i, name in enumerate(self.names):
+            observations = batch.inputs.get(name)
+            if name not in self.encoders or observations is None or len(observations.rows) == 0:
                 continue
-            with of_rows(observations.rows):
-                tokens, lengths = output = encoder(observations)
-            if name in self.own:
-                check_output(self.own[name], self.d_h, len(observations.rows), output)
-            outputs[name] = observations.rows, tokens, lengths
+            if learns is None:
+                outputs[name] = self._outputs(name, observations)
+            else:
+                outputs[name] = self._apart(name, observations, learns[observations.rows, i])
         return self.side_by_side(outputs, len(batch))
+
+    def _outputs(self, name: str, observations: Input[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows, tokens, lengths)"""
+        with of_rows(observations.rows):
+            tokens, lengths = output = self.encoders[name](observations)
+        if name in self.own:
+            check_output(self.own[name], self.d_h, len(observations.rows), output)
+        return observations.rows, tokens, lengths
+
+    def _apart(self, name: str, observations: Input[Tensor], learns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, those that learn first; the others' gradient would cost as much as theirs."""
+        if bool(learns.all()):
+            return self._outputs(name, observations)
+        parts = []
+        for which, context in ((learns, nullcontext()), (~learns, torch.no_grad())):
+            chosen = which.nonzero()[:, 0]
+            if len(chosen):
+                with context:
+                    parts.append(self._outputs(name, take(observations, chosen)))
+        rows, tokens, lengths = (torch.cat(each) for each in zip(*parts, strict=True))
+        return rows, tokens, lengths
 
     def side_by_side(self, outputs: Mapping[str, tuple[Tensor, Tensor, Tensor]], patients: int) -> Encoded:
         """What encoders gave, end to end. outputs: by modality, (rows, tokens, lengths), where rows int64 [n]

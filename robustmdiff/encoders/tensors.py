@@ -1,13 +1,14 @@
-"""Batches of arrays as batches of tensors: where data meets a model."""
+"""Batches of arrays as batches of tensors, and parts of them: where data meets a model."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustmdiff.data.batch import Batch
+from robustmdiff.data.batch import Batch, Input, Texts
 
 
 def tensors(batch: Batch[Any], device: torch.device | str = "cpu") -> Batch[Tensor]:
@@ -27,3 +28,24 @@ def tensors(batch: Batch[Any], device: torch.device | str = "cpu") -> Batch[Tens
         findings=move(batch.findings),
         findings_known=move(batch.findings_known),
     )
+
+
+def hide(batch: Batch[Tensor], kept: Tensor) -> Batch[Tensor]:
+    """The batch without what is not kept, bool [B, M]: it is absent, as what never was there."""
+    inputs = {
+        name: take(packed, kept[packed.rows, i].nonzero()[:, 0])
+        for i, (name, packed) in enumerate(batch.inputs.items())
+    }
+    return replace(batch, presence=batch.presence & kept, inputs=inputs)
+
+
+def take(packed: Input[Tensor], chosen: Tensor) -> Input[Tensor]:
+    """Those of the observations that stand at `chosen`, int64 [k], in this order."""
+    if not isinstance(packed, Texts):
+        return type(packed)(*(tensor[chosen] for tensor in packed))
+    start = (packed.lengths.cumsum(0) - packed.lengths)[chosen]
+    lengths = packed.lengths[chosen]
+    first = lengths.cumsum(0) - lengths
+    token = torch.arange(int(lengths.sum()), device=lengths.device)
+    token = token + torch.repeat_interleave(start - first, lengths)
+    return Texts(packed.rows[chosen], packed.input_ids[token], lengths)

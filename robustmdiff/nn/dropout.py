@@ -89,10 +89,8 @@ class PatientDropout(nn.Dropout):
         key = philox_key((self.place + 1) * 2**32 + call, now.step, device=x.device)
         numbers = now.numbers.to(x.device, non_blocking=True)
         with torch.no_grad():
-            normal = _normal(x.shape, key, numbers)
-            keep = normal > NormalDist().inv_cdf(self.p)
-            mask = keep.to(x.dtype).mul_(1 / (1 - self.p))
-        return x * mask
+            mask = _normal(x.shape, key, numbers).gt_(NormalDist().inv_cdf(self.p)).mul_(1 / (1 - self.p))
+        return x * mask.to(x.dtype)
 
 
 def _normal(shape: torch.Size, key: Tensor, numbers: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from robustmdiff.data.batch import Batch, Input, Texts
+from robustmdiff.data.batch import Batch, Input
 from robustmdiff.data.patient import Patient
-from robustmdiff.encoders.tensors import tensors
+from robustmdiff.encoders.tensors import take, tensors
 
 CHUNK = 64  # patients collated at once
 
@@ -113,11 +113,4 @@ def _join(parts: Sequence[Input], sizes: Sequence[int]) -> Input:
 def _gather(packed: Input, position: Tensor) -> Input:
     """The packed inputs of the patients at `position` (-1: has none)."""
     rows = (position >= 0).nonzero().squeeze(1)
-    chosen = position[rows]
-    if not isinstance(packed, Texts):
-        return type(packed)(rows, *(tensor[chosen] for tensor in packed[1:]))
-    start = (packed.lengths.cumsum(0) - packed.lengths)[chosen]
-    lengths = packed.lengths[chosen]
-    first = lengths.cumsum(0) - lengths
-    token = torch.arange(int(lengths.sum())) + torch.repeat_interleave(start - first, lengths)
-    return Texts(rows, packed.input_ids[token], lengths)
+    return take(packed, position[rows])._replace(rows=rows)
