@@ -163,9 +163,7 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
         )
         torch.manual_seed(seed)
         concepts = concepts_of_task(NOTHING_KNOWN, self.task_.classes, ())
-        model = MODELS["robustmdiff"].build(
-            self.task_, sizes, concepts=concepts, tokenizer=tokenizer, denoiser=config.lambda_diff > 0
-        )
+        model = MODELS["robustmdiff"].build(self.task_, sizes, concepts=concepts, tokenizer=tokenizer)
         with tempfile.TemporaryDirectory() as folder:
             train(model, patients, [], self._collator, config, folder)
         self.model_: Any = model.cpu().eval()

@@ -251,7 +251,7 @@ class Predictor:
     @torch.no_grad()
     def next_test(self, patient: Patient, *, draws: int | None = None, seed: int = 0) -> tuple[NextTest, ...]:
         """The modalities that the patient lacks, the one that would move the diagnosis most for its cost
-        first. Raises Refusal for a model that is a baseline."""
+        first. Raises Refusal for a model that is a baseline, or forecasts nothing."""
         from robustmdiff.explanation.acquisition import rank_next_tests
 
         model = self._ours("next_test")

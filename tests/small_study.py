@@ -28,14 +28,14 @@ class SmallStudy:
     collator: Callable[[Sequence[Patient]], Batch]  # of tensors
     config: ModelConfig
 
-    def model(self, **options: Any) -> RobustMDiff:
+    def model(self, *, denoiser: bool = True) -> RobustMDiff:
         torch.manual_seed(5)
         model = RobustMDiff(
             self.cohort.task,
             self.config,
             self.cohort.concepts(),
             lambda name: tokenize(self.tokenizer, name, NAME_TOKENS)[0],
-            **options,
+            denoiser=denoiser,
         )
         with torch.no_grad():  # heads that start at zero would hide what flows into them
             for parameter in (model.head.weight, model.evidence.b):

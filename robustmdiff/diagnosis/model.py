@@ -53,7 +53,6 @@ class RobustMDiff(DiagnosisModel):
     second_stage  what was learned on the latents afterwards; None before, and of a model that has none.
     """
 
-    answer = DRAWS
     renamed: ClassVar = {
         "R.weight": "evidence.E.weight",
         "finding_rows": "sign_rows",
@@ -74,10 +73,11 @@ class RobustMDiff(DiagnosisModel):
         concepts: ConceptTable,
         read: Callable[[str], Sequence[int]] | None = None,
         *,
-        denoiser: bool = True,
+        denoiser: bool = False,
     ) -> None:
         super().__init__(task, config, ModalityEncoders(task, config))
         self.second_stage: SecondStage | None = None
+        self.answer = DRAWS if denoiser else HEAD
         self.concept_table = concepts
         self.signs = signs_of(task, classes=config.class_evidence)
         d, M, F = config.d_h, len(task.modalities), len(self.signs.names)

@@ -100,12 +100,15 @@ def load_pretrained(
     concepts = read_concepts(folder / "concepts.npz") if has_concepts else None
     task = task_from(with_architectures(description["task"], folder / "encoders"), f"{folder}/model.json")
     config = ModelConfig(**BEFORE | without_retired(description["config"]))
-    model = kinds[kind](task, config, concepts=concepts, tokenizer=tokenizer, **description["options"])
     weights = folder / "model.safetensors"
     try:
         state = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise PretrainedError(f"{weights}: cannot be read ({error}), expected whole weights") from error
+    options = description["options"]
+    if any(name.startswith("denoiser.") for name in state):  # which an earlier version had unless told
+        options = {"denoiser": True} | options
+    model = kinds[kind](task, config, concepts=concepts, tokenizer=tokenizer, **options)
     own = model.state_dict()
     state = {model.renamed.get(name, name): value for name, value in state.items()}
     state = {name: own[name] for name in model.added} | state

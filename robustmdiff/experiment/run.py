@@ -112,8 +112,8 @@ def train_run(
         )
     folder = Path(folder)
     _claim(folder, study, resume)
-    if kind == "robustmdiff" and config.lambda_diff == 0:
-        options = {"denoiser": False, **(options or {})}
+    if kind == "robustmdiff":
+        options = {"denoiser": config.lambda_diff > 0, **(options or {})}
     model: Any
     model, collator, config = build_model(study, config, kind, options or {})
     # Validation picks the best weights by patients of the training split, calibration stays untouched.

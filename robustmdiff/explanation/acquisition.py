@@ -69,6 +69,8 @@ def rank_next_tests(
     the present one is what there is to learn. All modalities j share the noise of draw s, so they are
     compared under equal luck, and the answer depends on the seed and this patient alone.
     """
+    if not model.imagines:
+        raise Refusal("rank_next_tests: the model forecasts nothing, expected one with a second stage")
     if draws < 2:
         raise Refusal(f"rank_next_tests: draws is {draws}, expected at least 2, better {DRAWS}")
     present = encoded.m[patient]  # [M]

@@ -86,7 +86,8 @@ def explain_patient(
         in_set = None if conformal is None else conformal.sets(probability, present)[0].tolist()
         latent = model.observe(encoded).cpu()
         unlike = None if abstention is None else bool(abstention.flag(latent, present)[0])
-        next_tests = rank_next_tests(model, encoded, draws=max(draws, DRAWS), seed=seed)
+        ways = max(draws, DRAWS)
+        next_tests = rank_next_tests(model, encoded, draws=ways, seed=seed) if model.imagines else None
         consulted = _concepts(model, encoded) if observed else ()
     c = int(probability[0].argmax()) if target is None else task.classes.index(target)
     needed = 0 if diagnosis.answer in model.heads else draws

@@ -44,15 +44,16 @@ def render_patient_page(explanation: PatientExplanation) -> str:
         "signed": lambda x: f"{x:+.1f}".replace("-", "−"),
     }
     signs: tuple[FindingRow | ClassRow, ...] = (*explanation.findings, *explanation.classes)
+    tests = explanation.next_tests or ()
     return environment.get_template("patient_page.html").render(
         e=explanation,
         pictures=_pictures(explanation),
         texts=[(view.name, _pieces(view)) for view in explanation.texts],
         widest=max((abs(m.contribution or 0) for m in explanation.modalities), default=0) or 1,
         strongest=max((abs(x) for row in signs for x in row.evidence.values()), default=0) or 1,
-        noticeable=any(t.noticeable for t in explanation.next_tests),
-        usual=any(t.usual_change is not None for t in explanation.next_tests),
-        unseen=set(explanation.missing) - {t.modality for t in explanation.next_tests},
+        noticeable=any(t.noticeable for t in tests),
+        usual=any(t.usual_change is not None for t in tests),
+        unseen=set(explanation.missing) - {t.modality for t in tests},
         rgb={"for": "{} {} {}".format(*FOR), "against": "{} {} {}".format(*AGAINST)},
         listed=LISTED,
         imagined=max(explanation.draws, DRAWS),

@@ -131,7 +131,7 @@ class PatientExplanation:
     images: tuple[ImageView, ...]
     texts: tuple[TextView, ...]
     panels: dict[str, Panel]
-    next_tests: tuple[NextTest, ...]
+    next_tests: tuple[NextTest, ...] | None  # None of a model that forecasts nothing
     prediction_set: PredictionSet | None
     unlike_training: bool | None
     direct: float

@@ -63,13 +63,13 @@ class TrainConfig(LoopConfig):
     model: ModelConfig = ModelConfig()
 
     # the weights of L_total (diagnosis.losses)
-    lambda_diff: float = Field(1.0, ge=0, description="of a joint denoiser, which it alone teaches; 0: none")
+    lambda_diff: float = Field(0.0, ge=0, description="of a joint denoiser, which it alone teaches; 0: none")
     lambda_cons: float = Field(0.1, ge=0, description="of the agreement with the teacher's complete view")
     lambda_class: float = Field(1.0, ge=0, description="of the classification")
     lambda_find: float = Field(1.0, ge=0, description="of the evidence for each finding, or for each class")
 
     forecast: Literal["flow", "ddpm", "none"] = Field(
-        "flow", description="of the fuller view, learned in a second stage; none: by the joint denoiser alone"
+        "flow", description="of the fuller view, learned in a second stage; none: a joint denoiser's, if any"
     )
 
     # the masking curriculum (MaskingCurriculum)
@@ -98,10 +98,6 @@ class TrainConfig(LoopConfig):
         for name, scale in self.p_scale.items():
             if not scale >= 0:
                 raise ValueError(f"p_scale.{name} is {scale}, expected a number of at least 0")
-        if self.forecast == "none" and self.lambda_diff == 0:
-            raise ValueError(
-                "forecast is none, expected flow or ddpm where lambda_diff is 0: nothing else draws"
-            )
         for rate in self.valid_missing:
             if not 0 <= rate < 1:
                 raise ValueError(f"valid_missing has {rate}, expected rates in [0, 1)")

@@ -144,7 +144,7 @@ def test_the_total_weighs_each_term_by_its_own_lambda():
 
 def test_the_objective_names_its_terms():
     class Stub(torch.nn.Module):
-        def encode(self, batch):
+        def look(self, batch, kept):
             return batch
 
         def losses(self, encoded, batch, kept, weight):

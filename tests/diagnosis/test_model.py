@@ -90,7 +90,7 @@ def test_the_head_may_answer_while_the_draws_say_what_could_change(study, model)
 
 
 def test_nothing_known_gives_the_prevalence(study):
-    model = RobustMDiff(study.cohort.task, study.config, study.cohort.concepts()).eval()
+    model = RobustMDiff(study.cohort.task, study.config, study.cohort.concepts(), denoiser=True).eval()
     nobody = model.encode(study.collator([Patient("nobody", {})]))
     prevalence = torch.tensor([study.cohort.task.prevalence])
     torch.testing.assert_close(model.direct(nobody), prevalence / prevalence.sum())
@@ -172,7 +172,7 @@ def bare_study(study, patients=None, **options):
     """A model of the same task, but without findings, and a batch of the same patients."""
     task = dataclasses.replace(study.cohort.task, findings=(), **options)
     torch.manual_seed(5)
-    model = RobustMDiff(task, study.config, study.cohort.concepts())
+    model = RobustMDiff(task, study.config, study.cohort.concepts(), denoiser=True)
     torch.nn.init.normal_(model.evidence.b, std=0.3)
     bare = [dataclasses.replace(p, findings={}) for p in patients or study.patients]
     return model, tensors(Collator(task, study.tokenizer, 33)(bare))
@@ -276,7 +276,7 @@ def test_only_what_training_saw_together_is_imagined(study, model):
 def test_a_finding_without_a_concept_is_refused(study):
     task = dataclasses.replace(study.cohort.task, findings=("hiccups",))
     with pytest.raises(ValueError, match=r"concepts lack the findings \['hiccups'\]"):
-        RobustMDiff(task, study.config, study.cohort.concepts())
+        RobustMDiff(task, study.config, study.cohort.concepts(), denoiser=True)
 
 
 def test_a_concept_of_unknown_prevalence_counts_as_an_average_one(study, model):

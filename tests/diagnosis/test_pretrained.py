@@ -95,7 +95,8 @@ def test_an_earlier_model_without_findings_answers_as_it_did(study, tmp_path):
     """It read no evidence at all; a model of today reads it for the classes."""
     task = replace(study.cohort.task, findings=())
     config, concepts = replace(study.config, class_evidence=False), study.cohort.concepts()
-    before = MODELS["robustmdiff"].build(task, config, concepts=concepts, tokenizer=study.tokenizer).eval()
+    build = MODELS["robustmdiff"].build
+    before = build(task, config, concepts=concepts, tokenizer=study.tokenizer, denoiser=True).eval()
     torch.nn.init.normal_(before.head.weight)
     save_pretrained(before, tmp_path, kind="robustmdiff", tokenizer=study.tokenizer)
     as_before_signs(tmp_path)

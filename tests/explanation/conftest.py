@@ -54,7 +54,7 @@ def model(collator, concept_table):
     config = ModelConfig(
         d_h=16, layers=1, heads=2, patch=8, vocabulary=vocabulary, max_tokens=32, width=16, depth=1, steps=2
     )
-    model = RobustMDiff(TASK, config, concept_table(TASK))
+    model = RobustMDiff(TASK, config, concept_table(TASK), denoiser=True)
     nn.init.normal_(model.head.weight)
     return model.eval()
 

@@ -25,7 +25,7 @@ class Stub:
         self.task = Task(modalities, ("no", "yes"), (0.7, 0.3), multilabel=multilabel)
         self.width, self.floor = torch.tensor(width), floor
         self.views = torch.ones(1, len(NAMES), dtype=torch.bool)  # all were seen together
-        self.second_stage = None
+        self.second_stage, self.imagines = None, True
 
     def imagine(self, encoded, *, view, draws, seed):
         g = torch.Generator().manual_seed(seed)

@@ -9,7 +9,11 @@ import pytest
 from torch import nn
 
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.explanation.patient_page import explain_patient
+from robustmdiff.diagnosis.model import RobustMDiff
+from robustmdiff.explanation.acquisition import rank_next_tests
+from robustmdiff.explanation.explain import explain_patient
+from robustmdiff.explanation.patient_page import render_patient_page
+from robustmdiff.refusal import Refusal
 from tests.explanation.ward import TASK
 
 
@@ -72,3 +76,12 @@ def test_another_model(patient, collator):
 def test_a_patient_that_the_task_does_not_know(model, collator):
     with pytest.raises(DataError, match="ecg"):
         explain_patient(model, Patient("p", {"ecg": "x"}), collator)
+
+
+def test_a_model_that_forecasts_nothing_is_explained_without_tests(model, patient, collator, concept_table):
+    alone = RobustMDiff(TASK, model.config, concept_table(TASK)).eval()
+    e = explain_patient(alone, patient, collator, draws=4, steps=2)
+    assert (e.answer, e.next_tests) == ("head", None)
+    assert "forecasts nothing" in render_patient_page(e)
+    with pytest.raises(Refusal, match=r"forecasts nothing, expected one with a second stage"):
+        rank_next_tests(alone, alone.encode(collator([patient])))

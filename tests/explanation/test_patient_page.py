@@ -211,7 +211,9 @@ def test_no_knowledge_is_consulted_where_there_is_no_ontology(patient, collator)
     config = ModelConfig(d_h=16, layers=1, heads=2, patch=8, vocabulary=vocabulary, max_tokens=32, steps=2)
     terms = {"DOID:552": Term("DOID:552", "pneumonia", "disease")}
     for ontology, consulted in ((NOTHING_KNOWN, False), (Ontology(terms, {}, {}, {}).concepts(), True)):
-        model = RobustMDiff(TASK, config, concepts_of_task(ontology, TASK.classes, TASK.findings))
+        model = RobustMDiff(
+            TASK, config, concepts_of_task(ontology, TASK.classes, TASK.findings), denoiser=True
+        )
         e = explain_patient(model, labs, collator, draws=4, steps=2)
         assert bool(e.concepts) == consulted
         assert ("Knowledge consulted" in render_patient_page(e)) == consulted
@@ -231,7 +233,7 @@ def test_a_task_without_findings_and_with_many_labels(patient, collator):
     concepts = concepts_of_task(NOTHING_KNOWN, task.classes, ())
     vocabulary = collator.tokenizer.get_vocab_size()
     config = ModelConfig(d_h=16, layers=1, heads=2, patch=8, vocabulary=vocabulary, max_tokens=32, steps=2)
-    model = RobustMDiff(task, config, concepts)
+    model = RobustMDiff(task, config, concepts, denoiser=True)
     labelled = replace(patient, labels={"pneumonia": True, "well": False})
     e = explain_patient(model, labelled, Collator(task, collator.tokenizer, 32), draws=4, steps=2)
     page = Page(render_patient_page(e))
@@ -245,7 +247,7 @@ def test_where_no_finding_is_labelled_the_page_says_what_speaks_for_each_class(p
     task = replace(TASK, findings=())
     vocabulary = collator.tokenizer.get_vocab_size()
     config = ModelConfig(d_h=16, layers=1, heads=2, patch=8, vocabulary=vocabulary, max_tokens=32, steps=2)
-    model = RobustMDiff(task, config, concepts_of_task(NOTHING_KNOWN, task.classes, ()))
+    model = RobustMDiff(task, config, concepts_of_task(NOTHING_KNOWN, task.classes, ()), denoiser=True)
     with torch.no_grad():
         model.log_tau.fill_(-0.7)
     own = Collator(task, collator.tokenizer, 32)

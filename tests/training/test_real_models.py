@@ -39,7 +39,7 @@ def make_model(kind: type, study, **sizes):
     config = dataclasses.replace(config, **sizes)
     torch.manual_seed(3)
     if kind is RobustMDiff:
-        return RobustMDiff(cohort.task, config, cohort.concepts())
+        return RobustMDiff(cohort.task, config, cohort.concepts(), denoiser=True)
     return kind(cohort.task, config)
 
 

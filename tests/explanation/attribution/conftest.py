@@ -29,7 +29,7 @@ def model(collator, patient, concept_table):
     config = ModelConfig(
         d_h=16, layers=1, heads=2, patch=8, vocabulary=vocabulary, max_tokens=48, width=16, depth=1
     )
-    model = RobustMDiff(TASK, config, concept_table(TASK))
+    model = RobustMDiff(TASK, config, concept_table(TASK), denoiser=True)
     nn.init.normal_(model.head.weight)
     model.eval()
     with torch.no_grad():
