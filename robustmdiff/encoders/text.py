@@ -10,6 +10,7 @@ from robustmdiff.data.task import Modality
 from robustmdiff.encoders.backbone import TransformersEncoder, load_backbone, takes_vectors, to_width
 from robustmdiff.encoders.config import EncoderConfig
 from robustmdiff.encoders.encoder import Embedded
+from robustmdiff.nn.dropout import of_tokens
 from robustmdiff.refusal import Refusal
 
 
@@ -43,7 +44,9 @@ class TextEncoder(TransformersEncoder):
                 ),
                 add_pooling_layer=False,
             )
-        self.by_vectors = modality.encoder is None or takes_vectors(self.bert)
+        # Of the model whose code we know: padding would be a third of the work, of names two thirds.
+        self.end_to_end = modality.encoder is None
+        self.by_vectors = self.end_to_end or takes_vectors(self.bert)
         self.project = to_width(self.bert.config.hidden_size, config.d_h)
 
     @staticmethod
@@ -62,9 +65,16 @@ class TextEncoder(TransformersEncoder):
         x, lengths = embedded
         assert lengths is not None
         written = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        words = {"inputs_embeds" if self.by_vectors else "input_ids": x}
-        states = self.bert(**words, attention_mask=written.long()).last_hidden_state
-        return self.project(states[written]), lengths
+        words = "inputs_embeds" if self.by_vectors else "input_ids"
+        if self.end_to_end and not torch.compiler.is_exporting():  # a graph has fixed shapes
+            row, place = written.nonzero(as_tuple=True)
+            segments = torch.stack([lengths.cumsum(0) - lengths, lengths], dim=-1).to(torch.int32)[:, None]
+            given = {words: x[row, place][None], "position_ids": place[None], "segments": segments}
+            with of_tokens(row, place):
+                states = self.bert(**given).last_hidden_state[0]
+        else:
+            states = self.bert(**{words: x}, attention_mask=written.long()).last_hidden_state[written]
+        return self.project(states), lengths
 
     def parts(self, attribution: Tensor) -> Tensor:
         return attribution.sum(-1)

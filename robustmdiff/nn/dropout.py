@@ -25,11 +25,15 @@ from robustmdiff.ops.philox import philox_key
 NOISE_ALONE = torch.tensor([[float(name == "sqrt_beta_bar") for name in Coefficients._fields]])
 
 
-class _Now:
-    """The step, whose row each row is, and how often each place has drawn for these rows."""
+SPREAD = 2654435761  # odd, 2^32 over the golden ratio: a patient's tokens have numbers far from each other
 
-    def __init__(self, step: int, numbers: Tensor) -> None:
-        self.step, self.numbers = step, numbers
+
+class _Now:
+    """The step, whose row each row is, and how often each place has drawn for these rows. end_to_end: the
+    rows are along the second axis, of a batch of one."""
+
+    def __init__(self, step: int, numbers: Tensor, end_to_end: bool = False) -> None:
+        self.step, self.numbers, self.end_to_end = step, numbers, end_to_end
         self.calls: Counter[int] = Counter()
 
 
@@ -53,6 +57,17 @@ def of_rows(index: Tensor) -> Iterator[None]:
     """Within it the rows are those patients of the batch: index int64 [n]."""
     now = _now.get()
     with _set(None if now is None else _Now(now.step, now.numbers.to(index.device)[index])):
+        yield
+
+
+@contextmanager
+def of_tokens(row: Tensor, place: Tensor) -> Iterator[None]:
+    """Within it tensors are [1, T, ...], tokens end to end: whose each is, and its place there, int64 [T]."""
+    now = _now.get()
+    if now is not None:
+        numbers = now.numbers.to(row.device)[row] + place * SPREAD
+        now = _Now(now.step, numbers % 2**32, end_to_end=True)
+    with _set(now):
         yield
 
 
@@ -82,14 +97,17 @@ class PatientDropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         now = _now.get()
-        if not self.training or now is None or len(x) != len(now.numbers) or not 0 < self.p < 1:
+        if not self.training or now is None or not 0 < self.p < 1:
+            return super().forward(x)
+        rows = x[0] if now.end_to_end else x
+        if len(rows) != len(now.numbers):
             return super().forward(x)
         call = now.calls[self.place]
         now.calls[self.place] += 1
         key = philox_key((self.place + 1) * 2**32 + call, now.step, device=x.device)
         numbers = now.numbers.to(x.device, non_blocking=True)
         with torch.no_grad():
-            mask = _normal(x.shape, key, numbers).gt_(NormalDist().inv_cdf(self.p)).mul_(1 / (1 - self.p))
+            mask = _normal(rows.shape, key, numbers).gt_(NormalDist().inv_cdf(self.p)).mul_(1 / (1 - self.p))
         return x * mask.to(x.dtype)
 
 

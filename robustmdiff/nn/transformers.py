@@ -45,6 +45,9 @@ def register_with_transformers() -> None:
     `output_attentions=True`. A model that computes attention by itself raises ValueError when it is made,
     or when `set_attn_implementation` is called. Keys in the padding are never read, and a text that is
     nothing but padding reads 0.
+
+    Sequences need no padding either: model(x[None], position_ids=..., segments=...) takes them end to end
+    (see `attention`), where the model hands on what it is called with.
     """
     from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
@@ -99,18 +102,29 @@ def attention(
     position_bias: Tensor | None = None,  # [1 or B, 1 or H, Lq, Lk]
     softcap: float | None = None,
     output_attentions: bool | None = None,
+    segments: Tensor | None = None,  # int32 [n, 1, 2]
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention function: -> ([B, Lq, H, D], no weights)."""
+    """transformers' attention function: -> ([B, Lq, H, D], no weights).
+
+    segments  (first token, length) of sequences that lie end to end in a batch of one, and do not see each
+              other: a model hands them on that is called with `segments`, no mask, and `position_ids`.
+    """
     _refuse(module, is_causal, output_attentions, others)
     B, Lq, Lk = query.shape[0], query.shape[2], key.shape[2]
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
+    if segments is not None:
+        asking = asked = segments
+    else:
+        asking, asked = _whole(B, Lq, q.device), _whole(B, Lk, q.device)
+        if attention_mask is not None:
+            asked = _segments(attention_mask, B, Lk)
     out = masked_attention(
         q,
         k,
         v,
-        _whole(B, Lq, q.device),
-        _whole(B, Lk, q.device) if attention_mask is None else _segments(attention_mask, B, Lk),
+        asking,
+        asked,
         scale=scaling,
         dropout_p=dropout,
         key=torch.randint(2**62, (2,), device=q.device) if dropout > 0 else None,

@@ -16,6 +16,7 @@ from robustmdiff.nn.dropout import (
     of_batch,
     of_others,
     of_rows,
+    of_tokens,
     patient_numbers,
 )
 
@@ -83,6 +84,24 @@ def test_rows_that_are_some_of_the_patients():
         assert torch.equal(layer(torch.ones(7, *SHAPE)) > 0, whole)
     with of_batch(3, ("someone", "else")), of_others(3):
         assert torch.equal(layer(torch.ones(3, *SHAPE)) > 0, concepts)
+
+
+def test_tokens_end_to_end_belong_to_their_patient_and_place():
+    layer, row = PatientDropout(0.3, 0), torch.tensor([0, 0, 0, 1, 2, 2])
+    place = torch.tensor([0, 1, 2, 0, 0, 1])
+
+    def drop(ids: str, row: Tensor, place: Tensor) -> Tensor:
+        with of_batch(3, tuple(ids)), of_tokens(row, place):
+            return layer(torch.ones(1, len(row), 400))[0] > 0
+
+    together = drop("abc", row, place)
+    alone = drop("c", torch.tensor([0, 0]), torch.tensor([0, 1]))
+    assert torch.equal(alone, together[4:])
+    assert torch.equal(drop("abc", row[[3, 2]], place[[3, 2]]), together[[3, 2]])
+    for a, b in itertools.combinations(together, 2):
+        assert 0.45 < (a == b).double().mean() < 0.71  # equal by chance: 0.58
+    with of_batch(3, ("a", "b", "c")):
+        assert torch.equal(layer(torch.ones(3, 400)) > 0, kept(("a", "b", "c"), shape=(400,)))
 
 
 def test_elsewhere_it_is_torchs_dropout():

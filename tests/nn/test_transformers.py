@@ -288,3 +288,21 @@ def test_the_package_does_not_import_transformers():
     heavy = "{'transformers', 'diffusers', 'matplotlib', 'scipy', 'pandas'}"
     code = f"import sys, robustmdiff.nn; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_sequences_end_to_end_are_those_of_a_padded_batch():
+    """Of 5, 1 and 4 tokens: in one row, without padding, and with the same gradients."""
+    lengths = torch.tensor([5, 1, 4])
+    keep = torch.arange(5) < lengths[:, None]
+    ids = torch.randint(0, 50, (3, 5))
+    segments = torch.stack([lengths.cumsum(0) - lengths, lengths], -1).int()[:, None]
+    place = torch.arange(5).expand(3, 5)[keep][None]
+    packed, padded = bert("robustmdiff"), bert("sdpa")
+    found = packed(ids[keep][None], position_ids=place, segments=segments).last_hidden_state[0]
+    expected = padded(ids, attention_mask=keep.long()).last_hidden_state[keep]
+    torch.testing.assert_close(found, expected)
+    found.square().mean().backward()
+    expected.square().mean().backward()
+    theirs = dict(padded.named_parameters())
+    for name, p in packed.named_parameters():
+        torch.testing.assert_close(p.grad, theirs[name].grad, rtol=1e-4, atol=1e-6, msg=name)
