@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from robustmdiff.data.patient import DataError
-from robustmdiff.data.sources.support2 import COLUMNS, load_support2
+from robustmdiff.data.sources.support2 import load_support2
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.evaluation.conditions import COMPLETE, MCAR
 from robustmdiff.experiment import cross_validation
@@ -18,33 +18,17 @@ from robustmdiff.experiment.references import estimated, references
 from robustmdiff.experiment.run import evaluate_run, train_run
 from robustmdiff.experiment.studies import Source, Study, load_study
 from robustmdiff.training.config import TrainConfig
+from tests.experiment.support2 import DEATH, write_support2
 
 MODEL = ModelConfig(d_h=8, layers=1, heads=2, width=12, depth=1, steps=2, draws=3, T=50)
 CONFIG = TrainConfig(model=MODEL, epochs=2, batch_size=32)
-DEATH, LIFE = CLASSES = ("death within six months", "alive after six months")
 PATIENTS = 300
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Patients with SUPPORT2's columns; of three in four there is an estimate, often a right one."""
     root = tmp_path_factory.mktemp("support2")
-    rng = np.random.default_rng(5)
-    rows = [",".join(["", *COLUMNS[1:]])]
-    for i in range(PATIENTS):
-        dies = int(rng.random() < 0.5)
-        survival = round(float(np.clip(0.5 + (0.5 - dies) * 0.4 + rng.normal(0, 0.3), 0, 1)), 1)
-        cells = dict.fromkeys(COLUMNS, "") | {"id": i, "death": dies, "d.time": 20 if dies else 400}
-        cells |= {
-            "prg6m": survival if i % 4 else "",
-            "age": 60 + 5 * dies,
-            "crea": round(1 + rng.random(), 2),
-        }
-        rows.append(",".join(str(cells[name]) for name in COLUMNS))
-    (root / "support2.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    concepts = "".join(f"\n[Term]\nid: X:{i}\nname: {name}\n" for i, name in enumerate(CLASSES))
-    (root / "concepts.obo").write_text(f"format-version: 1.2\n{concepts}", encoding="utf-8")
-    return Source("support2", str(root), ontology=str(root / "concepts.obo"))
+    return Source("support2", str(root), ontology=write_support2(root, PATIENTS))
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +48,14 @@ def test_the_physician_is_scored_on_the_patients_of_whom_there_is_an_estimate(ru
     assert set(results.masks.ids) == set(stated)
     patients = [stated[id] for id in results.masks.ids]
     death = [p.estimate[DEATH] for p in patients]
+    assert {0, 1} & set(death)
     dies = [p.labels.get(DEATH, False) for p in patients]
     for condition in (COMPLETE, MCAR(0.5)):  # what is hidden from the models changes nothing
         found = results.values["physician"][condition]
         assert found[f"auroc/{DEATH}"][0] == pytest.approx(roc_auc_score(dies, death), abs=1e-9)
-        assert found["brier"][0] == pytest.approx(2 * brier_score_loss(dies, death), abs=1e-9)
+        meant = np.clip(death, 0.005, 0.995)  # of an estimate in whole per cent
+        assert found["brier"][0] == pytest.approx(2 * brier_score_loss(dies, meant), abs=1e-9)
+        assert found["log_loss"][0] == pytest.approx(log_loss(dies, meant), abs=1e-9)
     assert results.difference("LateFusion", "physician", COMPLETE, "auroc/macro") is not None
 
 
@@ -87,7 +74,8 @@ def test_folds_pool_the_patients_of_whom_there_is_an_estimate(source, tmp_path, 
     stated = {p.id: p.estimate[DEATH] for p in load_support2(source.root)[0] if p.estimate}
     assert set(results.masks.ids) == set(stated)
     said = results.probability["physician"][COMPLETE][:, 0]
-    np.testing.assert_allclose(said, [stated[id] for id in results.masks.ids], atol=1e-6)
+    expected = np.clip([stated[id] for id in results.masks.ids], 0.005, 0.995)
+    np.testing.assert_allclose(said, expected, atol=1e-6)
 
 
 def test_where_no_physician_was_asked_there_is_none(source):
