@@ -27,6 +27,7 @@ SPLITS = ("train", "calibration", "test")
 SIZES = {"train": 1000, "calibration": 200, "test": 300}  # of the cohort, unless options say otherwise
 KIND_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 FRACTIONS = {"train": 0.6, "calibration": 0.2, "test": 0.2}
+RARE = 0.05  # prevalence
 OF_THE_SPLIT = {"seed": 0, "test_sites": "north,south"}  # options of every source but the cohort, as examples
 
 
@@ -294,11 +295,14 @@ def study_of(
     source: Source, patients: Sequence[Patient], task: Task, split: Mapping[str, Sequence[str]]
 ) -> Study:
     """These patients, split by id; prevalence is that of the training patients, unless their folder states
-    that of the population."""
+    that of the population. Where the task names no rare class, those under RARE are."""
     of = {patient.id: patient for patient in patients}
     if not (source.data == "folder" and source.root and states_prevalence(source.root)):
         training = [of[id] for id in split["train"]]
         task = replace(task, prevalence=prevalence(training, task.classes, task.multilabel))
+    if not task.rare:
+        rare = (name for name, share in zip(task.classes, task.prevalence, strict=True) if share < RARE)
+        task = replace(task, rare=tuple(rare))
     return Study(
         source=source,
         task=task,
@@ -322,7 +326,7 @@ def study_in_terms_of(task: Task, study: Study) -> Study:
     order = [(t.modality_names, t.classes, t.findings) for t in (task, study.task)]
     read = terms(task, study.task, where)
     if read.same and not read.absent and order[0] == order[1]:
-        return study
+        return replace(study, task=task)
     return replace(
         study,
         task=task,

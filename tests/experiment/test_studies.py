@@ -10,7 +10,7 @@ from robustmdiff.data.cohort.config import DEVELOPED_ON
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.sources.folder import write_template
 from robustmdiff.data.task import Field, Modality, Task
-from robustmdiff.experiment.studies import Source, load_study, with_encoders
+from robustmdiff.experiment.studies import Source, load_study, study_in_terms_of, with_encoders
 from robustmdiff.refusal import Refusal
 
 LABS = Modality("labs", "values", fields=(Field("crp"),))
@@ -177,6 +177,25 @@ def test_prevalence_is_what_the_folder_states_or_else_counted_in_training(tmp_pa
     assert described["classes"] == ["pneumonia", "no pneumonia"]
     path.write_text(json.dumps(described | {"prevalence": [0.02, 0.98]}), encoding="utf-8")
     assert load_study(source).task.prevalence == (0.02, 0.98)
+
+
+def test_rare_are_the_classes_that_the_folder_names_or_else_those_under_5_per_cent(tmp_path):
+    source = ward(tmp_path / "data", lambda person: "test" if person % 4 == 0 else "train")
+    assert load_study(source).task.rare == ()
+    path = tmp_path / "data" / "task.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    for stated, rare in (
+        ({"prevalence": [0.04, 0.96]}, ("pneumonia",)),
+        ({"prevalence": [0.05, 0.95]}, ()),
+        ({"prevalence": [0.04, 0.96], "rare": ["no pneumonia"]}, ("no pneumonia",)),
+    ):
+        path.write_text(json.dumps(described | stated), encoding="utf-8")
+        assert load_study(source).task.rare == rare
+
+
+def test_a_run_keeps_its_own_rare_classes(cohort):
+    before = replace(cohort.task, rare=())  # as an earlier version trained it
+    assert study_in_terms_of(before, cohort).task == before
 
 
 def test_a_folder_s_own_split_is_kept(tmp_path):
