@@ -87,10 +87,12 @@ class Comparison(NamedTuple):
 
     scores       of each, the model's own first
     fixed_order  `Scores.tests` of asking for tests in one order, whoever the patient is
+    people       how many were asked about
     """
 
     scores: Mapping[str, Scores]
     fixed_order: Array
+    people: int
 
 
 def ask(model: RobustMDiff, patients: Sequence[Patient], collator: Collate, seed: int = 0) -> Asked:
@@ -142,6 +144,7 @@ def score(
     return Comparison(
         found,
         _chosen_tests(asked, order, model.labels, weights),
+        len(set(asked.persons)),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from robustmdiff.evaluation.forecasts import METRICS, Comparison, Scores
 from robustmdiff.evaluation.masks import Masks
 from robustmdiff.evaluation.metrics import Truth
 from robustmdiff.evaluation.results import Results, Values
@@ -126,9 +127,33 @@ def _mean(what: str, several: Sequence[Results], mean: Callable[[Array], Array])
         values=values,
         of_subgroup=of_subgroup,
         probability=probability,
+        forecasts=_forecasts([one.forecasts for one in several], mean),
         sets={},
         answers=_answers(several),
         notes=_notes(several),
+    )
+
+
+def _forecasts(several: Sequence[Comparison | None], mean: Callable[[Array], Array]) -> Comparison | None:
+    """Of whatever all have: models of one study ask the same people under the same views."""
+    every = [one for one in several if one is not None]
+    if len(every) < len(several):
+        return None
+    first, *others = every
+
+    def averaged(scores: Sequence[Scores]) -> Scores:
+        plain = {name: mean(np.stack([getattr(one, name) for one in scores])) for name in METRICS}
+        by_hidden = {
+            hidden: (mean(np.stack(energy)), mean(np.stack(held)))
+            for hidden in scores[0].by_hidden
+            for energy, held in [zip(*(one.by_hidden[hidden] for one in scores), strict=True)]
+        }
+        return Scores(**plain, by_hidden=by_hidden)
+
+    names = [name for name in first.scores if all(name in other.scores for other in others)]
+    return first._replace(
+        scores={name: averaged([one.scores[name] for one in every]) for name in names},
+        fixed_order=mean(np.stack([one.fixed_order for one in every])),
     )
 
 

@@ -248,6 +248,7 @@ def evaluate_run(
     study: Study | None = None,
     physician: bool = False,
     draws: int | None = None,
+    replicates: int = 200,
     device: torch.device | str = "cpu",
     **options: Any,
 ) -> Any:
@@ -258,6 +259,7 @@ def evaluate_run(
     physician  ask only about those whose physician stated an estimate, to show it beside the models.
     draws      per diagnosis; the run's own number, for which its sets were calibrated, unless given: then a
                warning says so.
+    replicates resamples of people for the intervals.
     """
     from robustmdiff.diagnosis.model import RobustMDiff
     from robustmdiff.evaluation.protocol import evaluate
@@ -281,11 +283,14 @@ def evaluate_run(
         weight=study.weight,
         mnar=study.mnar,
         draws=draws,
+        replicates=replicates,
         **options,
     )
     if own and isinstance(run.model, RobustMDiff) and run.model.second_stage is not None:
         people = study.patients
-        results.forecasts = score_forecasts(run.model, people["train"], people["test"], run.collator)
+        results.forecasts = score_forecasts(
+            run.model, people["train"], people["test"], run.collator, replicates=replicates
+        )
     results.notes = study.notes + _told_by_training({name: each.folder for name, each in runs.items()})
     return results
 
