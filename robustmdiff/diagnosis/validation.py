@@ -79,7 +79,27 @@ def choose_answer(
     seed: int,
 ) -> dict[str, float]:
     """Sets the answer of the model to the one of least log loss under the masks of `validate`, of equal ones
-    the first; returns the log loss of each.
+    the first; returns the log loss of each (`tempered_log_loss`)."""
+    found = tempered_log_loss(
+        model, accelerator, patients, missing, model.answers, batch_size=batch_size, seed=seed
+    )
+    model.answer = min(found, key=lambda answer: found[answer])
+    return found
+
+
+def tempered_log_loss(
+    model: DiagnosisModel,
+    accelerator: Accelerator,
+    patients: PackedPatients,
+    missing: Sequence[float],
+    answers: Sequence[str],
+    *,
+    batch_size: int,
+    seed: int,
+    weight: np.ndarray | None = None,
+) -> dict[str, float]:
+    """The log loss of some of the model's answers under the masks of `validate`, the mean over patients of
+    whom anything is left and, where `weight` [n] is given, over the population.
 
     Each has the temperature that suits it best on these patients: a mean over draws is less sure than a head,
     and would win for that alone, which a temperature does better.
@@ -89,22 +109,23 @@ def choose_answer(
         said = partial(model.say, answer, draws=model.config.draws, seed=seed)
         return lambda view: said(view).logits.double().movedim(-2, 0)  # [B, C] or [B, S, C]
 
-    asks = [lambda view: view.m.sum(1), *map(logits, model.answers)]
+    asks = [lambda view: view.m.sum(1), *map(logits, answers)]
     visible, *said = _under_masks(
         model, accelerator, patients, missing, asks, batch_size=batch_size, seed=seed
     )
     people = {patient.person: i for i, patient in enumerate(patients.patients)}
     person = torch.tensor([people[patient.person] for patient in patients.patients])
+    counted = np.ones(len(patients)) if weight is None else np.asarray(weight, dtype=np.float64)
     n = len(missing)
     label, known, person = patients.label.repeat(n, 1), patients.label_known.repeat(n, 1), person.repeat(n)
     how = model.labels, model.log_weight.double().cpu()
     found = {}
-    for answer, each in zip(model.answers, said, strict=True):
-        logit, each_once = each.flatten(0, 1).movedim(0, -2), torch.ones(len(label), dtype=torch.float64)
-        rows = Said(logit, visible.flatten(), label, known.bool(), person, each_once)
+    for answer, each in zip(answers, said, strict=True):
+        logit = each.flatten(0, 1).movedim(0, -2)
+        counts = torch.from_numpy(np.tile(counted, n))
+        rows = Said(logit, visible.flatten(), label, known.bool(), person, counts)
         rows = rows.where(rows.visible > 0)  # of the others every answer is the prevalence
         found[answer] = fit_temperature(rows, len(model.task.modalities), *how).log_loss(rows, *how)
-    model.answer = min(found, key=lambda answer: found[answer])
     return found
 
 

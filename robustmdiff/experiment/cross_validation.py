@@ -9,7 +9,7 @@ runs/name/
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from robustmdiff.data.task import Task
 from robustmdiff.experiment.references import estimated
 from robustmdiff.experiment.run import FOLDS, SPLIT, evaluate_run, load_run, train_run
 from robustmdiff.experiment.studies import Source, in_terms_of, load_patients, study_of
+from robustmdiff.experiment.tuning import Trial
 from robustmdiff.models import BASELINES, MODELS
 from robustmdiff.training.config import TrainConfig, make_config, plain_config
 from robustmdiff.whole import write_whole
@@ -34,11 +35,14 @@ def cross_validate(
     *,
     folds: int = 5,
     repeats: int = 2,
+    trials: Mapping[str, Trial] | None = None,
     resume: bool = False,
     bad: BadRows | None = None,
     device: str | None = None,
 ) -> list[Path]:
     """Train RobustMDiff and every baseline on each fold's other people; returns the folds' folders.
+
+    trials  the settings of a method, by its kind, instead of those of `config`.
 
     With resume, finished models are left alone and an unfinished one goes on where it stopped. A
     repeat has a division of the people and a training seed of its own. `bad` notes the rows that cannot be
@@ -49,19 +53,21 @@ def cross_validate(
         raise DataError(
             f"option test_sites is {sites!r}, expected none with folds, which test everybody once"
         )
-    folder = Path(folder)
+    folder, trials = Path(folder), trials or {}
     plan = {
         "source": source.to_json(),
         "folds": folds,
         "repeats": repeats,
         "config": plain_config(config),
+        "trials": {kind: trial._asdict() for kind, trial in trials.items()},
     }
     if (folder / FOLDS).exists():
         if not resume:
             raise DataError(f"{folder}: holds a cross-validation, expected a new folder, or --resume")
         found = _plan(folder)
         theirs = Source(**found["source"]), found["folds"], found["repeats"], make_config(found["config"])
-        if theirs != (source, folds, repeats, config):
+        same_trials = found.get("trials", {}) == plan["trials"]  # earlier versions had none
+        if theirs != (source, folds, repeats, config) or not same_trials:
             raise DataError(f"{folder / FOLDS}: is another plan, expected the same data, folds and config")
     patients, task = load_patients(source, bad=bad)
     divisions = divide(patients, folds, repeats, int(source.options.get("seed", 0)))
@@ -74,8 +80,11 @@ def cross_validate(
             place = folder / f"repeat-{repeat}" / f"fold-{fold}"
             for where, kind, options in models_of(task):
                 if not (place / where / "conformal.json").exists():
-                    at = place / where
-                    train_run(study, settings, at, kind=kind, options=options, resume=True, device=device)
+                    at, trial = place / where, trials.get(kind, Trial({}, {}))
+                    how = trial.configure(settings), at
+                    train_run(
+                        study, *how, kind=kind, options=options | trial.options, resume=True, device=device
+                    )
             written.append(place)
     return written
 

@@ -1,5 +1,11 @@
 """Tuning: the same number of random trials for every method (Bergstra and Bengio 2012), the best by log loss.
 
+What ships is tempered, so a trial is scored by the log loss that its head has with the temperature that
+suits it best. The head alone, of every method: the other answers of RobustMDiff come from a second stage on
+what the first has learned. To fit it in every trial would cost one method more than the others, and let it
+take the best of three answers on the very patients that choose the trial, where the others have one. The
+price is ours: settings that the second stage would like best are not looked for.
+
 folder/
   trial-NN.json     what was drawn, and what came of it; written once a trial is finished
   trial-NN/         a trial that is not finished (`train`'s files)
@@ -16,11 +22,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import DataError
+from robustmdiff.diagnosis.asking import BATCH
+from robustmdiff.diagnosis.contract import HEAD, DiagnosisModel
 from robustmdiff.experiment.run import build_model
 from robustmdiff.experiment.studies import Study
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.config import TrainConfig, make_config, plain_config
+from robustmdiff.training.order import VALIDATION, random_key
 from robustmdiff.whole import write_whole
 
 TRIALS = 12
@@ -84,43 +94,86 @@ def draw(kind: str, number: int, seed: int) -> Trial:
 
 def tune(
     study: Study, config: TrainConfig, folder: Path, kind: str, *, trials: int = TRIALS, seed: int = 0
-) -> tuple[Trial, float]:
-    """The best of `trials` random trials on one study, and the CPU seconds that all of them took. Those that
-    `folder` holds are not made again, and one that was cut off goes on where it was; of it the seconds count
-    that the process took which ended it.
+) -> None:
+    """`trials` random trials of a method on one study, for `best_of`. Those that `folder` holds are not made
+    again, and one that was cut off goes on where it was.
 
-    A trial trains on the training patients. The calibration patients validate it: by their log loss, the mean
-    over `config.valid_missing`, of the weights that `config.monitor` chose among the epochs. The tenth that a
-    run holds back for that would be too few to tell twelve trials apart. Test patients are not looked at.
+    A trial trains on the training patients. The calibration patients validate it: by the tempered log loss of
+    its head, the mean over `config.valid_missing`, of the weights that `config.monitor` chose among the
+    epochs. The tenth that a run holds back for that would be too few to tell twelve trials apart. Test
+    patients are not looked at.
 
     Raises DataError for a folder that holds other trials, Refusal where the log loss is not defined.
     """
-    made = [_once(study, config, folder, kind, number, seed) for number in range(trials)]
+    for number in range(trials):
+        _once(study, config, folder, kind, number, seed)
+
+
+class Tuned(NamedTuple):
+    """The best trial, and the CPU seconds that all took; of one that was cut off, those of the process that
+    ended it."""
+
+    trial: Trial
+    cpu_seconds: float
+
+
+def best_of(folder: Path, trials: int) -> Tuned | None:
+    """Of that many trials, by log loss; None where they are not all made."""
+    paths = [_record(folder, number) for number in range(trials)]
+    if not all(path.exists() for path in paths):
+        return None
+    made = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     best = min(made, key=lambda record: record["log_loss"])
-    return Trial(best["settings"], best["options"]), sum(record["cpu_seconds"] for record in made)
+    return Tuned(Trial(best["settings"], best["options"]), sum(record["cpu_seconds"] for record in made))
 
 
-def _once(
-    study: Study, config: TrainConfig, folder: Path, kind: str, number: int, seed: int
-) -> dict[str, Any]:
+def _record(folder: Path, number: int) -> Path:
+    return folder / f"trial-{number:02}.json"
+
+
+def _once(study: Study, config: TrainConfig, folder: Path, kind: str, number: int, seed: int) -> None:
     from robustmdiff.diagnosis.train import train
 
     trial = draw(kind, number, seed)
     asked = {"source": study.source.to_json(), "config": plain_config(config), **trial._asdict()}
-    path = folder / f"trial-{number:02}.json"
+    path = _record(folder, number)
     if path.exists():
         record = json.loads(path.read_text(encoding="utf-8"))
         if any(record[name] != value for name, value in json.loads(json.dumps(asked)).items()):
             raise DataError(f"{path}: is a trial of something else, expected a new folder, or the same plan")
-        return record
+        return
     place, began = path.with_suffix(""), time.process_time()
     model, collator, own = build_model(study, trial.configure(config), kind, trial.options)
     patients = study.patients["train"], study.patients["calibration"]
     name = f"{kind}, trial {number}"
-    metrics = train(model, *patients, collator, own, place, resume=True, name=name).metrics
-    if "log_loss" not in metrics:
+    result = train(model, *patients, collator, own, place, resume=True, name=name)
+    if "log_loss" not in result.metrics:
         raise Refusal(f"tune: {kind} has no log loss, expected calibration patients whose labels are known")
-    found = {"log_loss": metrics["log_loss"], "metrics": metrics, "cpu_seconds": time.process_time() - began}
+    found = {
+        "log_loss": _log_loss(model, study, collator, own, place),
+        "metrics": result.metrics,
+        "cpu_seconds": time.process_time() - began,
+    }
     write_whole(path, json.dumps(asked | found, indent=1).encode())
     shutil.rmtree(place)
-    return found | trial._asdict()
+
+
+def _log_loss(
+    model: DiagnosisModel, study: Study, collator: Collator, config: TrainConfig, place: Path
+) -> float:
+    """Of the head in the calibration patients, tempered, under the masks that chose the epoch."""
+    from robustmdiff.diagnosis.validation import tempered_log_loss
+    from robustmdiff.training.batches import PackedPatients
+    from robustmdiff.training.loop import make_accelerator
+
+    found = tempered_log_loss(
+        model,
+        make_accelerator(config, place),
+        PackedPatients(study.patients["calibration"], collator, config.cache_gb, quiet=True),
+        config.valid_missing,
+        [HEAD],
+        batch_size=BATCH,
+        seed=random_key(config.seed, VALIDATION),
+        weight=study.calibration_weight,
+    )
+    return found[HEAD]

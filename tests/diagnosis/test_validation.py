@@ -12,7 +12,13 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 
 from robustmdiff.diagnosis.contract import Logits
 from robustmdiff.diagnosis.train import train
-from robustmdiff.diagnosis.validation import answer_note, choose_answer, log_loss, validate
+from robustmdiff.diagnosis.validation import (
+    answer_note,
+    choose_answer,
+    log_loss,
+    tempered_log_loss,
+    validate,
+)
 from robustmdiff.labels import Exclusive, Independent
 from robustmdiff.training.batches import PackedPatients
 from robustmdiff.training.log import TrainingError
@@ -135,6 +141,21 @@ def test_the_answer_of_least_log_loss_is_chosen_each_at_its_best_temperature():
     told = answer_note(model, found, 300)
     assert (told.topic, told.n) == ("answer", 300)
     assert told.sentence.startswith("Answers come from the head: log loss in 300 patients ")
+
+
+def test_an_enriched_patient_counts_as_often_as_in_the_population():
+    some = [p for p in toy.make_patients(12) if any(map(p.has, toy.TASK.modality_names))][:9]
+    patients = PackedPatients(some, toy.collator(), 1)  # too few for a temperature
+
+    def found(weight):
+        where = Accelerator(cpu=True), patients, [0.0], ["head"]
+        return tempered_log_loss(TwoAnswers(d=3), *where, batch_size=4, seed=3, weight=weight)["head"]
+
+    each = np.array([found(weight) for weight in np.eye(9)])
+    weight = np.arange(9.0)
+    assert np.ptp(each) > 0.1
+    assert found(weight) == pytest.approx(weight @ each / weight.sum(), rel=1e-9)
+    assert found(None) == pytest.approx(each.mean(), rel=1e-9)
 
 
 def test_too_few_to_choose_keep_the_answer_and_say_so(tmp_path):

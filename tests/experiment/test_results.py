@@ -95,17 +95,29 @@ def files(folder):
 def test_a_line_for_each_method_says_what_evaluate_says(made):
     out, records = made
     rows = {row["method"]: row for row in work.read_lines(records / "tiny.jsonl")}
-    assert list(rows) == TINY["methods"]
+    assert set(rows) == {*TINY["methods"], "ceiling", "source_only"}
+    assert next(iter(rows)) == "robustmdiff"
     assert [path.name for path in records.iterdir()] == ["tiny.jsonl"]  # the other study is not here
     alone = [evaluate_run(out / "tiny" / f"seed-{seed}", replicates=10) for seed in (0, 1)]
-    for metric in ("auroc/macro", "log_loss"):
+    for metric in ("auroc/macro", "log_loss", "coverage", "set_size"):
         values = [one.values["logistic_regression"][COMPLETE][metric][0] for one in alone]
         found = rows["logistic_regression"]["values"]["complete"][metric]
         assert found[0] == pytest.approx(sum(values) / 2, abs=1e-12)
         ours = rows["robustmdiff"]["values"]["half"][metric][0]
         difference = rows["mask_only"]["ours_minus"]["half"][metric][0]
         assert difference == pytest.approx(ours - rows["mask_only"]["values"]["half"][metric][0], abs=1e-12)
-    assert all(row["cpu_seconds"]["tuning"] > 0 < row["cpu_seconds"]["training"] for row in rows.values())
+    for when, condition in alone[0].tabled.items():  # under the masks that evaluate draws
+        values = [one.values["RobustMDiff"][condition]["brier"][0] for one in alone]
+        found = rows["robustmdiff"]["values"][when]["brier"][0]
+        assert found == pytest.approx(sum(values) / 2, abs=1e-12)
+    assert rows["robustmdiff"]["values"].keys() == {"complete", "half", "half, MNAR"}
+    energy = [one.forecasts.scores["neighbours"].energy[0] for one in alone]
+    found = rows["robustmdiff"]["forecasts"]
+    assert found["scores"]["neighbours"]["energy"][0] == pytest.approx(sum(energy) / 2, abs=1e-12)
+    assert 0 < found["people"] <= 25
+    assert rows["robustmdiff"]["groups"]["everyone"]["people"] == 25
+    for method in TINY["methods"]:
+        assert rows[method]["cpu_seconds"]["tuning"] > 0 < rows[method]["cpu_seconds"]["training"]
     assert rows["logistic_regression"]["trial"].keys() == {"l2"}
     assert rows["robustmdiff"]["people"] == 25
 
@@ -138,16 +150,22 @@ def test_a_table_says_what_is_recorded(made):
     page = "before\n<!-- results: tiny -->\nold\n<!-- end of results -->\nafter\n"
     text = tables.rewritten(page, made[1])
     assert text.startswith(
-        "before\n<!-- results: tiny -->\n25 people are tested; 2 trials a method, training"
+        "before\n<!-- results: tiny -->\n25 people are tested; 2 trials a method; training"
     )
     assert text.endswith("<!-- end of results -->\nafter\n")
     assert tables.rewritten(text, made[1]) == text
-    rows = work.read_lines(made[1] / "tiny.jsonl")
-    value, low, high = rows[1]["values"]["half"]["log_loss"]
+    rows = {row["method"]: row for row in work.read_lines(made[1] / "tiny.jsonl")}
+    value, low, high = rows["mask_only"]["values"]["half"]["log_loss"]
     assert f"{value:.3f} ({low:.3f} to {high:.3f})" in text
     assert "| mask_only |" in text
-    assert "| robustmdiff |" not in text.partition("RobustMDiff minus each")[2]
-    assert f"l2 {rows[2]['trial']['l2']:g}" in text
+    minus = text.partition("RobustMDiff minus each")[2].partition("Prediction sets")[0]
+    assert "| ceiling |" in minus
+    assert "| robustmdiff |" not in minus
+    assert f"l2 {rows['logistic_regression']['trial']['l2']:g}" in text
+    size = rows["mask_only"]["values"]["half, MNAR"]["set_size"]
+    assert f"| {size[0]:.3f} ({size[1]:.3f} to {size[2]:.3f}) |" in text
+    order = rows["robustmdiff"]["forecasts"]["fixed_order"]
+    assert f"| a fixed order of tests |  |  | {order[0]:.3f} (" in text
 
 
 def test_without_a_record_the_page_says_so(tmp_path):

@@ -8,12 +8,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from robustmdiff.baselines.logistic_regression import LogisticRegression
 from robustmdiff.baselines.mask_only import MaskOnly
 from robustmdiff.data.patient import DataError
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.experiment import tuning
 from robustmdiff.experiment.studies import Source, load_study
-from robustmdiff.experiment.tuning import OPTIONS, SETTINGS, TRIALS, Trial, draw, tune
+from robustmdiff.experiment.tuning import OPTIONS, SETTINGS, TRIALS, Trial, best_of, draw, tune
 from robustmdiff.models import BY_NAME
 from robustmdiff.training.config import TrainConfig
 
@@ -63,19 +64,39 @@ def test_a_trial_changes_what_it_names_and_nothing_else():
 
 @pytest.mark.parametrize("kind", ["mask_only", "logistic_regression"])
 def test_the_best_trial_is_that_of_the_lowest_log_loss(kind, study, tmp_path):
-    best, seconds = tune(study, CONFIG, tmp_path, kind, trials=3)
+    tune(study, CONFIG, tmp_path, kind, trials=3)
+    best, seconds = best_of(tmp_path, 3)
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(tmp_path.glob("*.json"))]
     assert len(records) == 3
     losses = [record["log_loss"] for record in records]
     assert len(set(losses)) == 3
     assert best == draw(kind, int(np.argmin(losses)), seed=0)
     assert seconds == sum(record["cpu_seconds"] for record in records)
-    assert all(record["log_loss"] == record["metrics"]["log_loss"] for record in records)
+    assert best_of(tmp_path, 4) is None
     assert {path.name for path in tmp_path.iterdir()} == {f"trial-{n:02}.json" for n in range(3)}
 
 
+def test_a_method_that_is_too_sure_is_scored_as_it_ships_tempered(study, tmp_path, monkeypatch):
+    def found(name):
+        tune(study, CONFIG, tmp_path / name, "logistic_regression", trials=1)
+        record = json.loads((tmp_path / name / "trial-00.json").read_text(encoding="utf-8"))
+        return record["log_loss"], record["metrics"]["log_loss"]
+
+    plain = found("plain")
+    classify = LogisticRegression.classify
+    monkeypatch.setattr(
+        LogisticRegression,
+        "classify",
+        lambda model, view: (said := classify(model, view))._replace(logits=5 * said.logits),
+    )
+    sure = found("sure")
+    # One of 20 people votes for T = 1, with a loss of (log 5)^2 / 2: no more than a 20th of that is left.
+    assert sure[0] - plain[0] == pytest.approx(0, abs=np.log(5) ** 2 / 2 / 20)
+    assert sure[1] - plain[1] > 0.5
+
+
 def test_a_trial_that_was_cut_off_goes_on_and_gives_the_same(study, tmp_path, monkeypatch):
-    whole, _ = tune(study, CONFIG, tmp_path / "whole", "mask_only", trials=2)
+    tune(study, CONFIG, tmp_path / "whole", "mask_only", trials=2)
     steps = []
 
     def stop(self):
@@ -92,9 +113,9 @@ def test_a_trial_that_was_cut_off_goes_on_and_gives_the_same(study, tmp_path, mo
     monkeypatch.setattr(
         tuning, "build_model", lambda *a, build=tuning.build_model: made.append(a) or build(*a)
     )
-    resumed, _ = tune(study, CONFIG, tmp_path / "parts", "mask_only", trials=2)
+    tune(study, CONFIG, tmp_path / "parts", "mask_only", trials=2)
     assert len(made) == 1
-    assert resumed == whole
+    assert best_of(tmp_path / "parts", 2).trial == best_of(tmp_path / "whole", 2).trial
     for number in range(2):
         one, other = (
             json.loads((tmp_path / where / f"trial-{number:02}.json").read_text(encoding="utf-8"))

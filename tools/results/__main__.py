@@ -1,6 +1,7 @@
 """Every method on every data set, tuned alike, and the tables of docs/results.md from what was found.
 
     python -m tools.results                     # `make results`: what configs/results.yaml says
+    python -m tools.results --only lgg cohort           # some studies; two processes may share a plan so
     python -m tools.results --plan PLAN.yaml --out FOLDER --records FOLDER
     python -m tools.results --tables            # only write the tables anew
     python -m tools.results --check             # exit 1 where a table is not what was recorded
@@ -28,12 +29,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plan", type=Path, default=ROOT / "configs" / "results.yaml")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "results", help="where the runs go")
     parser.add_argument("--records", type=Path, default=ROOT / "results", help="where what is found goes")
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="STUDY", help="of the plan; all if not given"
+    )
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--tables", action="store_true", help="run nothing")
     action.add_argument("--check", action="store_true", help="run nothing and write nothing")
     options = parser.parse_args(arguments)
     if not (options.tables or options.check):
-        run(read_plan(options.plan), options.out, options.records)
+        run(read_plan(options.plan), options.out, options.records, options.only)
     pages = sorted((ROOT / "docs").rglob("*.md"))
     stale = tables.stale(pages, options.records)
     for page, text in stale.items():

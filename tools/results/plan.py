@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from robustmdiff.experiment.studies import Source
 from robustmdiff.experiment.tuning import TRIALS
@@ -20,6 +21,11 @@ class StudyPlan(BaseModel):
 
     data, root, ontology, options  as of `experiment.studies.Source`; a root is relative to the repository
     config                         of `training.config.TrainConfig`, what is not the default
+    methods                        instead of the plan's
+    tuned                          another study, whose trials choose the settings; none: trials of its own
+    folds, repeats                 a cross-validation by person instead of a split and seeds. Every method is
+                                   in it, with the defaults unless it is `tuned`: trials would look at the
+                                   patients who are tested.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,6 +35,10 @@ class StudyPlan(BaseModel):
     ontology: str = "icd10cm"
     options: dict[str, Any] = {}
     config: dict[str, Any] = {}
+    methods: tuple[str, ...] | None = None
+    tuned: str | None = None
+    folds: int | None = Field(None, ge=2)
+    repeats: int = Field(1, ge=1)
 
     def source(self) -> Source:
         root = None if self.root is None else str(Path(self.root).resolve())
@@ -36,6 +46,14 @@ class StudyPlan(BaseModel):
 
     def start(self, seed: int) -> TrainConfig:
         return make_config({**self.config, "seed": seed}, "config")
+
+    @model_validator(mode="after")
+    def _methods(self) -> Self:
+        if self.methods is not None:
+            if self.folds:
+                raise ValueError("there are methods and folds, expected one of the two")
+            _check_methods(self.methods)
+        return self
 
 
 class Plan(BaseModel):
@@ -50,17 +68,30 @@ class Plan(BaseModel):
     methods: tuple[str, ...] = BY_NAME
     studies: dict[str, StudyPlan] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _studies(self) -> Self:
+        _check_methods(self.methods)
+        own = [name for name, study in self.studies.items() if not (study.tuned or study.folds)]
+        for name, study in self.studies.items():
+            if study.tuned is not None and study.tuned not in own:
+                raise ValueError(f"{name} is tuned by {study.tuned!r}, expected one of {', '.join(own)}")
+        return self
+
+    def methods_of(self, study: StudyPlan) -> tuple[str, ...]:
+        return self.methods if study.methods is None else study.methods
+
 
 def read_plan(path: Path) -> Plan:
     """Raises Refusal for a file that is none."""
     try:
-        plan = Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, ValidationError) as error:
         raise Refusal(f"{path}: is no plan ({' '.join(str(error).split())})") from None
-    unknown = sorted(set(plan.methods) - set(BY_NAME))
-    if unknown or plan.methods[0] != BY_NAME[0]:
-        raise Refusal(
-            f"{path}: methods are {', '.join(plan.methods)}, expected {BY_NAME[0]} and then some of "
+
+
+def _check_methods(methods: Sequence[str]) -> None:
+    if set(methods) - set(BY_NAME) or list(methods[:1]) != [BY_NAME[0]]:
+        raise ValueError(
+            f"methods are {', '.join(methods)}, expected {BY_NAME[0]} and then some of "
             f"{', '.join(BY_NAME[1:])}"
         )
-    return plan

@@ -1,0 +1,93 @@
+"""`make results` where a study takes another's settings, is cross-validated, or physicians were asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from robustmdiff.experiment import cross_validation
+from robustmdiff.experiment.studies import load_study
+from robustmdiff.experiment.tuning import draw
+from robustmdiff.refusal import Refusal
+from robustmdiff.training.config import load_config
+from tests.experiment.support2 import write_support2
+from tools.results import tables, work
+from tools.results.plan import Plan
+
+METHODS = ["robustmdiff", "mask_only"]
+MODEL = {"layers": 1, "heads": 2, "width": 12, "depth": 1, "steps": 2, "draws": 2}
+PATIENTS = 160
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    root = tmp_path_factory.mktemp("support2")
+    data = {"data": "support2", "root": str(root), "ontology": write_support2(root, PATIENTS)}
+    data["config"] = {"epochs": 2, "batch_size": 32, "model": MODEL}
+    studies = {
+        "hospital": data | {"options": {"target": "hospital_death"}, "methods": METHODS[:1], "tuned": "six"},
+        "six": data,
+        "folds": data | {"folds": 2, "tuned": "six"},
+    }
+    return Plan(trials=1, seeds=[0], replicates=10, methods=METHODS, studies=studies)
+
+
+@pytest.fixture(scope="module")
+def made(plan, tmp_path_factory):
+    """out and records, the study first that the others are tuned by"""
+    out, records = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("records")
+    places = [("", "robustmdiff", {}), ("baselines/mask_only", "mask_only", {})]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cross_validation, "models_of", lambda task: places)
+        work.run(plan, out, records, ["six"])
+        work.run(plan, out, records)
+    return out, records
+
+
+def rows(made, name):
+    return {row["method"]: row for row in work.read_lines(made[1] / f"{name}.jsonl")}
+
+
+def test_the_settings_of_another_study_are_taken_and_cost_nothing(made):
+    out, _ = made
+    trial = draw("robustmdiff", 0, seed=0).settings
+    for name, run in (("hospital", "seed-0"), ("folds", "repeat-0/fold-1")):
+        assert load_config(out / name / run / "config.yaml").learning_rate == trial["learning_rate"]
+        ours = rows(made, name)["robustmdiff"]
+        assert ours["trial"] == trial
+        assert ours["cpu_seconds"]["tuning"] == 0 < ours["cpu_seconds"]["training"]
+        assert not (out / name / "tuning").exists()
+    assert rows(made, "six")["robustmdiff"]["cpu_seconds"]["tuning"] > 0
+    assert rows(made, "hospital").keys() == {"robustmdiff"}
+
+
+def test_folds_test_everybody(made):
+    found = rows(made, "folds")
+    assert found.keys() == set(METHODS)
+    assert found["robustmdiff"]["people"] == PATIENTS
+    section = tables.section(made[1] / "folds.jsonl")
+    assert f"{PATIENTS} people are tested; settings found in `six`; 1 x 2 folds by person" in section
+
+
+def test_physicians_stand_beside_the_models_on_their_patients(plan, made):
+    found = rows(made, "six_physician")
+    assert found.keys() == {*METHODS, "physician"}
+    test = load_study(plan.studies["six"].source()).patients["test"]
+    assert found["physician"]["people"] == sum(bool(patient.estimate) for patient in test)
+    assert rows(made, "six")["robustmdiff"]["people"] == len(test)
+    assert not (made[1] / "hospital_physician.jsonl").exists()
+    assert "| physician |" in tables.section(made[1] / "six_physician.jsonl")
+
+
+def test_a_study_waits_for_the_one_that_it_is_tuned_by(plan, tmp_path, capsys):
+    work.run(plan, tmp_path / "out", tmp_path / "records", ["hospital"])
+    assert "hospital is left out: six has not tuned robustmdiff yet" in capsys.readouterr().err
+    assert not (tmp_path / "records").exists()
+    with pytest.raises(Refusal, match="--only is 'hopsital', expected some of hospital, six, folds"):
+        work.run(plan, tmp_path / "out", tmp_path / "records", ["hopsital"])
+
+
+def test_a_study_is_tuned_by_one_with_trials_of_its_own(plan):
+    values = plan.model_dump(mode="json")
+    values["studies"]["hospital"]["tuned"] = "folds"
+    with pytest.raises(ValueError, match="hospital is tuned by 'folds', expected one of six"):
+        Plan.model_validate(values)
