@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.evaluation.conditions import COMPLETE
+from robustmdiff.evaluation.forecasts import METRICS, Comparison, Scores
 from robustmdiff.evaluation.masks import draw_masks
 from robustmdiff.evaluation.metrics import Truth
 from robustmdiff.evaluation.pooling import over_repeats, over_seeds, pool
@@ -114,6 +115,41 @@ def test_seeds_are_averaged_of_what_all_runs_have():
     assert mean.methods == ["good"]
     assert "coverage" not in mean.values["good"][COMPLETE]
     assert "auroc/macro" in mean.values["good"][COMPLETE]
+
+
+def forecasts(seed, names):
+    """Scores of the forecasts of these names, all numbers drawn."""
+    drawn = np.random.default_rng(seed).random
+
+    def scores():
+        metrics = {metric: drawn(31) for metric in METRICS}
+        return Scores(**metrics, by_hidden={hidden: (drawn(31), drawn(31)) for hidden in (1, 2)})
+
+    return Comparison({name: scores() for name in names}, drawn(31), people=9)
+
+
+def test_forecasts_are_averaged_of_those_that_all_runs_have():
+    runs = [measured(np.arange(N), seed, replicates=30) for seed in (1, 2, 3)]
+    for seed, run in enumerate(runs):
+        run.forecasts = forecasts(seed, ("flow", "ridge")[: 1 + (seed > 0)])
+    mean = over_seeds(runs).forecasts
+    assert list(mean.scores) == ["flow"]
+    assert mean.people == 9
+
+    def expected(of):
+        return mean_over_seeds(np.stack([of(run.forecasts) for run in runs]))
+
+    for metric in METRICS:
+        found = getattr(mean.scores["flow"], metric)
+        np.testing.assert_array_equal(found, expected(lambda one, m=metric: getattr(one.scores["flow"], m)))
+    for part in (0, 1):
+        found = mean.scores["flow"].by_hidden[2][part]
+        np.testing.assert_array_equal(
+            found, expected(lambda one, part=part: one.scores["flow"].by_hidden[2][part])
+        )
+    np.testing.assert_array_equal(mean.fixed_order, expected(lambda one: one.fixed_order))
+    runs[1].forecasts = None
+    assert over_seeds(runs).forecasts is None
 
 
 def test_notes_of_all_are_kept_once():
