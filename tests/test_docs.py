@@ -25,7 +25,8 @@ from robustmdiff.cli.main import app
 from robustmdiff.cli.pairs import pairs
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.experiment.run import train_run
-from robustmdiff.experiment.studies import Source, load_study
+from robustmdiff.experiment.source import Source
+from robustmdiff.experiment.studies import load_study
 from robustmdiff.testing import OPS
 from robustmdiff.training.config import TrainConfig, load_config, make_config
 

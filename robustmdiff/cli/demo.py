@@ -50,7 +50,8 @@ def run_demo(folder: Path, *, resume: bool = False) -> dict[str, Any]:
 
     from robustmdiff.evaluation.report import headline, write_report
     from robustmdiff.experiment.run import evaluate_run, train_with_baselines
-    from robustmdiff.experiment.studies import Source, load_study
+    from robustmdiff.experiment.source import Source
+    from robustmdiff.experiment.studies import load_study
     from robustmdiff.training.config import make_config
     from robustmdiff.whole import write_whole
 

@@ -19,7 +19,8 @@ from robustmdiff.data.splits import grouped_folds, labels_of, load_split, split_
 from robustmdiff.data.task import Task
 from robustmdiff.experiment.references import estimated
 from robustmdiff.experiment.run import FOLDS, SPLIT, evaluate_run, load_run, train_run
-from robustmdiff.experiment.studies import Source, in_terms_of, load_patients, study_of
+from robustmdiff.experiment.source import Source
+from robustmdiff.experiment.studies import in_terms_of, load_patients, study_of
 from robustmdiff.experiment.tuning import Trial
 from robustmdiff.models import BASELINES, MODELS
 from robustmdiff.training.config import TrainConfig, make_config, plain_config

@@ -13,7 +13,8 @@ from robustmdiff.data.sources import SOURCES
 from robustmdiff.data.sources.folder import folder_split
 from robustmdiff.data.spelling import canonical
 from robustmdiff.experiment.run import Run
-from robustmdiff.experiment.studies import Source, Study, in_terms_of, read_patients
+from robustmdiff.experiment.source import Source, read_patients
+from robustmdiff.experiment.studies import Study, in_terms_of
 from robustmdiff.refusal import Refusal
 
 SOME = 5  # ids that are named

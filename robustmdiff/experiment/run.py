@@ -35,13 +35,8 @@ from robustmdiff.diagnosis.sets import ConformalSets
 from robustmdiff.encoders.backbone import load_own_tokenizer, text_backbone
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.experiment.references import estimated, references
-from robustmdiff.experiment.studies import (
-    SPLITS,
-    Source,
-    Study,
-    load_study,
-    study_in_terms_of,
-)
+from robustmdiff.experiment.source import Source
+from robustmdiff.experiment.studies import SPLITS, Study, load_study, study_in_terms_of
 from robustmdiff.models import MODELS, load_model
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.checkpoint import LAST

@@ -6,7 +6,8 @@ from robustmdiff.cli.predict import write_predictions
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.tables.read import read_table
 from robustmdiff.data.task import Modality, Task
-from robustmdiff.experiment.studies import Source, Study
+from robustmdiff.experiment.source import Source
+from robustmdiff.experiment.studies import Study
 
 
 def test_predictions_hold_no_formula_and_are_read_back_unchanged(tmp_path):

@@ -21,7 +21,7 @@ from robustmdiff.evaluation.conditions import COMPLETE, Subset, mcar
 from robustmdiff.experiment import cross_validation
 from robustmdiff.experiment.cross_validation import cross_validate, divide, evaluate_folds
 from robustmdiff.experiment.run import load_run
-from robustmdiff.experiment.studies import Source
+from robustmdiff.experiment.source import Source
 from robustmdiff.models import BASELINES
 from robustmdiff.training.config import make_config
 

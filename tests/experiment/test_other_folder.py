@@ -21,7 +21,8 @@ from robustmdiff.evaluation.conditions import COMPLETE
 from robustmdiff.experiment import studies
 from robustmdiff.experiment.other_patients import named_source, unseen_study
 from robustmdiff.experiment.run import evaluate_run, load_run, train_run
-from robustmdiff.experiment.studies import Source, load_study
+from robustmdiff.experiment.source import Source
+from robustmdiff.experiment.studies import load_study
 from robustmdiff.training.config import TrainConfig
 
 ONTOLOGY = "format-version: 1.2\n\n[Term]\nid: X:1\nname: sick\n\n[Term]\nid: X:2\nname: well\n"

@@ -16,7 +16,8 @@ from robustmdiff.experiment import cross_validation
 from robustmdiff.experiment.cross_validation import cross_validate, evaluate_folds
 from robustmdiff.experiment.references import estimated, references
 from robustmdiff.experiment.run import evaluate_run, train_run
-from robustmdiff.experiment.studies import Source, Study, load_study
+from robustmdiff.experiment.source import Source
+from robustmdiff.experiment.studies import Study, load_study
 from robustmdiff.training.config import TrainConfig
 from tests.experiment.support2 import DEATH, write_support2
 

@@ -23,7 +23,8 @@ from robustmdiff.encoders.tensors import tensors
 from robustmdiff.evaluation.conditions import COMPLETE
 from robustmdiff.evaluation.tables import to_markdown
 from robustmdiff.experiment.run import evaluate_run, load_run, train_run
-from robustmdiff.experiment.studies import Source, load_study
+from robustmdiff.experiment.source import Source
+from robustmdiff.experiment.studies import load_study
 from robustmdiff.predictor import Predictor
 from robustmdiff.training.config import TrainConfig
 from robustmdiff.training.notes import read_notes

@@ -10,7 +10,8 @@ from robustmdiff.data.cohort.config import DEVELOPED_ON
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.sources.folder import write_template
 from robustmdiff.data.task import Field, Modality, Task
-from robustmdiff.experiment.studies import Source, load_study, study_in_terms_of, with_encoders
+from robustmdiff.experiment.source import Source, with_encoders
+from robustmdiff.experiment.studies import load_study, study_in_terms_of
 from robustmdiff.refusal import Refusal
 
 LABS = Modality("labs", "values", fields=(Field("crp"),))

@@ -13,7 +13,8 @@ from robustmdiff.baselines.mask_only import MaskOnly
 from robustmdiff.data.patient import DataError
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.experiment import tuning
-from robustmdiff.experiment.studies import Source, load_study
+from robustmdiff.experiment.source import Source
+from robustmdiff.experiment.studies import load_study
 from robustmdiff.experiment.tuning import OPTIONS, SETTINGS, TRIALS, Trial, best_of, draw, tune
 from robustmdiff.models import BY_NAME
 from robustmdiff.training.config import TrainConfig

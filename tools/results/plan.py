@@ -9,7 +9,7 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from robustmdiff.experiment.studies import Source
+from robustmdiff.experiment.source import Source
 from robustmdiff.experiment.tuning import TRIALS
 from robustmdiff.models import BY_NAME
 from robustmdiff.refusal import Refusal
@@ -19,7 +19,7 @@ from robustmdiff.training.config import TrainConfig, make_config
 class StudyPlan(BaseModel):
     """A data set with its split, and the configuration that trials and runs start from.
 
-    data, root, ontology, options  as of `experiment.studies.Source`; a root is relative to the repository
+    data, root, ontology, options  as of `experiment.source.Source`; a root is relative to the repository
     config                         of `training.config.TrainConfig`, what is not the default
     methods                        instead of the plan's
     tuned                          another study, whose trials choose the settings; none: trials of its own
