@@ -220,8 +220,14 @@ def _write(record: Path, rows: Sequence[Row], about: Row) -> None:
 
 
 def made() -> dict[str, str]:
-    """The commit and the day."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
-    return {"commit": described.stdout.strip(), "date": date.today().isoformat()}
+    """The commit, "-dirty" where code has changed since, and the day."""
+
+    def git(*arguments: str) -> str:
+        command, root = ["git", *arguments], Path(__file__).parents[2]
+        return subprocess.run(command, capture_output=True, text=True, cwd=root).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!docs", ":!results")
+    return {
+        "commit": git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else ""),
+        "date": date.today().isoformat(),
+    }
