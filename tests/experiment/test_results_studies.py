@@ -22,7 +22,7 @@ PATIENTS = 160
 def plan(tmp_path_factory):
     root = tmp_path_factory.mktemp("support2")
     data = {"data": "support2", "root": str(root), "ontology": write_support2(root, PATIENTS)}
-    data["config"] = {"epochs": 2, "batch_size": 32, "model": MODEL}
+    data["config"] = {"epochs": 2, "batch_size": 32, "forecast": "none", "model": MODEL}
     studies = {
         "hospital": data | {"options": {"target": "hospital_death"}, "methods": METHODS[:1], "tuned": "six"},
         "six": data,
