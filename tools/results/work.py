@@ -107,6 +107,8 @@ def rows_of(runs: Sequence[Results], metrics: Sequence[str]) -> list[Row]:
     """A row for each method and reference, RobustMDiff's first, with what is of it alone."""
     results = over_seeds(runs) if len(runs) > 1 else runs[0]
     metrics = [*metrics, labels_of(results.task).calibration]
+    if not results.task.rare:  # the common ones are all
+        metrics = [metric for metric in metrics if metric not in ("coverage/common", "auroc/rare")]
     ours, people = results.methods[0], measured.people(results, metrics)
     rows = []
     for method in results.values:
