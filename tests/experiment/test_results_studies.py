@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from robustmdiff.data.task import Modality, Task
+from robustmdiff.evaluation.conditions import COMPLETE
+from robustmdiff.evaluation.masks import draw_masks
+from robustmdiff.evaluation.metrics import Truth
+from robustmdiff.evaluation.results import Results
 from robustmdiff.experiment import cross_validation
 from robustmdiff.experiment.studies import load_study
 from robustmdiff.experiment.tuning import draw
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.config import load_config
 from tests.experiment.support2 import write_support2
-from tools.results import tables, work
+from tools.results import measured, tables, work
 from tools.results.plan import Plan
 
 METHODS = ["robustmdiff", "mask_only"]
@@ -91,3 +99,26 @@ def test_a_study_is_tuned_by_one_with_trials_of_its_own(plan):
     values["studies"]["hospital"]["tuned"] = "folds"
     with pytest.raises(ValueError, match="hospital is tuned by 'folds', expected one of six"):
         Plan.model_validate(values)
+
+
+def test_marginal_sets_hold_what_is_promised_of_the_tested_and_little_of_the_rare():
+    """Ten patients, the rare one stated with the lowest probability: the threshold is the ninth of their ten
+    probabilities of what they have, and the rare class is left out."""
+    right = np.linspace(0.95, 0.5, 10)
+    label = np.zeros((10, 3), dtype=bool)
+    label[:9, 0] = label[9, 2] = True
+    p = np.where(label, right[:, None], (1 - right[:, None]) / 2)
+    p[9] = 0.45, 0.35, 0.2
+    task = Task((Modality("a", "text"),), ("common", "other", "rare"), (0.8, 0.15, 0.05), rare=("rare",))
+    ids, there = [f"p{i}" for i in range(10)], np.ones((10, 1), dtype=bool)
+    masks = draw_masks(ids, there, ("a",), rates=(0.0, 0.5))
+    results = Results(task, masks, there, Truth(label, np.ones_like(label)))
+    for condition in (COMPLETE, results.half):
+        results.add("model", condition, p, np.ones((1, 10)))
+    # 9 of 10 are held at .55; of the tenth patient no class reaches it, so that the most probable is the set
+    assert measured.marginal([results, results], "model")["complete"] == {"coverage/rare": 0, "set_size": 1}
+    weighted = replace(results, weight=np.array([1.0] * 9 + [2.0]))
+    # The ninth makes 9 of 11: the tenth is needed, at .2, where of the others the second class is held
+    held = (p >= 0.2).sum(1)
+    found = measured.marginal([weighted], "model")["complete"]
+    assert found == {"coverage/rare": 1, "set_size": pytest.approx(np.average(held, weights=weighted.weight))}
