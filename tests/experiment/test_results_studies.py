@@ -122,3 +122,10 @@ def test_marginal_sets_hold_what_is_promised_of_the_tested_and_little_of_the_rar
     held = (p >= 0.2).sum(1)
     found = measured.marginal([weighted], "model")["complete"]
     assert found == {"coverage/rare": 1, "set_size": pytest.approx(np.average(held, weights=weighted.weight))}
+
+
+def test_a_study_that_is_refused_does_not_stop_the_others(plan, tmp_path, capsys):
+    values = plan.model_dump(mode="json")
+    values["studies"] = {"wrong": values["studies"]["six"] | {"options": {"target": "fame"}}}
+    work.run(Plan.model_validate(values), tmp_path / "out", tmp_path / "records")
+    assert "wrong is left out: load_support2: target is 'fame', expected one of" in capsys.readouterr().err

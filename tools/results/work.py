@@ -45,8 +45,8 @@ Row = dict[str, Any]
 
 
 def run(plan: Plan, out: Path, records: Path, only: Sequence[str] = ()) -> None:
-    """Every study, or those named, as far as it is not there yet. A study whose folder is not here, or whose
-    settings another has still to find, is left out, and told."""
+    """Every study, or those named, as far as it is not there yet. A study whose folder is not here, whose
+    settings another has still to find, or that is refused, is left out, and told."""
     if unknown := sorted(set(only) - set(plan.studies)):
         raise Refusal(f"--only is {unknown[0]!r}, expected some of {', '.join(plan.studies)}")
     for name in only or plan.studies:
@@ -54,7 +54,10 @@ def run(plan: Plan, out: Path, records: Path, only: Sequence[str] = ()) -> None:
         if source.root and not Path(source.root).exists():
             print(f"{name} is left out: there is no {source.root}", file=sys.stderr)
             continue
-        compare(plan, name, load_study(source), out, records)
+        try:
+            compare(plan, name, load_study(source), out, records)
+        except Refusal as error:  # hours of other studies are still to come
+            print(f"{name} is left out: {error}", file=sys.stderr)
 
 
 def compare(plan: Plan, name: str, study: Study, out: Path, records: Path) -> None:
