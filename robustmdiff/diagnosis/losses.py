@@ -84,10 +84,10 @@ def finding_loss(alone: Tensor, together: Tensor, m: Tensor, holds: Tensor, know
     return ((mean_where(each, m) + both) * known).mean()
 
 
-def consistency_loss(Z: Tensor, complete: Tensor) -> Tensor:
+def consistency_loss(Z: Tensor, complete: Tensor, asked: Tensor) -> Tensor:
     """L_cons = |Z(m) - Z(1)|^2, the mean over its elements: Z of what the student sees, and the teacher's
-    of everything that was observed, both [B, d_h]."""
-    return (Z - complete).square().mean()
+    of everything that was observed, both [B, d_h]; a patient counts asked [B] times, once on average."""
+    return ((Z - complete).square().mean(1) * asked).mean()
 
 
 def mean_where(x: Tensor, m: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from robustmdiff.diffusion.schedule import Schedule
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.modalities import ModalityEncoders
+from robustmdiff.encoders.tensors import hide
 from robustmdiff.forecast.contract import EVIDENCE_UNIT, Seen, total_evidence
 from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.labels import RAREST
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 FULL_VIEW_HEAD = "full-view head"  # the name of an answer
 NOISINGS = 4  # noise levels per patient and training step: the denoiser is cheap, the encoders are not
+ASKED = 0.25  # share of the patients of a step whom L_cons is about: to encode for the teacher costs as much
 
 
 class RobustMDiff(DiagnosisModel):
@@ -122,8 +124,10 @@ class RobustMDiff(DiagnosisModel):
         return self.inform(self.encoders(batch), K)
 
     def look(self, batch: Batch, kept: Tensor) -> Encoded:
-        """Everything: what is hidden from the student is what the teacher sees, which has no gradient."""
-        return self.inform(self.encoders(batch, learns=kept))
+        """What the student sees and, of whom the teacher is asked about, the rest as well, without a
+        gradient."""
+        asked = self._asked(batch) > 0
+        return self.inform(self.encoders(hide(batch, kept | asked[:, None]), learns=kept))
 
     def inform(self, encoded: Encoded, K: Tensor | None = None) -> Encoded:
         """What the encoders gave, with the concepts and the evidence for each sign."""
@@ -197,7 +201,7 @@ class RobustMDiff(DiagnosisModel):
         L_class = class_loss(self.labels, self.logits(self._settle_evidence(x_m, batch)), batch, weight)
         L_diff: Tensor | float = 0.0
         if self.denoiser is not None:
-            noise = PatientNoise(patient_numbers(batch.ids, self.step.device), self.step)
+            noise = self._noise(batch)
             view = between(encoded.m, student.m, noise.uniform(1 + kept.shape[1], stream=1))
             with torch.no_grad():
                 x_0 = self.observe(encoded.keep(view), self.teacher)
@@ -207,10 +211,20 @@ class RobustMDiff(DiagnosisModel):
             L_class = (L_class + class_loss(self.labels, self.logits(x_hat.detach()), batch, weight)) / 2
         return Losses(
             L_diff=L_diff,
-            L_cons=consistency_loss(x_m[:, : self.config.d_h], complete),
+            L_cons=consistency_loss(x_m[:, : self.config.d_h], complete, self._asked(batch)),
             L_class=L_class,
             L_find=self._finding_loss(student, batch) if self.signs.names else 0.0,
         )
+
+    def _asked(self, batch: Batch) -> Tensor:
+        """How much of each patient L_cons counts in this step, [B], 1 on average: 0 of most. A denoiser's
+        target is the teacher's view of everybody."""
+        if self.denoiser is not None:
+            return torch.ones(len(batch), device=self.step.device)
+        return (self._noise(batch).uniform(1, stream=4)[:, 0] < ASKED) / ASKED
+
+    def _noise(self, batch: Batch) -> PatientNoise:
+        return PatientNoise(patient_numbers(batch.ids, self.step.device), self.step)
 
     def _denoise(self, x_0: Tensor, condition: Condition, noise: PatientNoise) -> tuple[Tensor, Tensor]:
         """L_diff at NOISINGS noise levels per patient, and the one-step estimates of x_0 [B, R, D]."""

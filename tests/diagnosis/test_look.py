@@ -39,12 +39,12 @@ def test_hidden_is_as_if_it_had_never_been_there(study, half):
         assert all(torch.equal(a, b) for a, b in pairs), name
 
 
-@pytest.mark.parametrize("kind", ["robustmdiff", "dropout_transformer", "late_fusion"])
+@pytest.mark.parametrize("kind", ["robustmdiff", "joint", "dropout_transformer", "late_fusion"])
 def test_the_losses_are_those_of_encoding_everything(study, half, kind):
     """With dropout, and with their gradients: it is a saving, not another objective."""
     torch.manual_seed(0)
     config = replace(study.config, dropout=0.3)
-    options = {"denoiser": True} if kind == "robustmdiff" else {}
+    kind, options = ("robustmdiff", {"denoiser": True}) if kind == "joint" else (kind, {})
     model = MODELS[kind].build(
         study.cohort.task, config, concepts=study.cohort.concepts(), tokenizer=study.tokenizer, **options
     )
@@ -65,6 +65,29 @@ def test_the_losses_are_those_of_encoding_everything(study, half, kind):
     rounding = 1e-7 * max(sizes.values())  # all that there is of some, such as biases of keys
     for name, gradient in expected.items():
         torch.testing.assert_close(g[name], gradient, rtol=0, atol=1e-5 * sizes[name] + rounding, msg=name)
+
+
+def test_the_teacher_is_asked_about_a_quarter_of_the_patients(study, half):
+    """Another quarter in each step, and of the others nothing hidden is encoded; the mean of L_cons over the
+    steps is that of everybody."""
+    model, batch = study.model(denoiser=False).train(), study.collator(study.patients)
+    B = len(study.patients)
+    weight, found, times = torch.ones_like(batch.label), [], torch.zeros(B)
+    assert (batch.presence & ~half).any()
+    with torch.no_grad():
+        everything = model.encode(batch)
+        Z = model.observe(everything.keep(half))[:, : study.config.d_h]
+        whole = float((Z - model.teacher(everything)).square().mean())
+        for step in range(400):
+            model.before_step(step)
+            asked = model._asked(batch)
+            times += asked > 0
+            found.append(float(model.losses(everything, batch, half, weight).L_cons))
+            if step < 4:
+                assert torch.equal(model.look(batch, half).m, batch.presence & (half | (asked > 0)[:, None]))
+    assert ((times / 400 - 0.25).abs() < 5 * (0.25 * 0.75 / 400) ** 0.5).all()
+    error = torch.tensor(found).std() / 400**0.5
+    assert abs(torch.tensor(found).mean() - whole) < 5 * error
 
 
 def test_what_is_hidden_is_not_learned_from(study):

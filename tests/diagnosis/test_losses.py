@@ -125,8 +125,9 @@ def test_parts_add_up_to_the_whole_however_labels_lie(labels):
 
 
 def test_consistency_is_a_mean_square():
-    Z, complete = torch.tensor([[1.0, 2]]), torch.tensor([[0.0, 4]])
-    assert float(consistency_loss(Z, complete)) == 2.5
+    Z, complete = torch.tensor([[1.0, 2], [0, 0]]), torch.tensor([[0.0, 4], [1, 3]])
+    assert float(consistency_loss(Z, complete, torch.ones(2))) == 3.75
+    assert float(consistency_loss(Z, complete, torch.tensor([4.0, 0]))) == 5
 
 
 def test_the_mean_over_what_is_visible():
