@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FORMAT = 1
-BEFORE: dict[str, Any] = {"class_evidence": False}  # of models saved before there was such a setting
 
 
 class PretrainedError(Refusal):
@@ -99,7 +98,7 @@ def load_pretrained(
     tokenizer = load_tokenizer(folder / "tokenizer.json") if has_text else None
     concepts = read_concepts(folder / "concepts.npz") if has_concepts else None
     task = task_from(with_architectures(description["task"], folder / "encoders"), f"{folder}/model.json")
-    config = ModelConfig(**BEFORE | without_retired(description["config"]))
+    config = ModelConfig(**without_retired(description["config"]))
     weights = folder / "model.safetensors"
     try:
         state = load_file(weights)

@@ -69,7 +69,7 @@ class ModelConfig(EncoderConfig):
     """
 
     fusion_layers: int = 1
-    class_evidence: bool = True
+    class_evidence: bool = False
     rank: int = 8
     width: int = 128
     depth: int = 3

@@ -172,7 +172,8 @@ def bare_study(study, patients=None, **options):
     """A model of the same task, but without findings, and a batch of the same patients."""
     task = dataclasses.replace(study.cohort.task, findings=(), **options)
     torch.manual_seed(5)
-    model = RobustMDiff(task, study.config, study.cohort.concepts(), denoiser=True)
+    config = dataclasses.replace(study.config, class_evidence=True)
+    model = RobustMDiff(task, config, study.cohort.concepts(), denoiser=True)
     torch.nn.init.normal_(model.evidence.b, std=0.3)
     bare = [dataclasses.replace(p, findings={}) for p in patients or study.patients]
     return model, tensors(Collator(task, study.tokenizer, 33)(bare))

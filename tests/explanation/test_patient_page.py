@@ -247,6 +247,7 @@ def test_where_no_finding_is_labelled_the_page_says_what_speaks_for_each_class(p
     task = replace(TASK, findings=())
     vocabulary = collator.tokenizer.get_vocab_size()
     config = ModelConfig(d_h=16, layers=1, heads=2, patch=8, vocabulary=vocabulary, max_tokens=32, steps=2)
+    config = replace(config, class_evidence=True)
     model = RobustMDiff(task, config, concepts_of_task(NOTHING_KNOWN, task.classes, ()), denoiser=True)
     with torch.no_grad():
         model.log_tau.fill_(-0.7)
