@@ -180,6 +180,8 @@ def reliability_classes(results: Results) -> Figure | None:
         ax.set_title(textwrap.fill(f"{name} (n\u00a0=\u00a0{results.counts[name].people})", 26), fontsize=8)
     for ax in axes.flat[len(names) :]:
         ax.axis("off")
+    # All panels share these; matplotlib would look for the same ones in each, again and again.
+    axes[0, 0].set(xticks=(0, 0.5, 1), yticks=np.linspace(0, 1, 6))
     figure.supxlabel(f"probability stated, modalities missing with probability {results.half.rate:g}", size=9)
     figure.supylabel("share who had the class", size=9)
     _legend(figure)

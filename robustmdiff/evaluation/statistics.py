@@ -60,10 +60,12 @@ def interval(replicates: Array, level: float = 0.95) -> Interval | None:
     value, rest = float(replicates[0]), replicates[1:]
     if not np.isfinite(value):
         return None
-    rest = rest[np.isfinite(rest)]
+    rest = np.sort(rest[np.isfinite(rest)])
     if rest.size == 0:
         return Interval(value, np.nan, np.nan)
-    low, high = np.quantile(rest, [(1 - level) / 2, (1 + level) / 2])
+    # np.quantile takes eight times as long for the same, and a report asks thousands of times
+    at = (rest.size - 1) / 2 * np.array([1 - level, 1 + level])
+    low, high = np.interp(at, np.arange(rest.size), rest)
     return Interval(value, float(low), float(high))
 
 

@@ -78,7 +78,7 @@ def test_masks_of_modalities_called_anything_are_kept(tmp_path):
         np.testing.assert_array_equal(again.keep[condition], keep)
 
 
-def test_modalities_may_be_called_what_a_task_allows(tmp_path):
+def test_modalities_may_be_called_what_a_task_allows(tmp_path, undrawn):
     """Three modalities with unusual names, through the whole evaluation."""
     names = ("SpO2 %", "x - y", "ä")
     task = Task(

@@ -46,7 +46,7 @@ class Coin(Stub):
         return Logits(noise.float())
 
 
-def test_what_is_retained_of_chance_is_no_number(tmp_path):
+def test_what_is_retained_of_chance_is_no_number(tmp_path, undrawn):
     patients, _, _ = ward(180)
     found = evaluate(
         {"coin": Coin(), "stub": Stub()},
@@ -104,7 +104,7 @@ def test_headline_has_a_row_for_each_method(results):
     json.dumps(rows, allow_nan=False)
 
 
-def test_an_interrupted_report_leaves_the_old_one(results, tmp_path, monkeypatch):
+def test_an_interrupted_report_leaves_the_old_one(results, tmp_path, monkeypatch, undrawn):
     (tmp_path / "report.md").write_text("an older one", encoding="utf-8")
     monkeypatch.setattr("robustmdiff.evaluation.report.to_markdown", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

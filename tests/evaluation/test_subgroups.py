@@ -87,7 +87,7 @@ def asked(patients, stated, **options):
     )
 
 
-def test_a_site_where_the_model_is_too_sure_is_found(tmp_path):
+def test_a_site_where_the_model_is_too_sure_is_found(tmp_path, undrawn):
     found = asked(*ward())
     good, bad = (
         found.of_group(f"site {site}", "reader", COMPLETE, "in_the_large") for site in ("good", "bad")
@@ -130,7 +130,7 @@ def test_a_person_with_many_records_is_one():
     assert to_json(found)["groups"]["site bad"]["people"] == 12
 
 
-def test_nothing_is_said_where_nothing_is_recorded(tmp_path):
+def test_nothing_is_said_where_nothing_is_recorded(tmp_path, undrawn):
     patients, stated = ward()
     patients = [replace(p, modalities={}, site=None) for p in patients]
     text = write_report(asked(patients, stated), tmp_path).read_text(encoding="utf-8")
@@ -144,7 +144,7 @@ def test_seeds_are_averaged_group_by_group():
     assert mean.value == pytest.approx((0.3 + 0.1) / 2)
 
 
-def test_missing_not_at_random_is_one_more_condition(tmp_path):
+def test_missing_not_at_random_is_one_more_condition(tmp_path, undrawn):
     """On the built-in cohort, whose mechanism is known; sicker patients lose other modalities."""
     cohort = make_cohort(CohortConfig(patients=300, seed=3, image_size=16))
     bare = [

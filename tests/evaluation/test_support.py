@@ -115,7 +115,7 @@ def test_the_rule_separates_intervals_that_hold_from_those_that_do_not():
     assert coverage_of_interval(100, SIDE) > 0.857 - error[0.857]
 
 
-def test_eight_people_get_numbers_and_no_intervals(tmp_path):
+def test_eight_people_get_numbers_and_no_intervals(tmp_path, undrawn):
     found = answered((4, 4, 0), skill=50.0)
     value, low, high = found.interval("ours", COMPLETE, "auroc/macro")
     assert value == 1.0
@@ -147,7 +147,7 @@ def test_no_empty_curves_are_drawn_of_eight_people(tmp_path):
     assert "No reliability curve: no bin of stated probability holds 10 records." in text
 
 
-def test_a_class_of_a_handful_has_no_interval_beside_those_that_have(tmp_path):
+def test_a_class_of_a_handful_has_no_interval_beside_those_that_have(tmp_path, undrawn):
     found = answered((60, 30, 4), skill=1.0)
     assert np.isfinite(found.interval("ours", COMPLETE, "auroc/macro").low)
     assert np.isnan(found.interval("ours", COMPLETE, "auroc/rarely seen").low)
@@ -161,7 +161,7 @@ def test_a_class_of_a_handful_has_no_interval_beside_those_that_have(tmp_path):
     assert "too few for any interval" not in text
 
 
-def test_retention_of_chance_is_said_to_be_not_measurable(tmp_path):
+def test_retention_of_chance_is_said_to_be_not_measurable(tmp_path, undrawn):
     found = answered((60, 30, 12))
     assert found.near_chance("coin")
     assert found.retained("coin", found.half) is None
@@ -177,7 +177,7 @@ def test_retention_of_chance_is_said_to_be_not_measurable(tmp_path):
     assert to_json(found)["methods"]["coin"]["area_under_retention"] == {}
 
 
-def test_a_ceiling_of_chance_is_said_to_be_no_measure(tmp_path):
+def test_a_ceiling_of_chance_is_said_to_be_no_measure(tmp_path, undrawn):
     found = answered((60, 30, 12))
     found.values["ceiling"] = found.values["coin"]
     found.probability["ceiling"] = found.probability["coin"]
