@@ -25,10 +25,6 @@ ROOT = Path(__file__).parents[2]
 # Only where Triton interprets are these tests.
 collect_ignore = [] if INTERPRETED else ["interpreted"]
 
-# Of the contracts, those that say something about a kernel: threads do not exist in the interpreter,
-# bfloat16 is wrong in it, and the kernels round the softmax weights to 16 bits where the inputs have 16.
-CONTRACTS = "triton and not float64 and not bfloat16 and not threads and not strides and not sums_are"
-
 
 @pytest.fixture
 def interpret() -> Callable[..., None]:
@@ -49,18 +45,5 @@ def interpret() -> Callable[..., None]:
         last = process.stdout.strip().splitlines()[-1] if process.stdout.strip() else process.stderr[-500:]
         if process.returncode != 0 or not re.match(r"\d+ passed", last) or "skipped" in last:
             pytest.fail(f"{' '.join(arguments)} in the interpreter: {last}\n{process.stdout[-6000:]}")
-
-    return run
-
-
-@pytest.fixture
-def contracts(interpret: Callable[..., None]) -> Callable[..., None]:
-    """Run the contract tests of one attention op on its Triton kernels, and what only kernels can get wrong:
-    the files in tests/kernels/interpreted that are named. In one process: to start one takes seconds."""
-    files = [f"tests/ops/test_{name}.py" for name in ("contracts", "degenerate", "gradients")]
-
-    def run(op: str, *own: str) -> None:
-        more = [f"tests/kernels/interpreted/{name}.py" for name in own]
-        interpret(*files, *more, "-k", f"interpreted or ({op} and {CONTRACTS})")
 
     return run
