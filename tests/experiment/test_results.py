@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,10 +70,23 @@ def plan(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(plan, tmp_path_factory):
+def evaluated():
+    """What evaluate said of each run, by its folder."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def made(plan, evaluated, tmp_path_factory):
     """out, records"""
     out, records = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("records")
-    work.run(read_plan(plan), out, records)
+
+    def evaluate(folder, **options):
+        evaluated[folder] = evaluate_run(folder, **options)
+        return evaluated[folder]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work, "evaluate_run", evaluate)
+        work.run(read_plan(plan), out, records)
     return out, records
 
 
@@ -92,13 +106,13 @@ def files(folder):
     return found | {name: {**trial, "cpu_seconds": 0} for name, trial in trials.items()}
 
 
-def test_a_line_for_each_method_says_what_evaluate_says(made):
+def test_a_line_for_each_method_says_what_evaluate_says(made, evaluated):
     out, records = made
     rows = {row["method"]: row for row in work.read_lines(records / "tiny.jsonl")}
     assert set(rows) == {*TINY["methods"], "ceiling", "source_only"}
     assert next(iter(rows)) == "robustmdiff"
     assert [path.name for path in records.iterdir()] == ["tiny.jsonl"]  # the other study is not here
-    alone = [evaluate_run(out / "tiny" / f"seed-{seed}", replicates=10) for seed in (0, 1)]
+    alone = [evaluated[out / "tiny" / f"seed-{seed}"] for seed in (0, 1)]
     for metric in ("auroc/macro", "log_loss", "coverage", "set_size"):
         values = [one.values["logistic_regression"][COMPLETE][metric][0] for one in alone]
         found = rows["logistic_regression"]["values"]["complete"][metric]
@@ -129,9 +143,12 @@ def test_what_is_there_is_not_made_again(plan, made, monkeypatch):
 
 
 def test_killed_and_started_again_it_gives_the_same(plan, made, tmp_path):
-    """mask_only takes 6 steps in each of its 2 trials, then 6 in each of its 2 runs, and saves every 2: it is
-    killed after 2 steps of the second trial, and then, with 4 of it left, after 2 of the first run."""
+    """RobustMDiff is done. mask_only takes 6 steps in each of its 2 trials, then 6 in each of its 2 runs, and
+    saves every 2: it is killed after 2 steps of the second trial, and then, with 4 of it left, after 2 of the
+    first run."""
     out, records = tmp_path / "out", tmp_path / "records"
+    shutil.copytree(made[0], out, ignore=shutil.ignore_patterns(*TINY["methods"][1:]))
+    assert not list(out.rglob("mask_only"))
     arguments = ["--plan", str(plan), "--out", str(out), "--records", str(records)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     left = {9: "tuning/mask_only/trial-01", 7: "seed-0/baselines/mask_only"}
