@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -80,6 +81,7 @@ MISCALLED = 0.1  # of degraded genotypes
 HOMOZYGOUS = 0.15  # of positive genotypes
 
 
+@cache  # a patient asks for dozens each time it is made
 def lab_of(finding: int) -> Lab:
     """The value that carries a finding's reading in the structured modality."""
     name = FINDINGS[finding]
