@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -73,13 +74,24 @@ def test_evaluate(say, run, tmp_path):
     assert {"report.md", "results.json", "retention.png"} <= {path.name for path in out.iterdir()}
 
 
-def test_runs_of_several_seeds_are_averaged(say, run, tmp_path, undrawn):
-    """Of a run and itself the mean is what the run has alone."""
-    alone = tmp_path / "run"
+def test_runs_of_several_seeds_are_averaged(say, run, tmp_path, monkeypatch, undrawn):
+    """Of a run and itself the mean is what the run has alone, which is why it is evaluated once."""
+    alone, asked = tmp_path / "run", []
+
+    @cache
+    def evaluated():
+        return evaluate_run(alone, replicates=10)
+
+    def evaluate(folder, **options):
+        asked.append((folder, options["replicates"]))
+        return evaluated()
+
+    monkeypatch.setattr("robustmdiff.experiment.run.evaluate_run", evaluate)
     shutil.copytree(run, alone, ignore=shutil.ignore_patterns("baselines", "evaluation", "tensorboard"))
     two = say("evaluate", alone, alone, "--out", tmp_path / "two", "--replicates", 10, "--json")
     assert two.code == 0, two.err
-    assert two.json["headline"] == json.loads(json.dumps(headline(evaluate_run(alone, replicates=10))))
+    assert two.json["headline"] == json.loads(json.dumps(headline(evaluated())))
+    assert asked == [(alone, 10), (alone, 10)]
     assert "Means over 2 runs" in (tmp_path / "two" / "report.md").read_text(encoding="utf-8")
     refused = say("evaluate", alone, alone)
     assert refused.code == 2

@@ -237,7 +237,7 @@ def test_another_number_of_draws_than_the_sets_were_made_for_is_warned_of(run, a
 def test_who_are_told_apart_without_error_are_answered_near_0_and_1(tmp_path):
     """With the default settings: not the first epoch that ranks all of them rightly is kept."""
     rng = np.random.default_rng(0)
-    rows = [f"p{i},{('well', 'sick')[i % 2]},{80 * (i % 2) + rng.random():.3f}" for i in range(400)]
+    rows = [f"p{i},{('well', 'sick')[i % 2]},{80 * (i % 2) + rng.random():.3f}" for i in range(200)]
     task = {
         "modalities": [{"name": "labs", "kind": "values", "fields": [{"name": "crp", "reference": [0, 5]}]}],
         "classes": ["well", "sick"],

@@ -15,7 +15,7 @@ from robustmdiff.nn import FusedDDIMScheduler, FusedDDPMScheduler
 from tests.nn.diffusers_scheduler.pairs import PAIRS, seeded
 
 PIPELINES = {DDPMScheduler: DDPMPipeline, DDIMScheduler: DDIMPipeline}
-# A process in which this package cannot be imported: it samples from the folder and prints what it got.
+# A process in which this package cannot be imported: it samples from each folder and saves what it got there.
 WITHOUT_US = """
 import sys
 
@@ -27,11 +27,12 @@ class Nowhere:
 sys.meta_path.insert(0, Nowhere())
 import torch
 from diffusers import DiffusionPipeline
-folder, out = sys.argv[1:]
-pipe = DiffusionPipeline.from_pretrained(folder)
-pipe.set_progress_bar_config(disable=True)
-images = pipe(num_inference_steps=3, generator=torch.Generator().manual_seed(0), output_type="np").images
-torch.save({"images": torch.from_numpy(images), "scheduler": type(pipe.scheduler).__qualname__}, out)
+for folder in sys.argv[1:]:
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(num_inference_steps=3, generator=torch.Generator().manual_seed(0), output_type="np").images
+    found = {"images": torch.from_numpy(images), "scheduler": type(pipe.scheduler).__qualname__}
+    torch.save(found, f"{folder}.pt")
 assert "robustmdiff" not in sys.modules
 """
 
@@ -52,17 +53,28 @@ def sample(pipe):
     return torch.from_numpy(pipe(num_inference_steps=3, generator=seeded(), output_type="np").images)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A pipeline with each scheduler of ours and its folder, in which a process
+    without us has sampled: one process for all, whose imports take most of the time."""
+    pipes = {
+        tmp_path_factory.mktemp("pipes") / theirs.__name__: pipeline(
+            theirs, ours(num_train_timesteps=50, prediction_type="v_prediction")
+        )
+        for theirs, ours in (pair.values for pair in PAIRS)
+    }
+    for folder, pipe in pipes.items():
+        pipe.save_pretrained(folder)
+    subprocess.run([sys.executable, "-c", WITHOUT_US, *pipes], check=True)
+    return {folder.name: (folder, pipe) for folder, pipe in pipes.items()}
+
+
 @pytest.mark.parametrize(("theirs", "ours"), PAIRS)
-def test_a_saved_pipeline_needs_nothing_of_ours(theirs, ours, tmp_path):
-    pipe = pipeline(theirs, ours(num_train_timesteps=50, prediction_type="v_prediction"))
-    pipe.save_pretrained(tmp_path / "pipe")
-    assert json.loads((tmp_path / "pipe/model_index.json").read_text(encoding="utf-8"))["scheduler"] == [
-        "diffusers",
-        theirs.__name__,
-    ]
-    result = tmp_path / "result.pt"
-    subprocess.run([sys.executable, "-c", WITHOUT_US, tmp_path / "pipe", result], check=True)
-    found = torch.load(result)
+def test_a_saved_pipeline_needs_nothing_of_ours(theirs, ours, saved):
+    folder, pipe = saved[theirs.__name__]
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    assert index["scheduler"] == ["diffusers", theirs.__name__]
+    found = torch.load(f"{folder}.pt")
     assert found["scheduler"] == theirs.__qualname__
     torch.testing.assert_close(found["images"], sample(pipe), rtol=1e-5, atol=1e-5)
 
