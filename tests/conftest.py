@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 LONGEST = ("tests/kernels/", "tests/test_docs.py", "tests/ops/", "tests/cli/", "tests/experiment/")
+
+gc.disable()  # while tests are collected; what torch, transformers and others make of classes is no garbage
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    gc.freeze()  # or every full collection looks at a million objects again
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
