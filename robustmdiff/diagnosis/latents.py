@@ -25,12 +25,20 @@ VIEWS = 2**14  # partial views in all, more of each patient the fewer patients t
 MOST, FEWEST = 63, 4  # but at most all of six modalities, and at least a few
 
 
-def pairs_of(model: RobustMDiff, patients: Sequence[Patient], collator: Collate, seed: int) -> Pairs:
+def pairs_of(
+    model: RobustMDiff,
+    patients: Sequence[Patient],
+    collator: Collate,
+    seed: int,
+    watching: Sequence[Patient] = (),
+) -> Pairs:
     """Partial views of each patient (all, where they are few), twice each: beside the view of everything that
     the patient has, and beside that of one modality more. On the model's device, in float32.
 
-    A patient who has nothing has no partial view. The model stays in its mode.
+    A patient who has nothing has no partial view. The model stays in its mode. Patients are numbered as they
+    come, those who watch (see `Pairs`) after the others.
     """
+    fitted, patients = len(patients), [*patients, *watching]
     chooser = random.Random(seed)
     each = min(max(VIEWS // max(len(patients), 1), FEWEST), MOST)
     parts = []
@@ -43,8 +51,11 @@ def pairs_of(model: RobustMDiff, patients: Sequence[Patient], collator: Collate,
             label, known = (
                 torch.as_tensor(x)[whose].to(pairs.y.device) for x in (batch.label, batch.label_known)
             )
-            parts.append(pairs._replace(label=label, known=known, patient=pairs.patient + start))
-    return _join(parts)
+            patient = pairs.patient + start
+            parts.append(
+                pairs._replace(label=label, known=known, patient=patient, watching=patient >= fitted)
+            )
+    return Pairs.join(parts)
 
 
 def partial_views(present: Bools, n: int, chooser: random.Random) -> tuple[Bools, Bools]:
@@ -62,7 +73,7 @@ def partial_views(present: Bools, n: int, chooser: random.Random) -> tuple[Bools
 
 
 def _pairs(model: RobustMDiff, encoded: Encoded, each: int, chooser: random.Random) -> Pairs:
-    """Those of a batch; `patient` counts within it, and label and known are left to fill in."""
+    """Those of a batch; `patient` counts within it; label, known and watching are left to fill in."""
     present = encoded.m.cpu().numpy()
     views = [partial_views(row, each, chooser) for row in present]
     K = max(len(m) for m, _ in views)
@@ -85,10 +96,5 @@ def _pairs(model: RobustMDiff, encoded: Encoded, each: int, chooser: random.Rand
         m, view = (torch.from_numpy(asked).to(device)[which, b] for which in (1 + k, fuller))
         evidence = [model.together(encoded.evidence[b], of) for of in (m, view)]
         seen = Seen(y[1 + k, b], m, evidence[0], p[1 + k, b])
-        parts.append(Pairs(seen, view, y[fuller, b], evidence[1], b, b, b))
-    return _join(parts)
-
-
-def _join(parts: Sequence[Pairs]) -> Pairs:
-    seen = Seen(*(torch.cat(x) for x in zip(*(part.seen for part in parts), strict=True)))
-    return Pairs(seen, *(torch.cat(x) for x in list(zip(*parts, strict=True))[1:]))
+        parts.append(Pairs(seen, view, y[fuller, b], evidence[1], b, b, b, b))
+    return Pairs.join(parts)

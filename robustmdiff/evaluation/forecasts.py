@@ -7,7 +7,7 @@ random view; S draws; C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,10 +23,12 @@ from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.evaluation import statistics
 from robustmdiff.evaluation.statistics import Interval
-from robustmdiff.forecast.contract import Forecast, Seen
+from robustmdiff.forecast.contract import Seen
 from robustmdiff.labels import Labels
 from robustmdiff.ops import philox_key
 from robustmdiff.ranking import Array, Bools
+
+Draw = Callable[[Seen, Tensor, int, Tensor], Tensor]  # as `Forecast.draw`
 
 DRAWS = 64
 LEVEL = 0.9  # of an interval
@@ -120,7 +122,7 @@ def ask(model: RobustMDiff, patients: Sequence[Patient], collator: Collate, seed
 @torch.no_grad()
 def score(
     model: RobustMDiff,
-    forecasts: Mapping[str, Forecast],
+    forecasts: Mapping[str, Draw],
     asked: Asked,
     usual_change: Tensor,
     *,
@@ -128,9 +130,9 @@ def score(
     seed: int = 0,
     replicates: int = 200,
 ) -> Comparison:
-    """Every forecast on the same patients, views and resamples of people. A forecast is of `model`'s latents
-    and has been fitted on other patients; usual_change [M] is how far each modality moves a posterior on
-    average, by which a fixed order goes."""
+    """Every forecast on the same patients, views and resamples of people. A forecast draws `model`'s
+    latents, and has been fitted on other patients; usual_change [M] is how far each modality moves a
+    posterior on average, by which a fixed order goes."""
     key = philox_key(seed, device=asked.y.device)
     weights = statistics.resamples(asked.persons, replicates, seed)
     found = {}
@@ -141,11 +143,8 @@ def score(
         tests = _chosen_tests(asked, expected, model.labels, weights)
         found[name] = _scores(model.labels, asked, y, p, weights)._replace(tests=tests)
     order = usual_change.nan_to_num(0).expand(asked.view.shape)
-    return Comparison(
-        found,
-        _chosen_tests(asked, order, model.labels, weights),
-        len(set(asked.persons)),
-    )
+    people = len(set(asked.persons))
+    return Comparison(found, _chosen_tests(asked, order, model.labels, weights), people)
 
 
 def difference(a: Scores, b: Scores, metric: str = "energy") -> Interval | None:
@@ -199,10 +198,10 @@ def _asked(model: RobustMDiff, encoded: Encoded, kept: Bools, persons: Sequence[
 
 
 @torch.no_grad()
-def _draw(forecast: Forecast, seen: Seen, view: Tensor, draws: int, key: Tensor) -> Tensor:
+def _draw(forecast: Draw, seen: Seen, view: Tensor, draws: int, key: Tensor) -> Tensor:
     """In parts: a patient's draws do not depend on the others."""
     rows = torch.arange(len(view), device=view.device).split(BATCH)
-    return torch.cat([forecast.draw(seen.take(some), view[some], draws, key) for some in rows])
+    return torch.cat([forecast(seen.take(some), view[some], draws, key) for some in rows])
 
 
 def _scores(labels: Labels, asked: Asked, y: Tensor, p: Tensor, weights: Array) -> Scores:
@@ -244,9 +243,7 @@ def _spearman(a: Array, b: Array, weight: Array) -> float:
         return float(np.corrcoef(rankdata(a[rows]), rankdata(b[rows]))[0, 1])
 
 
-def _expected_changes(
-    model: RobustMDiff, forecast: Forecast, asked: Asked, draws: int, key: Tensor
-) -> Tensor:
+def _expected_changes(model: RobustMDiff, forecast: Draw, asked: Asked, draws: int, key: Tensor) -> Tensor:
     """E|p_s - p_m| of seeing modality j as well, total variation [n, M]; NaN where it cannot be seen."""
     change = torch.full(asked.view.shape, torch.nan, device=asked.view.device)
     for j in range(change.shape[1]):

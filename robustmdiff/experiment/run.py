@@ -116,7 +116,8 @@ def train_run(
 
     def then(model: Any) -> None:
         if isinstance(model, RobustMDiff) and config.forecast != "none":
-            fit_second_stage(model, fitting, collator, config.forecast, config.seed, folder / "model")
+            how = collator, config.forecast, config.seed, folder / "model"
+            fit_second_stage(model, fitting, watching, *how)
 
     model = train(
         model, fitting, watching, collator, config, folder, resume, name=kind, device=place, then=then

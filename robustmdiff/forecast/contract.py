@@ -8,6 +8,7 @@ modalities, D numbers of the latent y, F findings, C classes, S draws.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import torch
@@ -50,6 +51,8 @@ class Pairs(NamedTuple):
     evidence  [n, M, F], the evidence under it.
     label     [n, C], 0 or 1, and known bool [n, C].
     patient   int64 [n], whose row it is: a patient has several.
+    watching  bool [n], whether the patient took no part in what was trained before: then neither here. Those
+              who watch choose weights, and tell how sure to be of someone new.
     """
 
     seen: Seen
@@ -59,9 +62,16 @@ class Pairs(NamedTuple):
     label: Tensor
     known: Tensor
     patient: Tensor
+    watching: Tensor
 
     def take(self, rows: Tensor) -> Self:
         return type(self)(self.seen.take(rows), *(x[rows] for x in self[1:]))
+
+    @classmethod
+    def join(cls, parts: Sequence[Pairs]) -> Self:
+        """The rows of all, one part after the other."""
+        seen = Seen(*(torch.cat(x) for x in zip(*(part.seen for part in parts), strict=True)))
+        return cls(seen, *(torch.cat(x) for x in list(zip(*parts, strict=True))[1:]))
 
 
 class Forecast(nn.Module, ABC):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from robustmdiff.forecast.contract import EVIDENCE_UNIT, Forecast, Pairs, Seen, total_evidence
+from robustmdiff.forecast.fitting import drawing_by
 from robustmdiff.forecast.ridge import PENALTIES, solve
 from robustmdiff.forecast.told import DONORS, draw_classes, stratified
 
@@ -39,10 +40,22 @@ class DonorForecast(Forecast):
         self.head = solve(x, (pairs.y - pairs.seen.y)[:, F:].double(), PENALTIES[1]).float()
 
     def sample(self, seen: Seen, view: Tensor, draws: int, key: Tensor) -> Tensor:
-        assert self.donors is not None, "fit comes first"
-        assert self.head is not None
         holds = draw_classes(seen.p, draws, key, exclusive=self.exclusive)  # [n, S, C]
         u = stratified(draws, key, DONORS).to(seen.y.dtype)  # [S], the same for every patient
+        return self._lend(seen, view, holds, u.expand(len(holds), -1))[0]
+
+    def lend(self, pairs: Pairs, key: Tensor) -> Pairs:
+        """The same rows, as they would be had a random patient of the same class lent what is added."""
+        holds = torch.where(pairs.known, pairs.label, pairs.seen.p)[:, None]
+        with drawing_by(key):
+            u = torch.rand(len(holds), 1, device=holds.device)
+        y, evidence = self._lend(pairs.seen, pairs.view, holds, u)
+        return pairs._replace(y=y[:, 0], evidence=evidence[:, 0])
+
+    def _lend(self, seen: Seen, view: Tensor, holds: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Classes [n, S, C] and the u-th donor [n, S] of each -> y [n, S, D], evidence [n, S, M, F]."""
+        assert self.donors is not None, "fit comes first"
+        assert self.head is not None
         added = view & ~seen.m
         lent = torch.empty(*holds.shape[:2], *seen.evidence.shape[1:], device=view.device)
         for question in added.unique(dim=0):
@@ -50,12 +63,13 @@ class DonorForecast(Forecast):
             has = self.donors.view.masked_fill(~question, True).all(1)
             donors = self.donors.take(has) if has.any() else self.donors
             evidence = self._alone(donors.evidence, donors.view)
-            lent[mine] = evidence[self._choose(donors.label, holds[mine], u)]
+            lent[mine] = evidence[self._choose(donors.label, holds[mine], u[mine])]
         evidence = self._alone(seen.evidence, seen.m)[:, None] + lent * added[:, None, :, None]
-        total = total_evidence(evidence * self.tau[view.sum(1)][:, None, None, None])  # [n, S, F]
+        evidence = evidence * self.tau[view.sum(1)][:, None, None, None]
+        total = total_evidence(evidence)  # [n, S, F]
         h = self._tell(seen, view, total) @ self.head
         F = total.shape[-1]
-        return torch.cat([total / EVIDENCE_UNIT, seen.y[:, None, F:] + h], dim=-1)
+        return torch.cat([total / EVIDENCE_UNIT, seen.y[:, None, F:] + h], dim=-1), evidence
 
     def _alone(self, evidence: Tensor, m: Tensor) -> Tensor:
         """Evidence [n, M, F] as each modality gives it, whoever else is visible."""
@@ -63,8 +77,8 @@ class DonorForecast(Forecast):
 
     @staticmethod
     def _choose(label: Tensor, holds: Tensor, u: Tensor) -> Tensor:
-        """A donor for each draw, int64 [n, S]: the u-th of those whose labels [k, C] are nearest to `holds`
-        [n, S, C]."""
+        """A donor for each draw, int64 [n, S]: the u-th [n, S] of those whose labels [k, C] are nearest to
+        `holds` [n, S, C]."""
         far = torch.cdist(holds, label.to(holds.dtype)[None].expand(len(holds), -1, -1), p=1)  # [n, S, k]
         nearest = far <= far.amin(-1, keepdim=True) + 0.5
         rank = (nearest.sum(-1) * u).floor()  # [n, S]

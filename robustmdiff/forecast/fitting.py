@@ -18,7 +18,6 @@ BATCH = 256  # rows per step
 LEARNING_RATE, WARMUP, CLIP, AVERAGED = 2e-3, 0.05, 1.0, 0.98
 STEPS_A_PATIENT = 3  # and not more: few are soon known by heart
 LOOK_EVERY = 100  # steps
-HELD_OUT = 7  # one patient in so many chooses the weights
 
 
 @contextmanager
@@ -33,19 +32,20 @@ def fit(
     network: nn.Module,
     loss: Callable[[Tensor], Tensor],
     patient: Tensor,
+    watching: Tensor,
     *,
     what: str,
     steps: int = 900,
     weight_decay: float = 0.02,
 ) -> None:
-    """Minimise `loss`, the mean over rows int64 [b]; patient int64 [n] says whose they are. In so many steps
-    or, of few patients, in fewer.
+    """Minimise `loss`, the mean over rows int64 [b], on those who do not watch; patient int64 [n] and
+    watching bool [n] as in `Pairs`. In so many steps or, of few patients, in fewer.
 
-    The network ends in evaluation mode, with those of its averaged weights that were best for patients held
-    out (the last where there are too few to hold any out). Random numbers are torch's own: see `drawing_by`.
+    The network ends in evaluation mode, with those of its averaged weights that were best for those who watch
+    (the last where nobody does). Random numbers are torch's own: see `drawing_by`.
     """
-    fitted, held = _hold_out(patient)
-    steps = min(steps, max(STEPS_A_PATIENT * len(patient.unique()), LOOK_EVERY))
+    fitted, held = (rows.nonzero()[:, 0] for rows in (~watching, watching))
+    steps = min(steps, max(STEPS_A_PATIENT * len(patient[fitted].unique()), LOOK_EVERY))
     optimizer = adamw(network, LEARNING_RATE, weight_decay)
     average = WeightAverage(network, AVERAGED)
     least, best = math.inf, average.weights
@@ -65,14 +65,6 @@ def fit(
                 least, best = error, {name: w.clone() for name, w in average.weights.items()}
     network.load_state_dict(best, strict=False)  # buffers are no weights
     network.eval()
-
-
-def _hold_out(patient: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of those who are fitted on, and of the others."""
-    who = patient.unique()
-    who = who[torch.randperm(len(who), device=who.device)]
-    out = torch.isin(patient, who[: len(who) // HELD_OUT])
-    return (~out).nonzero()[:, 0], out.nonzero()[:, 0]
 
 
 @torch.no_grad()

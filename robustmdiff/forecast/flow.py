@@ -15,8 +15,8 @@ from robustmdiff.forecast.gaussian import DROPOUT, WIDTH, GaussianForecast
 BLOCKS = 3
 TIME = 32  # numbers that tell the time
 TIME_UNIT = 1000.0  # a flow's t in [0, 1] as the timesteps that `sinusoid` is made for
-FARTHEST = 6.0  # standard deviations; a residual beyond teaches nothing but itself
 STEPS = 2  # of Heun's method: four evaluations
+FITTING = 450  # steps
 
 
 class ResidualNetwork(nn.Module):
@@ -53,12 +53,14 @@ class FlowForecast(GaussianForecast):
         super().start()
         self.network = ResidualNetwork(self.told_size, self.latent)
 
-    def learn(self, told: Tensor, change: Tensor, patient: Tensor) -> None:
-        super().learn(told, change, patient)
-        with torch.no_grad():
-            mean, log_variance = self.gaussian(told)
-            z = ((change - mean) * (-log_variance / 2).exp()).clamp(-FARTHEST, FARTHEST)
-        fit(self.network, lambda rows: self.loss(z[rows], told[rows]), patient, what="what it leaves open")
+    def learn(self, told: Tensor, change: Tensor, patient: Tensor, watching: Tensor) -> Tensor:
+        z = super().learn(told, change, patient, watching)
+
+        def loss(rows: Tensor) -> Tensor:
+            return self.loss(z[rows], told[rows])
+
+        fit(self.network, loss, patient, watching, what="what it leaves open", steps=FITTING)
+        return z
 
     def loss(self, z: Tensor, told: Tensor) -> Tensor:
         t = torch.randn(len(z), device=z.device).sigmoid()

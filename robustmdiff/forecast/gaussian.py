@@ -18,6 +18,7 @@ from robustmdiff.forecast.told import CLASS_UNIT, Standardise, draw_classes, of_
 WIDTH = 128
 DROPOUT = 0.1
 LOG_VARIANCE = -6.0, 3.0  # of a standardised change
+FARTHEST = 6.0  # standard deviations; a residual beyond teaches nothing but itself
 
 
 class GaussianNetwork(nn.Module):
@@ -44,7 +45,11 @@ class GaussianForecast(Forecast):
     """The change y' - y_m given the class is Gaussian, its mean and variances by a network.
 
     latent D, modalities M, classes C; exclusive as in `Labels`.
+
+    spread  []: how much farther from the mean someone new is than the variances say, root mean square.
     """
+
+    spread: Tensor
 
     def __init__(self, latent: int, modalities: int, classes: int, *, exclusive: bool) -> None:
         super().__init__()
@@ -52,6 +57,7 @@ class GaussianForecast(Forecast):
         size = latent + 2 * modalities + 1
         self.told, self.told_size = Standardise(size), size + classes
         self.change = Standardise(latent)
+        self.register_buffer("spread", torch.ones(()))
         self.start()
 
     def start(self) -> None:
@@ -67,17 +73,29 @@ class GaussianForecast(Forecast):
         with drawing_by(key):
             self.start()
             self.to(pairs.y.device)
-            self.learn(self.tell(seen, pairs.view, holds), self.change(pairs.y - seen.y), pairs.patient)
+            told = self.tell(seen, pairs.view, holds)
+            self.learn(told, self.change(pairs.y - seen.y), pairs.patient, pairs.watching)
 
-    def learn(self, told: Tensor, change: Tensor, patient: Tensor) -> None:
-        """From what is told [n, f] of each row, its standardised change [n, D], and whose it is [n]."""
+    def learn(self, told: Tensor, change: Tensor, patient: Tensor, watching: Tensor) -> Tensor:
+        """From what is told [n, f] of each row and its standardised change [n, D]; patient and watching as in
+        `Pairs` -> what mean and variance leave open, of unit variance, [n, D].
+
+        The encoders and the network know the patients they learned from better than others; those who watch
+        say by how much.
+        """
 
         def surprise(rows: Tensor) -> Tensor:
             mean, log_variance = self.gaussian(told[rows])
             error = (change[rows] - mean).square()
             return (log_variance + error * (-log_variance).exp()).mean() / 2
 
-        fit(self.gaussian, surprise, patient, what="the Gaussian")
+        fit(self.gaussian, surprise, patient, watching, what="the Gaussian")
+        with torch.no_grad():
+            mean, log_variance = self.gaussian(told)
+            z = ((change - mean) * (-log_variance / 2).exp()).clamp(-FARTHEST, FARTHEST)
+            own = z[~watching].square().mean().sqrt()
+            self.spread = z[watching].square().mean().sqrt().maximum(own) if watching.any() else own
+            return z / torch.where(watching, self.spread, own)[:, None]
 
     def tell(self, seen: Seen, view: Tensor, holds: Tensor) -> Tensor:
         """[..., f] for classes that hold, [n, C] or [n, S, C]."""
@@ -92,7 +110,7 @@ class GaussianForecast(Forecast):
         row_ids = torch.arange(draws, device=told.device).repeat(len(seen.y))
         mean, log_variance = self.gaussian(told)
         z = self.residual(pure_noise(mean, key, row_ids), told, key, row_ids)
-        change = self.change.back(mean + (log_variance / 2).exp() * z)
+        change = self.change.back(mean + self.spread * (log_variance / 2).exp() * z)
         return seen.y[:, None] + change.view(len(seen.y), draws, self.latent)
 
     def residual(self, noise: Tensor, told: Tensor, key: Tensor, row_ids: Tensor) -> Tensor:

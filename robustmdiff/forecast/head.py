@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustmdiff.forecast.contract import Seen
+from robustmdiff.forecast.contract import Pairs, Seen
 from robustmdiff.forecast.fitting import drawing_by, fit
 from robustmdiff.forecast.told import Standardise, of_seen
 from robustmdiff.labels import Labels
@@ -40,9 +40,10 @@ class FullViewHead(nn.Module):
             leave,
         )
 
-    def fit(self, seen: Seen, logits: Tensor, target: Tensor, patient: Tensor, key: Tensor) -> None:
-        """logits [n, C], what the model says of what is seen; target [n, C], its probabilities once it sees
-        all that was observed; patient int64 [n], whose row it is. `key` is all the randomness."""
+    def fit(self, pairs: Pairs, logits: Tensor, target: Tensor, key: Tensor) -> None:
+        """Pairs whose view is everything; logits [n, C], what the model says of what is seen; target [n, C],
+        its probabilities once it sees the view. `key` is all the randomness."""
+        seen = pairs.seen
         self.told.fit(of_seen(seen))
         every = torch.ones_like(target)
 
@@ -53,7 +54,8 @@ class FullViewHead(nn.Module):
         with drawing_by(key):
             self.start()
             self.to(logits.device)
-            fit(self, surprise, patient, what="the head", steps=STEPS, weight_decay=WEIGHT_DECAY)
+            whose = pairs.patient, pairs.watching
+            fit(self, surprise, *whose, what="the head", steps=STEPS, weight_decay=WEIGHT_DECAY)
 
     def forward(self, seen: Seen, logits: Tensor) -> Tensor:
         """Logits [n, C]."""

@@ -27,7 +27,7 @@ def test_a_model_imagines_with_its_second_stage(kind, multilabel, make_study, tm
     encoded = model.encode(study.collator(study.patients))
     direct = model.diagnose(encoded)
     assert direct.draws is None  # there is nothing to imagine with
-    fit_second_stage(model, study.patients, study.collator, kind, 0, tmp_path)
+    fit_second_stage(model, study.patients[:10], study.patients[10:], study.collator, kind, 0, tmp_path)
     found = model.diagnose(encoded, draws=6)
     assert found.draws.shape == (6, 13, 12)
     assert found.probability.isfinite().all()
@@ -41,20 +41,20 @@ def test_a_model_imagines_with_its_second_stage(kind, multilabel, make_study, tm
 
 
 def test_a_finished_second_stage_is_kept_and_one_that_is_not_starts_again(study, model, tmp_path):
-    fit_second_stage(model, study.patients, study.collator, "flow", 0, tmp_path)
+    fit_second_stage(model, study.patients[:10], study.patients[10:], study.collator, "flow", 0, tmp_path)
     first = {name: value.clone() for name, value in model.second_stage.state_dict().items()}
     again = study.model()
-    fit_second_stage(again, [], study.collator, "flow", 1, tmp_path)  # no patients: nothing is learned
+    fit_second_stage(again, [], [], study.collator, "flow", 1, tmp_path)  # no patients: nothing is learned
     for name, value in again.second_stage.state_dict().items():
         torch.testing.assert_close(value, first[name], rtol=0, atol=0, equal_nan=True)
     (tmp_path / "forecast.safetensors").unlink()  # written last
-    fit_second_stage(again, study.patients, study.collator, "flow", 0, tmp_path)
+    fit_second_stage(again, study.patients[:10], study.patients[10:], study.collator, "flow", 0, tmp_path)
     for name, value in again.second_stage.state_dict().items():
         torch.testing.assert_close(value, first[name], rtol=0, atol=0, equal_nan=True)
 
 
 def test_it_is_saved_with_the_model(study, model, tmp_path):
-    fit_second_stage(model, study.patients, study.collator, "ddpm", 0, tmp_path)
+    fit_second_stage(model, study.patients[:10], study.patients[10:], study.collator, "ddpm", 0, tmp_path)
     save_pretrained(model, tmp_path / "model", kind="robustmdiff", tokenizer=study.tokenizer)
     loaded, _ = load_model(tmp_path / "model")
     encoded = model.encode(study.collator(study.patients))

@@ -95,7 +95,7 @@ def test_who_is_asked(study, asked):
 
 def test_a_forecast_that_knows_scores_best_in_everything(asked):
     model, truth = asked
-    both = {"knows": Knowing(truth, 0.0), "blurs": Knowing(truth, 1.0)}
+    both = {"knows": Knowing(truth, 0.0).draw, "blurs": Knowing(truth, 1.0).draw}
     found = score(model, both, truth, torch.ones(truth.view.shape[1]), replicates=20)
     knows, blurs = found.scores["knows"], found.scores["blurs"]
     assert knows.energy[0] == pytest.approx(0, abs=1e-6)

@@ -14,17 +14,18 @@ def test_a_line_is_found():
         line = nn.Linear(1, 1)
         nn.init.zeros_(line.weight)
         nn.init.zeros_(line.bias)
-        fit(line, lambda rows: (line(x[rows]) - y[rows]).square().mean(), torch.arange(200), what="a line")
+        who = torch.arange(200)
+        fit(line, lambda rows: (line(x[rows]) - y[rows]).square().mean(), who, who < 30, what="a line")
     assert float((line(x) - y).detach().abs().max()) < 0.02
     assert not line.training
 
 
-def test_patients_held_out_choose_the_weights():
-    """Who is fitted on wants 1, who is held out 0: the weights of the first look are the best."""
+def test_those_who_watch_choose_the_weights():
+    """Who is fitted on wants 1, who watches 0: the weights of the first look are the best."""
     weight = nn.Linear(1, 1, bias=False)
     who = {True: set(), False: set()}
 
-    def fitted(patient, steps):
+    def fitted(patient, watching, steps):
         def loss(rows):
             who[weight.training] |= set(patient[rows].tolist())
             w = weight.weight[0, 0]
@@ -32,17 +33,16 @@ def test_patients_held_out_choose_the_weights():
 
         nn.init.zeros_(weight.weight)
         with drawing_by(philox_key(0)):
-            fit(weight, loss, patient, what="a weight", steps=steps)
+            fit(weight, loss, patient, watching, what="a weight", steps=steps)
         return float(weight.weight.detach())
 
     patient = torch.arange(140).repeat_interleave(3)
-    first = fitted(patient, 300)
-    assert len(who[True]) == 120
-    assert len(who[False]) == 20  # one in seven
-    assert not who[True] & who[False]
+    first = fitted(patient, patient < 20, 300)
+    assert who[True] == set(range(20, 140))
+    assert who[False] == set(range(20))
     assert 0 < first < 0.2
     who[False].clear()
-    assert fitted(patient[:18], 300) > 0  # of six patients nobody is held out
+    assert fitted(patient, patient < 0, 300) > 1.5 * first  # nobody watches: the last
     assert not who[False]
 
 
@@ -56,7 +56,8 @@ def test_few_patients_take_few_steps():
 
     for n, steps in ((50, 150), (20, 100), (400, 200)):
         asked.clear()
-        fit(line, loss, torch.arange(n), what="a line", steps=200)
+        who = torch.arange(n + 10)
+        fit(line, loss, who, who >= n, what="a line", steps=200)
         assert sum(asked) == steps
 
 

@@ -125,7 +125,8 @@ def between():
     p = torch.full((n, 2), 0.5)
     seen = Seen(a, m, torch.zeros(n, 2, 0), p)
     label = torch.nn.functional.one_hot(torch.randint(2, (n,), generator=g), 2).float()
-    pairs = Pairs(seen, ones, a + b, torch.zeros(n, 2, 0), label, label >= 0, torch.arange(n))
+    who = torch.arange(n)
+    pairs = Pairs(seen, ones, a + b, torch.zeros(n, 2, 0), label, label >= 0, who, who < 80)
 
     @cache
     def share(kind):

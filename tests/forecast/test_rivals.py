@@ -62,7 +62,8 @@ def hand_made(evidence: torch.Tensor, m: torch.Tensor, label: torch.Tensor) -> P
 
     seen = Seen(latent(visible), m, visible, torch.full((n, C), 1 / C))
     known = torch.ones_like(label, dtype=torch.bool)
-    return Pairs(seen, view, latent(evidence), evidence, label, known, torch.arange(n))
+    who = torch.arange(n)
+    return Pairs(seen, view, latent(evidence), evidence, label, known, who, who < 0)
 
 
 def two_classes(n: int) -> Pairs:
@@ -110,9 +111,27 @@ class TestDonor:
     def test_several_labels_are_lent_by_those_who_have_most_of_them(self):
         label = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
         far = torch.tensor([[0, 0], [0, 1], [1, 0]])
-        chosen = DonorForecast._choose(label, far[:, None].float(), torch.tensor([0.99]))
+        chosen = DonorForecast._choose(label, far[:, None].float(), torch.full((3, 1), 0.99))
         assert chosen[:2, 0].tolist() == [0, 1]
         assert chosen[2, 0] in (0, 2)  # no one has only the first label
+
+    def test_each_row_again_with_what_another_of_its_class_would_show(self):
+        """Modality 1 says of class 0 what nobody else's says: every patient of it comes to lend."""
+        pairs = two_classes(400)
+        own = torch.arange(400.0)[:, None] / 400 * pairs.label[:, :1]
+        evidence = torch.stack([own, own - 2], dim=1)
+        pairs = hand_made(evidence, pairs.seen.m, pairs.label)
+        donor = DonorForecast(torch.ones(4), exclusive=True)
+        donor.fit(pairs, KEY)
+        lent = donor.lend(pairs, KEY)
+        torch.testing.assert_close(lent.evidence[:, 0], evidence[:, 0])  # what is seen stays
+        first = pairs.label[:, 0] == 1
+        torch.testing.assert_close(lent.evidence[~first], evidence[~first])  # all alike
+        of = lent.evidence[first, 1].flatten()
+        assert torch.isin(of, evidence[first, 1]).all()
+        assert 100 < len(of.unique()) < 150  # 200 (1 - 1 / e) = 126 of 200
+        assert torch.equal(lent.y[:, :1], total_evidence(lent.evidence) / EVIDENCE_UNIT)
+        assert torch.equal(lent.y, donor.lend(pairs, KEY).y)
 
     def test_the_first_row_of_each(self):
         assert first_of(torch.tensor([3, 3, 1, 3, 1])).tolist() == [2, 0]
@@ -130,7 +149,8 @@ class TestNeighbours:
         y = torch.randn(n, 2)
         change = torch.cat([torch.full((50, 2), 1.0), torch.full((50, 2), 2.0), torch.full((100, 2), 9.0)])
         label = torch.zeros(n, 2)
-        pairs = Pairs(Seen(y, m, evidence, p), view, y + change, evidence, label, label == 0, torch.arange(n))
+        seen, who = Seen(y, m, evidence, p), torch.arange(n)
+        pairs = Pairs(seen, view, y + change, evidence, label, label == 0, who, who < 0)
         near = NeighboursForecast()
         near.fit(pairs, KEY)
         asked = pairs.take(torch.tensor([3, 70]))

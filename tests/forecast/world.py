@@ -30,7 +30,7 @@ def patients(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def pairs(n: int, seed: int) -> Pairs:
-    """Every partial view of n patients beside that of everything."""
+    """Every partial view of n patients beside that of everything. One patient in seven watches."""
     u, c = patients(n, seed)
     masks = torch.tensor([m for m in product([False, True], repeat=M) if not all(m)])
     who = torch.arange(n).repeat_interleave(len(masks))
@@ -38,7 +38,8 @@ def pairs(n: int, seed: int) -> Pairs:
     evidence = u[who] * m[..., None]
     seen = Seen(evidence.sum(1), m, evidence, posterior(evidence.sum(1), m))
     label = torch.nn.functional.one_hot(c, C)[who].float()
-    return Pairs(seen, view, u[who].sum(1), u[who], label, torch.ones_like(label, dtype=torch.bool), who)
+    known = torch.ones_like(label, dtype=torch.bool)
+    return Pairs(seen, view, u[who].sum(1), u[who], label, known, who, who % 7 == 6)
 
 
 def given_class(y: Tensor, m: Tensor, c: int) -> tuple[Tensor, Tensor]:
