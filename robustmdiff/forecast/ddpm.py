@@ -18,9 +18,16 @@ class DDPMForecast(FlowForecast):
     and Ho 2022) and sampled in the steps of the schedule."""
 
     def __init__(
-        self, latent: int, modalities: int, classes: int, *, exclusive: bool, schedule: Schedule
+        self,
+        latent: int,
+        modalities: int,
+        classes: int,
+        *,
+        exclusive: bool,
+        schedule: Schedule,
+        spread: float = 1.0,
     ) -> None:
-        super().__init__(latent, modalities, classes, exclusive=exclusive)
+        super().__init__(latent, modalities, classes, exclusive=exclusive, spread=spread)
         self.schedule = schedule
 
     def loss(self, z: Tensor, told: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from robustmdiff.training.ema import WeightAverage
 from robustmdiff.training.optimizer import adamw, warmup_cosine
 from robustmdiff.training.order import random_key
 
-BATCH = 256  # rows per step
+BATCH = 128  # rows per step
 LEARNING_RATE, WARMUP, CLIP, AVERAGED = 2e-3, 0.05, 1.0, 0.98
 STEPS_A_PATIENT = 3  # and not more: few are soon known by heart
 LOOK_EVERY = 100  # steps

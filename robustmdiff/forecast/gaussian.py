@@ -18,7 +18,6 @@ from robustmdiff.forecast.told import CLASS_UNIT, Standardise, draw_classes, of_
 WIDTH = 128
 DROPOUT = 0.1
 LOG_VARIANCE = -6.0, 3.0  # of a standardised change
-FARTHEST = 6.0  # standard deviations; a residual beyond teaches nothing but itself
 
 
 class GaussianNetwork(nn.Module):
@@ -44,20 +43,18 @@ class GaussianNetwork(nn.Module):
 class GaussianForecast(Forecast):
     """The change y' - y_m given the class is Gaussian, its mean and variances by a network.
 
-    latent D, modalities M, classes C; exclusive as in `Labels`.
-
-    spread  []: how much farther from the mean someone new is than the variances say, root mean square.
+    latent D, modalities M, classes C; exclusive as in `Labels`; spread, how many times as far from the mean
+    someone new is as those learned from, whom networks soon know by heart.
     """
 
-    spread: Tensor
-
-    def __init__(self, latent: int, modalities: int, classes: int, *, exclusive: bool) -> None:
+    def __init__(
+        self, latent: int, modalities: int, classes: int, *, exclusive: bool, spread: float = 1.0
+    ) -> None:
         super().__init__()
-        self.latent, self.exclusive = latent, exclusive
+        self.latent, self.exclusive, self.spread = latent, exclusive, spread
         size = latent + 2 * modalities + 1
         self.told, self.told_size = Standardise(size), size + classes
         self.change = Standardise(latent)
-        self.register_buffer("spread", torch.ones(()))
         self.start()
 
     def start(self) -> None:
@@ -76,13 +73,9 @@ class GaussianForecast(Forecast):
             told = self.tell(seen, pairs.view, holds)
             self.learn(told, self.change(pairs.y - seen.y), pairs.patient, pairs.watching)
 
-    def learn(self, told: Tensor, change: Tensor, patient: Tensor, watching: Tensor) -> Tensor:
+    def learn(self, told: Tensor, change: Tensor, patient: Tensor, watching: Tensor) -> None:
         """From what is told [n, f] of each row and its standardised change [n, D]; patient and watching as in
-        `Pairs` -> what mean and variance leave open, of unit variance, [n, D].
-
-        The encoders and the network know the patients they learned from better than others; those who watch
-        say by how much.
-        """
+        `Pairs`."""
 
         def surprise(rows: Tensor) -> Tensor:
             mean, log_variance = self.gaussian(told[rows])
@@ -90,12 +83,6 @@ class GaussianForecast(Forecast):
             return (log_variance + error * (-log_variance).exp()).mean() / 2
 
         fit(self.gaussian, surprise, patient, watching, what="the Gaussian")
-        with torch.no_grad():
-            mean, log_variance = self.gaussian(told)
-            z = ((change - mean) * (-log_variance / 2).exp()).clamp(-FARTHEST, FARTHEST)
-            own = z[~watching].square().mean().sqrt()
-            self.spread = z[watching].square().mean().sqrt().maximum(own) if watching.any() else own
-            return z / torch.where(watching, self.spread, own)[:, None]
 
     def tell(self, seen: Seen, view: Tensor, holds: Tensor) -> Tensor:
         """[..., f] for classes that hold, [n, C] or [n, S, C]."""

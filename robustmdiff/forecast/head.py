@@ -43,12 +43,12 @@ class FullViewHead(nn.Module):
     def fit(self, pairs: Pairs, logits: Tensor, target: Tensor, key: Tensor) -> None:
         """Pairs whose view is everything; logits [n, C], what the model says of what is seen; target [n, C],
         its probabilities once it sees the view. `key` is all the randomness."""
-        seen = pairs.seen
-        self.told.fit(of_seen(seen))
+        self.told.fit(of_seen(pairs.seen))
+        told, count = self.told(of_seen(pairs.seen)), pairs.seen.m.sum(1)
         every = torch.ones_like(target)
 
         def surprise(rows: Tensor) -> Tensor:
-            said = self(seen.take(rows), logits[rows])
+            said = self._say(told[rows], count[rows], logits[rows])
             return self.labels.loss(said, target[rows], every[rows].bool(), every[rows]).mean()
 
         with drawing_by(key):
@@ -59,5 +59,8 @@ class FullViewHead(nn.Module):
 
     def forward(self, seen: Seen, logits: Tensor) -> Tensor:
         """Logits [n, C]."""
-        T = self.log_T[seen.m.sum(1)].exp()[:, None]
-        return logits / T + self.layers(self.told(of_seen(seen)))
+        return self._say(self.told(of_seen(seen)), seen.m.sum(1), logits)
+
+    def _say(self, told: Tensor, count: Tensor, logits: Tensor) -> Tensor:
+        """With `count` modalities visible, int64 [n]."""
+        return logits / self.log_T[count].exp()[:, None] + self.layers(told)

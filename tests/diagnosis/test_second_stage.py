@@ -5,9 +5,16 @@ import torch
 
 from robustmdiff.diagnosis.latents import pairs_of
 from robustmdiff.diagnosis.pretrained import save_pretrained
-from robustmdiff.diagnosis.second_stage import SecondStage, fit_second_stage, mean_change, of_everything
+from robustmdiff.diagnosis.second_stage import (
+    SecondStage,
+    fit_second_stage,
+    mean_change,
+    of_everything,
+    with_lent,
+)
 from robustmdiff.forecast import fitting
 from robustmdiff.models import load_model
+from robustmdiff.ops import philox_key
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +69,47 @@ def test_it_is_saved_with_the_model(study, model, tmp_path):
     assert torch.equal(loaded.diagnose(loaded.encode(study.collator(study.patients))).draws, expected)
     with pytest.raises(ValueError, match="is no second stage of this model"):
         SecondStage.load(tmp_path / "model" / "encoders", model)
+
+
+def test_those_who_watch_tell_how_sure_to_be(study, model):
+    """The model says one class, whoever is asked, and is wrong with most."""
+    with torch.no_grad():
+        model.prior_shift[0] += 9
+    pairs = pairs_of(model, study.patients, study.collator, seed=3, watching=4 * study.patients)
+    assert torch.equal(pairs.watching, pairs.patient >= 13)
+    stage = SecondStage("flow", model)
+    with torch.no_grad():
+        sure = stage.expected(model, pairs.seen)
+    stage.fit(model, pairs, seed=0)
+    with torch.no_grad():
+        said = stage.head(pairs.seen, model.logits_from(pairs.seen.y))
+        found = stage.expected(model, pairs.seen)
+    T = stage.T[pairs.seen.m.sum(1)].float()[:, None]
+    torch.testing.assert_close(found, said / T)
+    assert (stage.T > 1.2).all()
+    watching = pairs.watching & of_everything(pairs)
+    surprise = [
+        float(model.labels.surprise(logits.softmax(-1), pairs.label, pairs.known)[watching].mean())
+        for logits in (sure, said, found)
+    ]
+    assert surprise[2] < surprise[1] < surprise[0]
+    nobody = pairs.take(~pairs.watching)
+    stage.fit(model, nobody, seed=0)
+    assert (stage.T == 1).all()
+
+
+def test_of_few_patients_others_of_the_class_lend_views(study, model, monkeypatch):
+    few = study.patients[:10], study.collator, 3, study.patients[10:]
+    pairs = pairs_of(model, *few)
+    more = with_lent(model, pairs, philox_key(1))
+    own = pairs.take(~pairs.watching)
+    assert len(more.y) == len(pairs.y) + len(own.y)
+    assert not more.watching[len(pairs.y) :].any()
+    lent = more.take(torch.arange(len(more.y)) >= len(pairs.y))
+    torch.testing.assert_close(lent.seen.y, own.seen.y, rtol=0, atol=0)
+    assert not torch.equal(lent.y, own.y)
+    monkeypatch.setattr("robustmdiff.diagnosis.second_stage.FEW", 10)
+    assert with_lent(model, pairs, philox_key(1)) is pairs
 
 
 def test_the_mean_change_of_a_modality_is_what_seeing_it_did(study, model):

@@ -76,6 +76,16 @@ def test_intervals_hold_what_they_promise(forecast, others):
     assert abs(float(covered) - 59 / 65) < 0.05  # .90 to .93
 
 
+def test_a_spread_takes_draws_farther_from_the_mean(others):
+    """Twice as far: with the same noise, and the class known, every draw."""
+    forecast = new("flow")
+    with steps(20):
+        forecast.fit(world.pairs(30, seed=1), philox_key(3))
+    how = told(others.seen, 0), others.view, 8, philox_key(5)
+    near, far, farther = (forecast.draw(*how) for forecast.spread in (0.0, 1.0, 2.0))
+    torch.testing.assert_close(farther - far, far - near, atol=1e-4, rtol=1e-4)
+
+
 def test_draws_are_repeated_to_the_bit_and_their_patients_own(forecast, others):
     few = others.take(torch.arange(40))
     draws = forecast.draw(few.seen, few.view, 6, philox_key(5))
