@@ -16,7 +16,7 @@ from robustmdiff.training.order import random_key
 
 BATCH = 128  # rows per step
 LEARNING_RATE, WARMUP, CLIP, AVERAGED = 2e-3, 0.05, 1.0, 0.98
-STEPS_A_PATIENT = 3  # and not more: few are soon known by heart
+STEPS_A_PATIENT = 7  # and not more: few are soon known by heart
 LOOK_EVERY = 100  # steps
 
 
@@ -35,7 +35,7 @@ def fit(
     watching: Tensor,
     *,
     what: str,
-    steps: int = 900,
+    steps: int = 1800,
     weight_decay: float = 0.02,
 ) -> None:
     """Minimise `loss`, the mean over rows int64 [b], on those who do not watch; patient int64 [n] and

@@ -54,7 +54,7 @@ def test_few_patients_take_few_steps():
         asked.append(line.training)
         return line.weight.sum()
 
-    for n, steps in ((50, 150), (20, 100), (400, 200)):
+    for n, steps in ((20, 140), (10, 100), (400, 200)):
         asked.clear()
         who = torch.arange(n + 10)
         fit(line, loss, who, who >= n, what="a line", steps=200)
