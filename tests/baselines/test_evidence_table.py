@@ -18,10 +18,8 @@ def test_it_is_robustmdiff_without_z_and_without_draws(study, labelled):
 
     def build(kind):
         torch.manual_seed(0)
-        concepts = study.cohort.concepts()
-        return kind(
-            task, study.config, concepts, lambda name: tokenize(study.tokenizer, name, NAME_TOKENS)[0]
-        )
+        concepts, config = study.cohort.concepts(), dataclasses.replace(study.config, class_evidence=True)
+        return kind(task, config, concepts, lambda name: tokenize(study.tokenizer, name, NAME_TOKENS)[0])
 
     ours, model = build(RobustMDiff).eval(), build(EvidenceTable).eval()
     with torch.no_grad():
