@@ -17,10 +17,10 @@ $(READY): pyproject.toml $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	@touch $(READY)
 
-demo: $(READY)  ## train, evaluate and explain on built-in patients (about 6 minutes); see runs/demo/
+demo: $(READY)  ## train, evaluate and explain on built-in patients (about 5 minutes); see runs/demo/
 	$(BIN)/robustmdiff demo --out runs/demo --resume
 
-test: $(READY)  ## every test that takes seconds (under 15 minutes on 2 cores)
+test: $(READY)  ## every test that takes seconds (about 10 minutes on 2 cores)
 	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)  ## the tests that take minutes

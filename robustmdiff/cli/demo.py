@@ -1,4 +1,4 @@
-"""`robustmdiff demo` (`make demo`): everything once, small enough for six minutes on two cores."""
+"""`robustmdiff demo` (`make demo`): everything once, small enough for five minutes on two cores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def demo(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train, evaluate and explain on 1,500 built-in patients: about six minutes on two cores.
+    """Train, evaluate and explain on 1,500 built-in patients: about five minutes on two cores.
 
     \b
     Example:

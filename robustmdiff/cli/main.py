@@ -28,7 +28,7 @@ app.command(short_help="Take modalities away and measure what is left.")(evaluat
 app.command(short_help="Diagnose patients: probabilities and prediction sets.")(predict.predict)
 app.command(short_help="One page on one patient: what is likely, and why.")(explain.explain)
 app.command(short_help="What is installed here, or what a run holds.")(info.info)
-app.command(short_help="All of it on built-in patients, in about six minutes.")(demo.demo)
+app.command(short_help="All of it on built-in patients, in about five minutes.")(demo.demo)
 app.add_typer(data.app, name="data", short_help="Read patients of yours and count what is there.")
 
 
