@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,12 @@ def section(record: Path) -> str:
             (name, {"people": str(group["people"])} | _cells(group, GROUPS)) for name, group in of.items()
         ]
         tables += ["RobustMDiff, group by group:", _table(groups)]
-    return "\n\n".join(tables + _forecasts(first.get("forecasts"))) + "\n"
+    parts = tables + _forecasts(first.get("forecasts"))
+    return "\n\n".join(part if part.startswith("|") else _filled(part) for part in parts) + "\n"
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
 
 
 def _about(rows: Sequence[Row]) -> str:
