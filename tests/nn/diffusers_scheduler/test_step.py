@@ -23,6 +23,7 @@ from tests.nn.diffusers_scheduler.pairs import (
     seeded,
     steps_as_exact,
     tensors,
+    unclipped,
 )
 
 TWO = (FusedDDPMScheduler, DDPMScheduler)
@@ -65,10 +66,11 @@ def test_ddpm_steps_as_diffusers_does(config, variance_type, data):
         return
     found = b.step(output, t, x, generator=seeded(3))
     noise = torch.randn(x.shape, generator=seeded(3))
-    exact = exact_step(a, output, t, x, seed=3)
-    steps_as_exact(found, theirs, exact)
+    exact, loose = exact_step(a, output, t, x, seed=3), unclipped(a)
+    free = loose.step(output, t, x, generator=seeded(3)), exact_step(loose, output, t, x, seed=3)
+    steps_as_exact(found, theirs, exact, free)
     if not config["clip_sample"] or config["thresholding"] or 0 < config["clip_sample_range"] < math.inf:
-        steps_as_exact(b.step(output, t, x, noise=noise), theirs, exact)
+        steps_as_exact(b.step(output, t, x, noise=noise), theirs, exact, free)
 
 
 @settings(max_examples=50, deadline=None)
@@ -80,8 +82,12 @@ def test_ddim_steps_as_diffusers_does(config, set_alpha_to_one, eta, use_clipped
     how = {"eta": eta, "use_clipped_model_output": use_clipped}
     theirs, found = (scheduler.step(output, t, x, generator=seeded(3), **how) for scheduler in (a, b))
     noise = torch.randn(x.shape, generator=seeded(3))
-    exact = exact_step(a, output, t, x, seed=3, **how)
-    steps_as_exact(found, theirs, exact)
+    exact, loose = exact_step(a, output, t, x, seed=3, **how), unclipped(a)
+    free = (
+        loose.step(output, t, x, generator=seeded(3), **how),
+        exact_step(loose, output, t, x, seed=3, **how),
+    )
+    steps_as_exact(found, theirs, exact, free)
     given_noise = b.step(output, t, x, variance_noise=noise, return_dict=False, **how)
     torch.testing.assert_close(given_noise[0], found.prev_sample, rtol=0, atol=0, equal_nan=True)
 
