@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/include/rmd/*)
 
-.PHONY: help demo test test-slow fuzz lint ledger format bench results docs clean
+.PHONY: help demo test test-slow interpret fuzz lint ledger format bench results docs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,11 +20,14 @@ $(READY): pyproject.toml $(NATIVE) | $(BIN)/python
 demo: $(READY)  ## train, evaluate and explain on built-in patients (about 5 minutes); see runs/demo/
 	$(BIN)/robustmdiff demo --out runs/demo --resume
 
-test: $(READY)  ## every test that takes seconds (about 10 minutes on 2 cores)
-	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+test: $(READY)  ## every test that takes seconds (about 8 minutes on 2 cores)
+	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not interpreter" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+interpret: $(READY)  ## the Triton kernels in Triton's interpreter (2 minutes)
+	$(BIN)/python -m pytest -m interpreter tests/kernels
 
 fuzz: $(READY)  ## the CPU kernels under AddressSanitizer and UBSan (2 minutes on 2 cores)
 	$(BIN)/cmake -S . -B build/fuzz -G Ninja -DRMD_FUZZ=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja

@@ -15,7 +15,7 @@ from torch import Tensor
 from robustmdiff.labels import Labels
 
 ENOUGH = 50  # people with k modalities visible, for a T_k and an a_k of their own
-FEW = 20  # people in all: of fewer nothing is fitted
+FEW = 8  # people in all: of fewer nothing is fitted (docs/concepts.md)
 FOLDS = 5  # parts of the people, for probabilities that somebody else's numbers gave
 LEAST = 1e-300  # a probability whose log is finite
 

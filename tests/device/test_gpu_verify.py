@@ -38,6 +38,7 @@ def gpu_verify():
     return module
 
 
+@pytest.mark.slow  # every stage, on small inputs: half a minute
 def test_every_stage_in_two_calls_of_which_the_first_is_stopped(tmp_path):
     arguments = ["--device", "cpu", "--quick", "--results", str(tmp_path)]
     first = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, text=True)

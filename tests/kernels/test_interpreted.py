@@ -1,4 +1,5 @@
-"""The kernels in Triton's interpreter: every day what differs for a kernel, in the slow target everything."""
+"""The kernels in Triton's interpreter: `make interpret` runs what differs for a kernel, `make test-slow`
+everything."""
 
 from __future__ import annotations
 
@@ -32,15 +33,16 @@ DRAWN = (
 )
 # A kernel of the step is told of a fixed variance, whichever it is, by the same table.
 VARIANCES = "fixed_large or fixed_small_log"
-EVERY_DAY = (
+DIFFERS = (
     f"interpreted or ddpm and {DDPM} and not ({VARIANCES}) or not ddpm and not ({DRAWN}) and {CONTRACTS} and "
     f"(graph_attention or knowledge_attention or minus_infinity or {MASKED})"
 )
 
 
+@pytest.mark.interpreter
 def test_what_differs_for_a_kernel(interpret):
     """Of all ops in one process: to start one takes seconds."""
-    interpret(*FILES, *FILES_OF_DDPM, "tests/kernels/interpreted", "-k", EVERY_DAY)
+    interpret(*FILES, *FILES_OF_DDPM, "tests/kernels/interpreted", "-k", DIFFERS)
 
 
 @pytest.mark.slow  # minutes for masked attention: a program of a kernel takes milliseconds
