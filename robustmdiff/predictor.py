@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import torch
 from torch import Tensor
 
+from robustmdiff.answer import Answer, Computed, answers
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.spelling import canonical
@@ -29,34 +29,6 @@ if TYPE_CHECKING:
     from robustmdiff.explanation.record import PatientExplanation
 
 BATCH = 64  # patients at a time
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What is to be said of one patient.
-
-    probability   of each class
-    interval      5 % and 95 % of the draws: what the missing modalities could still change; empty where none
-                  were made
-    answer        whose the probability is: of the "draws" the mean, or of a head ("head") that makes none
-    prediction    the classes that cannot be ruled out, likeliest first: the right one is among them in 9 of
-                  10 patients
-    findings      the probability of each finding, where the model knows findings
-    unlike_training  whether the patient is unlike those that the model was trained on; None where it was
-                  not asked to know
-    missing       the modalities that the patient lacks
-    nothing_known  whether that is all of them: the probability is the task's prevalence
-    """
-
-    patient: str
-    probability: Mapping[str, float]
-    interval: Mapping[str, tuple[float, float]]
-    prediction: tuple[str, ...]
-    findings: Mapping[str, float]
-    unlike_training: bool | None
-    missing: tuple[str, ...]
-    answer: str
-    nothing_known: bool = False
 
 
 class Predictor:
@@ -173,37 +145,27 @@ class Predictor:
     def _diagnose(self, patients: Sequence[Patient], draws: int | None, seed: int) -> list[Answer]:
         run, task = self.run, self.task
         draws = run.model.config.draws if draws is None else draws
-        encoded = self._encode(patients)
+        encoded = run.model.observed(self._encode(patients))
         diagnosis = run.model.diagnose(encoded, draws=draws, seed=seed)
         presence = encoded.m.cpu()
-        known = presence.any(1)
         p = diagnosis.probability.cpu()
-        sets = run.conformal.sets(p, presence)
-        unlike: list[bool | None] = [None] * len(patients)
+        unlike = None
         if run.abstention is not None:
-            unlike = run.abstention.flag(run.model.observe(encoded).cpu(), presence).tolist()
-        interval = diagnosis.interval()
-        findings = diagnosis.findings
-        answers = []
-        for b, patient in enumerate(patients):
-            by_class = dict(zip(task.classes, p[b].tolist(), strict=True))
-            kept = [name for name, held in zip(task.classes, sets[b].tolist(), strict=True) if held]
-            ends = [] if interval is None else zip(*(end[b].tolist() for end in interval), strict=True)
-            found = [] if findings is None or not known[b] else findings[b].tolist()
-            answers.append(
-                Answer(
-                    patient=patient.id,
-                    probability=by_class,
-                    interval=dict(zip(task.classes, ends, strict=False)),
-                    prediction=tuple(sorted(kept, key=lambda name: -by_class[name])),
-                    findings=dict(zip(task.findings, found, strict=False)),
-                    unlike_training=unlike[b],
-                    missing=tuple(name for name in task.modality_names if not patient.has(name)),
-                    answer=diagnosis.answer,
-                    nothing_known=not known[b],
-                )
-            )
-        return answers
+            unlike = run.abstention.flag(run.model.observe(encoded).cpu(), presence)
+        interval, findings = diagnosis.interval(), diagnosis.findings
+        return answers(
+            task,
+            [patient.id for patient in patients],
+            presence.numpy(),
+            Computed(
+                probability=p.numpy(),
+                in_set=run.conformal.sets(p, presence),
+                unlike_training=unlike,
+                findings=None if findings is None else findings.cpu().numpy(),
+                interval=None if interval is None else tuple(end.numpy() for end in interval),
+            ),
+            diagnosis.answer,
+        )
 
     @torch.no_grad()
     def _encode(self, patients: Sequence[Patient]) -> Encoded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from robustmdiff.data.batch import Batch
 from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
+from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import tokenize, train_tokenizer
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.encoders.config import ModelConfig
@@ -23,6 +24,7 @@ from robustmdiff.models import NAME_TOKENS
 @dataclass
 class SmallStudy:
     cohort: Any
+    task: Task
     patients: list[Patient]
     tokenizer: Any
     collator: Callable[[Sequence[Patient]], Batch]  # of tensors
@@ -31,7 +33,7 @@ class SmallStudy:
     def model(self, *, denoiser: bool = True) -> RobustMDiff:
         torch.manual_seed(5)
         model = RobustMDiff(
-            self.cohort.task,
+            self.task,
             self.config,
             self.cohort.concepts(),
             lambda name: tokenize(self.tokenizer, name, NAME_TOKENS)[0],
@@ -43,6 +45,12 @@ class SmallStudy:
             if model.denoiser is not None:
                 model.denoiser.leave.weight.normal_(std=0.3)
         return model.eval()
+
+    def of(self, names: Sequence[str]) -> SmallStudy:
+        """The same with these modalities alone."""
+        task = replace(self.task, modalities=tuple(map(self.task.modality, names)))
+        patients = [replace(p, modalities={n: p.modalities.get(n) for n in names}) for p in self.patients]
+        return replace(self, task=task, patients=patients, collator=_tensors_of(task, self.tokenizer))
 
 
 def small_study(**options: Any) -> SmallStudy:
@@ -66,8 +74,13 @@ def small_study(**options: Any) -> SmallStudy:
         max_tokens=33,
         vocabulary=tokenizer.get_vocab_size(),
     )
-    collator = Collator(cohort.task, tokenizer, 33)
-    return SmallStudy(cohort, patients, tokenizer, lambda few: tensors(collator(few)), config)
+    collator = _tensors_of(cohort.task, tokenizer)
+    return SmallStudy(cohort, cohort.task, patients, tokenizer, collator, config)
+
+
+def _tensors_of(task: Task, tokenizer: Any) -> Callable[[Sequence[Patient]], Batch]:
+    collator = Collator(task, tokenizer, 33)
+    return lambda few: tensors(collator(few))
 
 
 @pytest.fixture(scope="session")

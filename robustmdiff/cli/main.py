@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from robustmdiff.cli import cohort, data, demo, evaluate, explain, info, predict, train
+from robustmdiff.cli import cohort, data, demo, evaluate, explain, export, info, predict, train
 from robustmdiff.refusal import Refusal
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command(short_help="Train a model, calibrate it, save everything.")(train.tr
 app.command(short_help="Take modalities away and measure what is left.")(evaluate.evaluate)
 app.command(short_help="Diagnose patients: probabilities and prediction sets.")(predict.predict)
 app.command(short_help="One page on one patient: what is likely, and why.")(explain.explain)
+app.command(short_help="The model as one file, for where there is no torch.")(export.export)
 app.command(short_help="What is installed here, or what a run holds.")(info.info)
 app.command(short_help="All of it on built-in patients, in about five minutes.")(demo.demo)
 app.add_typer(data.app, name="data", short_help="Read patients of yours and count what is there.")

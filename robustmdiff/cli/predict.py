@@ -12,8 +12,8 @@ from robustmdiff.cli.arguments import AsJson, Device, Draws, Patients, RunFolder
 from robustmdiff.cli.show import left_out, show, show_predictions
 
 if TYPE_CHECKING:
+    from robustmdiff.answer import Answer
     from robustmdiff.data.bad_rows import BadRows
-    from robustmdiff.predictor import Answer
 
 
 def predict(

@@ -88,21 +88,23 @@ class Evidence(nn.Module):
         self.V = nn.Linear(d_h, d_h, bias=False)
         self.b = nn.Parameter(torch.zeros(modalities, signs))
 
+    def said(self, tokens: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
+        """a_tf and x_t V (K_f E)^T of each token [..., d_h] and sign: [..., F] both."""
+        KE, x = self.E(K), self.norm(tokens)
+        return self.Q(x) @ KE.T * KE.shape[-1] ** -0.5, self.V(x) @ KE.T
+
     def forward(self, tokens: Tensor, segments: Tensor, K: Tensor) -> Tensor:
         """tokens [T, d_h], each of one segment, segments [B, M, 2], K [F, d_h] of the signs -> [B, M, F].
         Rows of absent modalities hold b and mean nothing."""
         (B, M), F = segments.shape[:2], len(K)
-        KE = self.E(K)
-        x = self.norm(tokens)
-        a = self.Q(x) @ KE.T * KE.shape[-1] ** -0.5  # [T, F]
-        value = self.V(x) @ KE.T
+        a, value = self.said(tokens, K)  # [T, F]
         start, length = segments.view(B * M, 2).long().unbind(-1)
         order = start.argsort()
         owner = torch.repeat_interleave(order, length[order], output_size=len(tokens))  # [T], the segment
-        top = torch.full((B * M, F), -torch.inf, device=x.device, dtype=a.dtype)
+        top = torch.full((B * M, F), -torch.inf, device=a.device, dtype=a.dtype)
         top = top.scatter_reduce(0, owner[:, None].expand_as(a), a.detach(), "amax")
         weight = (a - top[owner]).exp()
-        zero = torch.zeros(B * M, F, device=x.device, dtype=a.dtype)
+        zero = torch.zeros(B * M, F, device=a.device, dtype=a.dtype)
         total = zero.index_add(0, owner, weight).clamp(min=1e-6)
         read = zero.index_add(0, owner, weight * value) / total
         return read.view(B, M, F) + self.b

@@ -166,8 +166,13 @@ class DiagnosisModel(nn.Module, ABC):
             draws = self.config.draws if self.answer == DRAWS else 0
         if draws < 0 or draws == 1:
             raise Refusal(f"diagnose: draws is {draws}, expected 0 or at least 2")
-        answer, visible = self.answering(draws), encoded.m.sum(1)
+        encoded = self.observed(encoded)
         imagined = self.imagined(encoded, draws=draws, seed=seed) if draws else None
+        return self.answered(encoded, self.answering(draws), imagined)
+
+    def answered(self, encoded: Encoded, answer: str, imagined: Logits | None) -> Diagnosis:
+        """The diagnosis by one of `answers`, beside what was imagined."""
+        visible = encoded.m.sum(1)
         drawn = None if imagined is None else self._diagnosis(imagined, visible, DRAWS)
         if drawn is not None and answer == DRAWS:
             found = drawn
@@ -193,6 +198,10 @@ class DiagnosisModel(nn.Module, ABC):
         """The latent [B, D] of what is visible, by which patients unlike the training data are told; None
         for a model that has none."""
         return None
+
+    def observed(self, encoded: Encoded) -> Encoded:
+        """The same with its latent, for who asks several times about what is visible."""
+        return encoded._replace(x=self.observe(encoded))
 
     def before_step(self, key: int) -> None:
         """Called before each optimiser step with the key that its noise is to be drawn by, the same on

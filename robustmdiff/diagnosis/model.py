@@ -155,6 +155,8 @@ class RobustMDiff(DiagnosisModel):
 
     def observe(self, encoded: Encoded, integration: Integration | None = None) -> Tensor:
         """x(m) = (Z(m), lambda(m)) [B, d_h + F]."""
+        if encoded.x is not None and integration is None:
+            return encoded.x
         Z = (integration or self.integration)(encoded)
         return torch.cat([Z, self.total_evidence(encoded) / EVIDENCE_UNIT], dim=-1)
 
@@ -344,7 +346,11 @@ class RobustMDiff(DiagnosisModel):
         """At `draws` y under the fullest view (`imagine`)."""
         if not self.imagines:
             return None
-        y = self.imagine(encoded, draws=draws, seed=seed).transpose(0, 1)
+        return self.said_at(self.imagine(encoded, draws=draws, seed=seed))
+
+    def said_at(self, y: Tensor) -> Logits:
+        """At draws of y, [B, S, F + C]."""
+        y = y.transpose(0, 1)
         return Logits(self.logits_from(y), self._findings_of(y))
 
     def _findings_of(self, y: Tensor) -> Callable[[Tensor], Tensor] | None:

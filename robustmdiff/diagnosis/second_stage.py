@@ -21,10 +21,11 @@ from robustmdiff.diagnosis.calibration import Collate
 from robustmdiff.diagnosis.latents import pairs_of
 from robustmdiff.diagnosis.temperature import Said, fit_temperature
 from robustmdiff.diffusion.schedule import Schedule
-from robustmdiff.forecast.contract import Forecast, Pairs, Seen
+from robustmdiff.forecast.contract import Pairs, Seen, where_new
 from robustmdiff.forecast.ddpm import DDPMForecast
 from robustmdiff.forecast.donor import DonorForecast
 from robustmdiff.forecast.flow import FlowForecast
+from robustmdiff.forecast.gaussian import GaussianForecast, Noise
 from robustmdiff.forecast.head import FullViewHead
 from robustmdiff.ops import philox_key
 from robustmdiff.refusal import Refusal
@@ -49,7 +50,7 @@ class SecondStage(nn.Module):
               patients, on average; NaN where it never was there to be seen
     """
 
-    forecast: Forecast
+    forecast: GaussianForecast
     T: Tensor
     change: Tensor
 
@@ -87,6 +88,10 @@ class SecondStage(nn.Module):
     def draw(self, model: RobustMDiff, seen: Seen, view: Tensor, draws: int, key: Tensor) -> Tensor:
         """Draws of y under the view, as `Forecast.draw`; the class is drawn from what the head says."""
         return self.forecast.draw(self.expecting(model, seen), view, draws, key)
+
+    def drawn(self, model: RobustMDiff, seen: Seen, view: Tensor, noise: Noise) -> Tensor:
+        """The same, of noise that is given (`forecast.noise`)."""
+        return where_new(self.forecast.made_of(noise, self.expecting(model, seen), view), seen, view)
 
     def expecting(self, model: RobustMDiff, seen: Seen) -> Seen:
         """The same, with the head's diagnosis."""

@@ -142,10 +142,20 @@ class ConformalSets(Saved):
         patterns, which = np.unique(present, axis=0, return_inverse=True)
         limit = [[cells[_name(row, cells)].quantile for cells in self.quantiles] for row in patterns]
         quantile = np.array(limit).reshape(len(patterns), len(self.quantiles))[which.reshape(-1)]
-        sets = 1 - p.astype(np.float64) <= quantile
+        sets = 1 - p.astype(np.float64) <= quantile + ROUNDING  # a patient with nothing ties
         if not self.multilabel:
             sets[np.arange(len(p)), p.argmax(1)] = True
         return sets
+
+    def by_size(self, M: int, C: int) -> Array:
+        """How large 1 - p_c may be, [M + 1, C], by how many of M modalities are present. Raises Refusal for
+        sets of an earlier version, which go by which they are."""
+        names = [f"{k} present" for k in range(M + 1)]
+        if other := set().union(*self.quantiles) - {*names, "all"}:
+            raise Refusal(f"ConformalSets: quantiles are of {min(other)!r}, expected '1 present'; train anew")
+        each = self.quantiles * C if self._averages else self.quantiles
+        quantiles = [[cells.get(name, cells["all"]).quantile for cells in each] for name in names]
+        return np.array(quantiles) + ROUNDING
 
     def group(self, presence: ArrayLike, c: int = 0) -> tuple[str, int]:
         """Which calibration patients answer for class c of a patient with these modalities, presence bool

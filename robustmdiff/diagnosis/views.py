@@ -29,7 +29,8 @@ def fullest(views: Tensor, m: Tensor) -> Tensor:
     """The largest of the views [VIEWS, M] that holds m, bool [..., M]; m itself if none does."""
     holds = held_by(views, m)
     best = (views.sum(-1) * holds).argmax(-1)  # the more frequent of equals
-    return torch.where(holds.any(-1, keepdim=True), views[best], m)
+    any_holds = holds.any(-1, keepdim=True)
+    return (any_holds & views[best]) | (~any_holds & m)
 
 
 def between(m: Tensor, kept: Tensor, u: Tensor) -> Tensor:

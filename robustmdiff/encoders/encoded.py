@@ -18,6 +18,7 @@ class Encoded(NamedTuple):
     evidence  [B, M, F]    log-likelihood ratios of the findings, likewise; None before a model
                            that knows findings has added them
     K         [k, d]       the concepts as this pass embedded them; None in a model without
+    x         [B, D]       the latent x(m) of what is visible; None before a model has added it
     """
 
     tokens: Tensor
@@ -25,6 +26,7 @@ class Encoded(NamedTuple):
     H: Tensor
     evidence: Tensor | None = None
     K: Tensor | None = None
+    x: Tensor | None = None
 
     @property
     def m(self) -> Tensor:
@@ -39,7 +41,7 @@ class Encoded(NamedTuple):
                 f"{list(self.segments.shape[:2])}"
             )
         start, length = self.segments.unbind(-1)
-        return self._replace(segments=torch.stack([start, length * mask], dim=-1))
+        return self._replace(segments=torch.stack([start, length * mask], dim=-1), x=None)
 
     def repeat(self, patient: int, times: int) -> Encoded:
         """One patient `times` over, as a batch of its own (no two segments may share tokens). What

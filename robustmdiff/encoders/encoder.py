@@ -42,6 +42,11 @@ class Encoder(nn.Module, ABC):
     def encode(self, embedded: Embedded) -> tuple[Tensor, Tensor]:
         """(tokens, lengths). Patient b's tokens are a function of embedded.x[b] alone."""
 
+    def padded(self, embedded: Embedded) -> tuple[Tensor, Tensor]:
+        """The same tokens [n, longest, d_h], filled up at the end, and their lengths: for a graph, whose
+        layout is fixed before there are patients (`robustmdiff.export`). Without it there is no export."""
+        raise NotImplementedError
+
     def forward(self, observations: Any) -> tuple[Tensor, Tensor]:
         return self.encode(self.embed(observations))
 

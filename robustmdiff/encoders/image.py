@@ -71,9 +71,12 @@ class ImageEncoder(TransformersEncoder):
         return Embedded(normalise(images.pixels, self.window))
 
     def encode(self, embedded: Embedded) -> tuple[Tensor, Tensor]:
+        tokens, lengths = self.padded(embedded)
+        return tokens.flatten(0, 1), lengths
+
+    def padded(self, embedded: Embedded) -> tuple[Tensor, Tensor]:
         x = embedded.x
         if x.shape[1] == 1:
             x = x.expand(-1, self.vit.config.num_channels, -1, -1)
         tokens = self.project(self.vit(pixel_values=x.clamp(-1, 1)).last_hidden_state)  # [n, 1 + patches, d]
-        n, length, d = tokens.shape
-        return tokens.reshape(n * length, d), torch.full((n,), length, device=tokens.device)
+        return tokens, torch.full(tokens.shape[:1], tokens.shape[1], device=tokens.device)

@@ -103,6 +103,6 @@ class ModalityEncoders(nn.Module):
 def summaries(tokens: Tensor, segments: Tensor) -> Tensor:
     """H [B, M, d]: the first token of every segment, 0 for an absent one."""
     start, length = segments.unbind(-1)
-    if not len(tokens):
+    if tokens.shape[0] == 0:
         return tokens.new_zeros(*start.shape, tokens.shape[1])
     return tokens[start.long()].masked_fill(length[..., None] == 0, 0)

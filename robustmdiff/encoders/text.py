@@ -44,8 +44,7 @@ class TextEncoder(TransformersEncoder):
                 ),
                 add_pooling_layer=False,
             )
-        # Of the model whose code we know: padding would be a third of the work, of names two thirds.
-        self.end_to_end = modality.encoder is None
+        self.end_to_end = modality.encoder is None  # of the model whose code we know
         self.by_vectors = self.end_to_end or takes_vectors(self.bert)
         self.project = to_width(self.bert.config.hidden_size, config.d_h)
 
@@ -58,26 +57,51 @@ class TextEncoder(TransformersEncoder):
         """x: word vectors [n, longest, e], before positions are added; the ids [n, longest] where the model
         reads nothing else."""
         ids = padded(texts.input_ids, texts.lengths, self.bert.config.pad_token_id or 0)
-        x = self.bert.get_input_embeddings()(ids) if self.by_vectors else ids
-        return Embedded(x, texts.lengths)
+        return Embedded(self.words(ids), texts.lengths)
+
+    def words(self, ids: Tensor) -> Tensor:
+        """Token ids as `encode` takes them."""
+        return self.bert.get_input_embeddings()(ids) if self.by_vectors else ids
 
     def encode(self, embedded: Embedded) -> tuple[Tensor, Tensor]:
         x, lengths = embedded
         assert lengths is not None
-        written = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        words = "inputs_embeds" if self.by_vectors else "input_ids"
-        if self.end_to_end and not torch.compiler.is_exporting():  # a graph has fixed shapes
-            row, place = written.nonzero(as_tuple=True)
-            segments = torch.stack([lengths.cumsum(0) - lengths, lengths], dim=-1).to(torch.int32)[:, None]
-            given = {words: x[row, place][None], "position_ids": place[None], "segments": segments}
-            with of_tokens(row, place):
-                states = self.bert(**given).last_hidden_state[0]
-        else:
-            states = self.bert(**{words: x}, attention_mask=written.long()).last_hidden_state[written]
-        return self.project(states), lengths
+        written = _written(x, lengths)
+        if not self.end_to_end or torch.compiler.is_exporting():  # a graph has fixed shapes
+            return self.padded(embedded)[0][written], lengths
+        # Padding would be a third of the work, of names two thirds.
+        row, place = written.nonzero(as_tuple=True)
+        with of_tokens(row, place):
+            return self._read(x[row, place], place, lengths.cumsum(0) - lengths, lengths), lengths
+
+    def padded(self, embedded: Embedded) -> tuple[Tensor, Tensor]:
+        """What stands behind the end of a text means nothing."""
+        x, lengths = embedded
+        assert lengths is not None
+        n, longest = x.shape[:2]
+        if not self.end_to_end:
+            words = "inputs_embeds" if self.by_vectors else "input_ids"
+            written = _written(x, lengths).long()
+            states = self.bert(**{words: x}, attention_mask=written).last_hidden_state
+            return self.project(states), lengths
+        start = torch.arange(n, device=x.device) * longest
+        place = torch.arange(longest, device=x.device).repeat(n)
+        return self._read(x.flatten(0, 1), place, start, lengths).view(n, longest, -1), lengths
+
+    def _read(self, x: Tensor, place: Tensor, start: Tensor, lengths: Tensor) -> Tensor:
+        """Texts on one axis, x [T, e], each word at its place in its own text, by where they start and how
+        long they are -> [T, d_h]."""
+        segments = torch.stack([start, lengths], dim=-1).to(torch.int32)[:, None]
+        given = {"inputs_embeds": x[None], "position_ids": place[None], "segments": segments}
+        return self.project(self.bert(**given).last_hidden_state[0])
 
     def parts(self, attribution: Tensor) -> Tensor:
         return attribution.sum(-1)
+
+
+def _written(x: Tensor, lengths: Tensor) -> Tensor:
+    """bool [n, longest]"""
+    return torch.arange(x.shape[1], device=x.device) < lengths[:, None]
 
 
 def padded(flat: Tensor, lengths: Tensor, padding: int) -> Tensor:

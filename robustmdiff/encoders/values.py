@@ -68,8 +68,12 @@ class PanelEncoder(Encoder):
         return Embedded(torch.cat(parts, dim=-1))
 
     def encode(self, embedded: Embedded) -> tuple[Tensor, Tensor]:
-        tokens = self.mlp(embedded.x)  # [n, d]
-        return tokens, torch.ones(len(tokens), dtype=torch.long, device=tokens.device)
+        tokens, lengths = self.padded(embedded)
+        return tokens[:, 0], lengths
+
+    def padded(self, embedded: Embedded) -> tuple[Tensor, Tensor]:
+        tokens = self.mlp(embedded.x)[:, None]  # [n, 1, d]
+        return tokens, torch.ones(tokens.shape[0], dtype=torch.long, device=tokens.device)
 
     def parts(self, attribution: Tensor) -> Tensor:
         return attribution.new_zeros(self.fields).index_add(0, self.field, attribution)

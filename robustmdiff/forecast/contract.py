@@ -90,5 +90,10 @@ class Forecast(nn.Module, ABC):
     @torch.no_grad()
     def draw(self, seen: Seen, view: Tensor, draws: int, key: Tensor) -> Tensor:
         """`sample`; where the view adds nothing to what is seen, every draw is seen.y."""
-        nothing_new = (view == seen.m).all(1)[:, None, None]
-        return torch.where(nothing_new, seen.y[:, None], self.sample(seen, view, draws, key))
+        return where_new(self.sample(seen, view, draws, key), seen, view)
+
+
+def where_new(y: Tensor, seen: Seen, view: Tensor) -> Tensor:
+    """Draws y [n, S, D]; seen.y where the view adds nothing to what is seen."""
+    nothing_new = (view == seen.m).all(1)[:, None, None]
+    return torch.where(nothing_new, seen.y[:, None], y)

@@ -40,7 +40,8 @@ class DDPMForecast(FlowForecast):
         p = Precondition.of_gaussian(level, x.new_ones(1))
         return p.c_skip * x + p.c_out * self.network(p.c_in * x, p.c_noise, told)
 
-    def residual(self, noise: Tensor, told: Tensor, key: Tensor, row_ids: Tensor) -> Tensor:
+    def residual(self, noise: Tensor, told: Tensor, key: Tensor | None, row_ids: Tensor) -> Tensor:
+        assert key is not None
         return sample_ddpm(
             self.denoise, self.schedule, noise, told, key=key, row_ids=row_ids, spread=torch.ones_like(noise)
         )

@@ -37,7 +37,7 @@ class ResidualNetwork(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, told: Tensor) -> Tensor:
         """x [rows, D], t [rows] or [], 0 to 1000, told [rows, f]."""
-        time = sinusoid(t, TIME).to(told.dtype).expand(len(told), TIME)
+        time = sinusoid(t, TIME).to(told.dtype).expand(told.shape[0], TIME)
         c = self.condition(torch.cat([told, time], dim=-1))
         h = self.enter(x)
         for block in self.blocks:
@@ -71,7 +71,7 @@ class FlowForecast(GaussianForecast):
     def velocity(self, x: Tensor, level: Level, told: Tensor) -> Tensor:
         return self.network(x, TIME_UNIT * level.t, told)
 
-    def residual(self, noise: Tensor, told: Tensor, key: Tensor, row_ids: Tensor) -> Tensor:
+    def residual(self, noise: Tensor, told: Tensor, key: Tensor | None, row_ids: Tensor) -> Tensor:
         return sample_heun(self.velocity, StraightPath(STEPS), noise, told)
 
 

@@ -7,17 +7,32 @@ Most of what is open about a patient is which disease it is; given that, what is
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from robustmdiff.diffusion.sample import pure_noise
 from robustmdiff.forecast.contract import Forecast, Pairs, Seen
 from robustmdiff.forecast.fitting import drawing_by, fit
-from robustmdiff.forecast.told import CLASS_UNIT, Standardise, draw_classes, of_view
+from robustmdiff.forecast.told import CLASS_UNIT, Standardise, classes_at, of_view, uniform_of_classes
 
 WIDTH = 128
 DROPOUT = 0.1
 LOG_VARIANCE = -6.0, 3.0  # of a standardised change
+
+
+class Noise(NamedTuple):
+    """What S draws are made of.
+
+    u    uniform numbers that decide the classes (`told.uniform_of_classes`).
+    z    [S, D], N(0, 1).
+    key  int64 [2], what a chain draws on the way; None for one that draws nothing.
+    """
+
+    u: Tensor
+    z: Tensor
+    key: Tensor | None = None
 
 
 class GaussianNetwork(nn.Module):
@@ -91,15 +106,24 @@ class GaussianForecast(Forecast):
             told = told[:, None].expand(*holds.shape[:2], -1)
         return torch.cat([told, CLASS_UNIT * holds], dim=-1)
 
-    def sample(self, seen: Seen, view: Tensor, draws: int, key: Tensor) -> Tensor:
-        holds = draw_classes(seen.p, draws, key, exclusive=self.exclusive)
-        told = self.tell(seen, view, holds).flatten(0, 1)  # [n S, f]
-        row_ids = torch.arange(draws, device=told.device).repeat(len(seen.y))
-        mean, log_variance = self.gaussian(told)
-        z = self.residual(pure_noise(mean, key, row_ids), told, key, row_ids)
-        change = self.change.back(mean + self.spread * (log_variance / 2).exp() * z)
-        return seen.y[:, None] + change.view(len(seen.y), draws, self.latent)
+    def noise(self, classes: int, draws: int, key: Tensor) -> Noise:
+        u = uniform_of_classes(classes, draws, key, exclusive=self.exclusive)
+        return Noise(u, pure_noise(self.change.mean.expand(draws, -1), key), key)
 
-    def residual(self, noise: Tensor, told: Tensor, key: Tensor, row_ids: Tensor) -> Tensor:
+    def sample(self, seen: Seen, view: Tensor, draws: int, key: Tensor) -> Tensor:
+        return self.made_of(self.noise(seen.p.shape[1], draws, key), seen, view)
+
+    def made_of(self, noise: Noise, seen: Seen, view: Tensor) -> Tensor:
+        """The draws [n, S, D] that noise becomes: the same for every patient."""
+        n, S = seen.y.shape[0], noise.z.shape[0]
+        holds = classes_at(seen.p, noise.u, exclusive=self.exclusive)
+        told = self.tell(seen, view, holds).flatten(0, 1)  # [n S, f]
+        mean, log_variance = self.gaussian(told)
+        row_ids = torch.arange(S, device=told.device).repeat(n)
+        z = self.residual(noise.z.repeat(n, 1), told, noise.key, row_ids)
+        change = self.change.back(mean + self.spread * (log_variance / 2).exp() * z)
+        return seen.y[:, None] + change.view(n, S, self.latent)
+
+    def residual(self, noise: Tensor, told: Tensor, key: Tensor | None, row_ids: Tensor) -> Tensor:
         """The standardised residual [rows, D] that is made of the noise: here the noise itself."""
         return noise

@@ -66,9 +66,19 @@ def draw_classes(p: Tensor, draws: int, key: Tensor, *, exclusive: bool) -> Tens
     Stratified, so that a class has its share of the S draws but for one; the same for every patient.
     """
     C = p.shape[1]
-    u = stratified(draws, key, CLASSES, 1 if exclusive else C).view(-1, draws)
+    return classes_at(p, uniform_of_classes(C, draws, key, exclusive=exclusive), exclusive=exclusive)
+
+
+def uniform_of_classes(C: int, draws: int, key: Tensor, *, exclusive: bool) -> Tensor:
+    """What decides which of C classes hold: float64 [1, S] where they are exclusive, else [C, S]."""
+    return stratified(draws, key, CLASSES, 1 if exclusive else C).view(-1, draws)
+
+
+def classes_at(p: Tensor, u: Tensor, *, exclusive: bool) -> Tensor:
+    """What `uniform_of_classes` makes of p [n, C]: [n, S, C]."""
+    C = p.shape[1]
     if not exclusive:
         return (p[:, None] > u.T).to(p.dtype)
-    below = p.double().cumsum(-1)[:, None, :-1]  # [n, 1, C - 1]
+    below = p.to(u.dtype).cumsum(-1)[:, None, :-1]  # [n, 1, C - 1]
     holds = (u[0][:, None] >= below).sum(-1)  # [n, S]
     return nn.functional.one_hot(holds, C).to(p.dtype)

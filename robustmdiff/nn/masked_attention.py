@@ -134,7 +134,8 @@ def pack(x: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
 
     On the CPU the present rows are taken out, rows int64. In a compiled graph, under torch.func or
     on a GPU, where their number cannot be known or not without waiting, the others are set to 0 in
-    place of it, rows bool [T]. Where every row is present nothing is done and rows is None.
+    place of it, rows bool [T]: else they would reach the gradient of a weight. Where every row is present,
+    or no gradient is recorded there, nothing is done and rows is None: no op reads them.
     """
     traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     if segments.device.type == "cpu" and not traced:
@@ -142,6 +143,8 @@ def pack(x: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
             return x, segments, None  # the op says what is wrong
         rows, packed = _present(segments.numpy().tobytes(), segments.shape[0], segments.shape[1], x.shape[0])
         return (x, segments, None) if rows is None else (x.index_select(0, rows), packed, rows)
+    if not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
+        return x, segments, None
     start, length = segments[..., 0].flatten().long(), segments[..., 1].flatten().long()
     edge = torch.zeros(x.shape[0] + 1, dtype=torch.int64, device=x.device)
     some = (length > 0).long()

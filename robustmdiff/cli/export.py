@@ -1,0 +1,50 @@
+"""`robustmdiff export`: a run as a folder that needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustmdiff.cli.arguments import AsJson, RunFolder
+from robustmdiff.cli.show import show
+
+
+def export(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write it.")],
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="onnx.")] = "onnx",
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Export nothing: ask the folder and the run the same, and compare."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The whole of a model (encoders, sampler, head, temperature, prediction sets) as one file, with what
+    prepares its inputs: `robustmdiff.runtime` answers with it where there is no torch.
+
+    What is written is compared with the run, under every subset of what some test patients have.
+
+    \b
+    Example:
+      robustmdiff export runs/mine --out exported
+    """
+    from robustmdiff.export.export import export_run
+    from robustmdiff.export.parity import check, compare
+    from robustmdiff.predictor import Predictor
+    from robustmdiff.runtime import Artefact
+
+    predictor = Predictor.from_pretrained(run)
+    if not verify:
+        export_run(predictor.run, out, to=to)
+    parity = compare(predictor, Artefact.load(out))
+    check(parity, out)
+    if as_json:
+        show(parity._asdict() | {"folder": str(out)}, as_json)
+    else:
+        print(
+            f"{'verified' if verify else 'wrote'} {out}: {parity.views} views of {parity.people} patients, "
+            f"probabilities differ by at most {parity.largest:.1g} from the run's, {parity.sets} prediction "
+            "sets do"
+        )

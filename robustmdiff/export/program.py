@@ -1,0 +1,90 @@
+"""The graph of a model with its shapes left open: patients, observations, words, draws."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from robustmdiff.data.batch import Batch, Images, Panels, Texts
+from robustmdiff.data.task import Modality, Task
+from robustmdiff.export.graph import DiagnosisGraph
+from robustmdiff.ops import philox_key
+from robustmdiff.runtime.inputs import feed
+
+SEED = 0  # of the noise that goes along
+EXAMPLES = 3  # patients that the graph is traced with; of sizes 0 and 1 tracing would make constants
+
+
+def trace(graph: DiagnosisGraph) -> tuple[ExportedProgram, dict[str, Tensor], list[str]]:
+    """The program, an example of its inputs, and the names of its outputs."""
+    example = example_of(graph)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its trees
+        names = list(graph(example))
+        program = torch.export.export(graph, (example,), dynamic_shapes=(_open(example),), strict=False)
+    return program, example, names
+
+
+def noise_of(graph: DiagnosisGraph) -> dict[str, np.ndarray]:
+    """What the model's own number of draws is made of, float32; nothing of a model that makes none."""
+    stage, model = graph.model.second_stage, graph.model
+    if stage is None:
+        return {}
+    noise = stage.forecast.noise(len(model.task.classes), model.config.draws, philox_key(SEED))
+    return {"u": noise.u.float().numpy(), "z": noise.z.float().numpy()}
+
+
+def example_of(graph: DiagnosisGraph) -> dict[str, Tensor]:
+    """Patients who have everything, and whatever noise the model needs."""
+    task = graph.model.task
+    blank = feed(_blank(task), task) | {f"noise_{name}": x for name, x in noise_of(graph).items()}
+    return {name: torch.from_numpy(x) for name, x in blank.items()}
+
+
+def _blank(task: Task) -> Batch[np.ndarray]:
+    rows = np.arange(EXAMPLES)
+
+    def packed(modality: Modality) -> Images | Texts | Panels:
+        if modality.kind == "image":
+            assert modality.shape is not None
+            return Images(rows, np.zeros((EXAMPLES, *modality.shape), dtype=np.float32))
+        if modality.kind == "text":
+            return Texts(rows, np.ones(2 * EXAMPLES, dtype=np.int64), np.full(EXAMPLES, 2))
+        shape = EXAMPLES, len(modality.fields)
+        return Panels(rows, np.zeros(shape, dtype=np.float32), np.ones(shape, dtype=bool))
+
+    nothing = np.zeros((EXAMPLES, 0), dtype=np.float32)
+    return Batch(
+        ids=("",) * EXAMPLES,
+        presence=np.ones((EXAMPLES, len(task.modalities)), dtype=bool),
+        inputs={modality.name: packed(modality) for modality in task.modalities},
+        label=nothing,
+        label_known=nothing.astype(bool),
+        findings=nothing,
+        findings_known=nothing.astype(bool),
+    )
+
+
+def _open(example: dict[str, Tensor]) -> dict[str, dict[int, Dim]]:
+    """Which axes have what size."""
+    patients, draws = Dim("patients"), Dim("draws")
+    found: dict[str, dict[int, Dim]] = {}
+    for name in example:
+        modality, _, what = name.rpartition(".")
+        if not modality:
+            found[name] = {1: draws} if what == "noise_u" else {0: draws}
+        elif what == "at":
+            found[name] = {0: patients}
+        else:
+            found[name] = {0: Dim(f"n_{_identifier(modality)}")}
+        if what == "input_ids":
+            found[name][1] = Dim(f"longest_{_identifier(modality)}")
+    return found
+
+
+def _identifier(name: str) -> str:
+    return "".join(c if c.isascii() and c.isalnum() else f"_{ord(c)}_" for c in name)

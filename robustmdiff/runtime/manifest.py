@@ -1,0 +1,93 @@
+"""manifest.json: what an exported folder holds, and that it is what was written.
+
+artefact/
+  manifest.json    written last
+  model.onnx       the engine, by its format
+  noise.npz        what the draws are made of, where the model makes draws
+  tokenizer.json   where the task has text
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from robustmdiff.data.task import Task
+from robustmdiff.data.task_file import task_from
+from robustmdiff.refusal import Refusal
+from robustmdiff.whole import write_whole
+
+MANIFEST, FORMAT = "manifest.json", 1
+NOISE, TOKENIZER = "noise.npz", "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """task        modalities with their fields, units, windows and sizes, and the classes
+    engine      the format of the engine ("onnx"), and model the file that it is
+    precision   "fp32"
+    max_tokens  of a text; longer ones lose their end
+    answer      which of the model's answers the probability is
+    draws       how many are made; 0: none
+    version     of the package that exported
+    files       SHA-256 of every other file of the folder, by name
+    """
+
+    task: Task
+    engine: str
+    model: str
+    precision: str
+    max_tokens: int
+    answer: str
+    draws: int
+    version: str
+    files: Mapping[str, str]
+
+    def save(self, folder: Path) -> None:
+        plain = {"format": FORMAT, **asdict(self), "task": self.task.to_json()}
+        write_whole(folder / MANIFEST, json.dumps(plain, indent=1).encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Of a folder whose files are as they were written. Raises Refusal, which names one that is not."""
+        path = folder / MANIFEST
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            if plain.pop("format") != FORMAT:
+                raise Refusal(f"{path}: format is not {FORMAT}, which this version reads; export anew")
+            found = cls(**{**plain, "task": task_from(plain["task"], f"{path}: task")})
+            files = dict(found.files)
+        except OSError as error:
+            raise Refusal(f"{folder}: holds no exported model, expected {MANIFEST}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, Refusal):
+                raise
+            raise Refusal(f"{path}: is no manifest of an exported model ({error})") from error
+        for name, written in files.items():
+            check_file(folder, name, written)
+        return found
+
+
+def check_file(folder: Path, name: str, written: str) -> None:
+    """Raises Refusal unless a file of the folder has the SHA-256 that was written."""
+    path = folder / name
+    if Path(name).name != name:
+        raise Refusal(f"{folder / MANIFEST}: names the file {name!r}, expected one of its own folder")
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise Refusal(f"{path}: cannot be read ({error.strerror}), expected what was exported") from error
+    if found != written:
+        raise Refusal(
+            f"{path}: is not the file that was exported (SHA-256 {found[:12]}..., expected "
+            f"{str(written)[:12]}...)"
+        )
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,61 @@
+"""A small run, and what is exported of it, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from robustmdiff import Predictor
+from robustmdiff.data.collate import Collator
+from robustmdiff.data.patient import Patient
+from robustmdiff.diagnosis.calibration import calibrate
+from robustmdiff.diagnosis.second_stage import fit_second_stage
+from robustmdiff.experiment.run import Run
+from robustmdiff.experiment.source import Source
+from robustmdiff.export.export import export_run
+from robustmdiff.forecast import fitting
+from robustmdiff.runtime import Artefact
+from tests.small_study import make_study, small_study  # noqa: F401
+
+KEPT = ("ct", "text", "structured")  # one of each kind: tracing takes as long as there are layers
+
+
+@dataclass
+class Exported:
+    predictor: Predictor
+    folder: Path
+    artefact: Artefact
+    patients: list[Patient]
+
+
+def small_run(folder: Path, *, second_stage: bool = True, **options) -> tuple[Run, list[Patient]]:
+    """A run as `train_run` makes one, of a model that has hardly learned anything."""
+    study = small_study(missingness="mcar", rate=0.3, cell_rate=0.2, **options).of(KEPT)
+    model, patients = study.model(denoiser=False), study.patients
+    if second_stage:
+        with pytest.MonkeyPatch.context() as patch:
+            fit = fitting.fit
+            for module in ("gaussian", "flow", "head"):
+                patch.setattr(
+                    f"robustmdiff.forecast.{module}.fit", lambda *a, **k: fit(*a, **{**k, "steps": 20})
+                )
+            how = study.collator, "flow", 0, folder / "model"
+            fit_second_stage(model, patients[:10], patients[10:], *how)
+        model.answer = "draws"
+    collator = Collator(study.task, study.tokenizer, study.config.max_tokens)
+    sets, abstention = calibrate(model, patients, patients, collator)
+    return Run(folder, Source("cohort"), model, collator, sets, abstention), patients
+
+
+def exported(folder: Path, **options) -> Exported:
+    run, patients = small_run(folder, **options)
+    out = export_run(run, folder / "exported")
+    return Exported(Predictor(run), out, Artefact.load(out, threads=1), patients)
+
+
+@pytest.fixture(scope="session")
+def with_draws(tmp_path_factory) -> Exported:
+    return exported(tmp_path_factory.mktemp("exported"))

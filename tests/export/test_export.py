@@ -1,0 +1,148 @@
+"""What is exported says what the run says: whatever a patient lacks, alone or among others."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from robustmdiff.baselines.mask_only import MaskOnly
+from robustmdiff.export.export import export_run
+from robustmdiff.export.graph import check_exportable
+from robustmdiff.export.parity import Parity, check, compare, views_of
+from robustmdiff.refusal import Refusal
+from tests.export.conftest import exported, small_run
+
+WITHOUT = """
+import pickle, sys
+for name in ("torch", "transformers", "onnx", "onnxscript", "scipy", "sklearn"):
+    sys.modules[name] = None  # as if it were not installed
+from robustmdiff.runtime import Artefact
+patients = pickle.load(open(sys.argv[2], "rb"))
+model = Artefact.load(sys.argv[1], threads=1)
+pickle.dump(model.diagnose(patients), open(sys.argv[3], "wb"))
+"""
+ROUNDING = 1e-5  # float32 through a few layers; `compare` measures about 1e-6
+
+
+def test_under_every_subset_of_what_patients_have(with_draws):
+    parity = compare(with_draws.predictor, with_draws.artefact, with_draws.patients)
+    assert parity.people == 13
+    assert parity.views > 13 * 4
+    assert parity.largest < ROUNDING
+    assert parity.sets == 0
+
+
+def test_every_part_of_the_answer_is_there(with_draws):
+    patient = with_draws.patients[0]
+    ours, theirs = with_draws.predictor.diagnose(patient), with_draws.artefact.diagnose(patient)
+    assert theirs.interval.keys() == ours.interval.keys() == set(with_draws.predictor.task.classes)
+    assert theirs.findings.keys() == ours.findings.keys() == set(with_draws.predictor.task.findings)
+    assert (theirs.patient, theirs.missing, theirs.answer) == (ours.patient, ours.missing, "draws")
+
+
+def test_of_a_patient_with_nothing_it_says_the_prevalence(with_draws):
+    nothing = replace(with_draws.patients[0], modalities={})
+    answer = with_draws.artefact.diagnose(nothing)
+    task = with_draws.predictor.task
+    assert list(answer.probability.values()) == pytest.approx(task.prevalence, abs=1e-7)
+    assert all(low == high for low, high in answer.interval.values())
+    assert (answer.nothing_known, answer.unlike_training, answer.findings) == (True, True, {})
+    assert set(answer.prediction) == set(with_draws.predictor.diagnose(nothing).prediction)
+
+
+def test_the_others_in_a_batch_change_nothing_but_rounding(with_draws):
+    together = with_draws.artefact.diagnose(with_draws.patients)
+    for patient, among in zip(with_draws.patients, together, strict=True):
+        alone = with_draws.artefact.diagnose(patient)
+        assert alone.probability == pytest.approx(among.probability, abs=1e-6)
+        assert alone.prediction == among.prediction
+
+
+def test_nobody_is_an_answer_too(with_draws):
+    assert with_draws.artefact.diagnose([]) == []
+
+
+@pytest.mark.parametrize("text", ["", "word " * 400])
+def test_texts_of_any_length(with_draws, text):
+    patient = replace(with_draws.patients[0], modalities={"text": text})
+    ours, theirs = with_draws.predictor.diagnose(patient), with_draws.artefact.diagnose(patient)
+    assert theirs.probability == pytest.approx(ours.probability, abs=ROUNDING)
+
+
+def test_our_ops_are_functions_of_our_domain(with_draws):
+    model = onnx.load(with_draws.folder / "model.onnx")
+    assert {f.name for f in model.functions if f.domain == "robustmdiff"} >= {
+        "masked_attention",
+        "knowledge_attention",
+    }
+    used = {node.op_type for node in model.graph.node if node.domain == "robustmdiff"}
+    assert used == {"masked_attention", "knowledge_attention"}
+    open_axes = {i.name: i.type.tensor_type.shape.dim[0].dim_param for i in model.graph.input}
+    assert all(open_axes[f"{name}.at"] for name in with_draws.predictor.task.modality_names)
+
+
+def test_it_answers_where_there_is_no_torch(with_draws, tmp_path):
+    people, said = tmp_path / "people", tmp_path / "said"
+    people.write_bytes(pickle.dumps(with_draws.patients))
+    subprocess.run([sys.executable, "-c", WITHOUT, with_draws.folder, people, said], check=True)
+    assert pickle.loads(said.read_bytes()) == with_draws.artefact.diagnose(with_draws.patients)
+
+
+def test_several_labels_and_no_draws(tmp_path):
+    many = exported(tmp_path, multilabel=True, second_stage=False)
+    parity = compare(many.predictor, many.artefact, many.patients[:4])
+    assert parity.largest < ROUNDING
+    assert parity.sets == 0
+    assert many.artefact.diagnose(many.patients[0]).interval == {}
+    assert not (many.folder / "noise.npz").exists()
+
+
+def test_a_difference_is_told(with_draws, tmp_path):
+    other, patients = small_run(tmp_path, seed=3)
+    parity = compare(type(with_draws.predictor)(other), with_draws.artefact, patients[:2])
+    assert parity.largest > 0.01
+    with pytest.raises(Refusal, match="differs by 0"):
+        check(parity, "somewhere")
+    with pytest.raises(Refusal, match="differs by nan"):
+        check(Parity(1, 1, float("nan"), 0), "somewhere")
+
+
+def test_views_are_the_subsets_of_what_is_there(with_draws):
+    patient = replace(with_draws.patients[0], modalities={"text": "a", "structured": {}, "ct": None})
+    names = with_draws.predictor.task.modality_names
+    assert sorted(tuple(view.modalities) for view in views_of(patient, names)) == [
+        (),
+        ("structured",),
+        ("text",),
+        ("text", "structured"),
+    ]
+
+
+def test_what_cannot_be_exported(with_draws, make_study, tmp_path):
+    study = make_study()
+    for model, said in [
+        (MaskOnly(study.cohort.task, study.config), "a MaskOnly, expected RobustMDiff"),
+        (study.model(denoiser=True), "jointly trained denoiser"),
+    ]:
+        with pytest.raises(Refusal, match=said):
+            check_exportable(model)
+    run = with_draws.predictor.run
+    with pytest.raises(Refusal, match="to is 'pdf', expected one of onnx"):
+        export_run(run, tmp_path, to="pdf")
+    with pytest.raises(Refusal, match="holds an exported model"):
+        export_run(run, with_draws.folder)
+
+
+def test_what_ties_in_calibration_ties_in_a_diagnosis(with_draws):
+    """The score of a patient with nothing is 1 - prevalence, the same number for all of them: float64 where
+    sets are calibrated, and float32 where a model answers."""
+    sets, task = with_draws.predictor.run.conformal, with_draws.predictor.task
+    exact = np.array([task.prevalence])
+    nothing = np.zeros((1, len(task.modalities)), dtype=bool)
+    assert (sets.sets(exact, nothing) == sets.sets(exact.astype(np.float32), nothing)).all()
