@@ -59,6 +59,11 @@ class TextEncoder(TransformersEncoder):
         ids = padded(texts.input_ids, texts.lengths, self.bert.config.pad_token_id or 0)
         return Embedded(self.words(ids), texts.lengths)
 
+    @property
+    def reads(self) -> str:
+        """As what the model is given `words`."""
+        return "inputs_embeds" if self.by_vectors else "input_ids"
+
     def words(self, ids: Tensor) -> Tensor:
         """Token ids as `encode` takes them."""
         return self.bert.get_input_embeddings()(ids) if self.by_vectors else ids
@@ -80,9 +85,8 @@ class TextEncoder(TransformersEncoder):
         assert lengths is not None
         n, longest = x.shape[:2]
         if not self.end_to_end:
-            words = "inputs_embeds" if self.by_vectors else "input_ids"
             written = _written(x, lengths).long()
-            states = self.bert(**{words: x}, attention_mask=written).last_hidden_state
+            states = self.bert(**{self.reads: x}, attention_mask=written).last_hidden_state
             return self.project(states), lengths
         start = torch.arange(n, device=x.device) * longest
         place = torch.arange(longest, device=x.device).repeat(n)
@@ -92,7 +96,7 @@ class TextEncoder(TransformersEncoder):
         """Texts on one axis, x [T, e], each word at its place in its own text, by where they start and how
         long they are -> [T, d_h]."""
         segments = torch.stack([start, lengths], dim=-1).to(torch.int32)[:, None]
-        given = {"inputs_embeds": x[None], "position_ids": place[None], "segments": segments}
+        given = {self.reads: x[None], "position_ids": place[None], "segments": segments}
         return self.project(self.bert(**given).last_hidden_state[0])
 
     def parts(self, attribution: Tensor) -> Tensor:
