@@ -1,0 +1,135 @@
+"""DICOM files and series of one patient as the image modalities of a task.
+
+Messages name files and modalities, never what a header says of a person.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustmdiff.clinical.code_map import CodeMap, said
+from robustmdiff.clinical.received import Received
+from robustmdiff.data.patient import DataError
+from robustmdiff.data.pictures.dicom_series import slices_of
+from robustmdiff.data.pictures.raster import Unreadable, decoding
+from robustmdiff.data.pictures.read import ImageFile
+from robustmdiff.data.task import Modality, Task
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+NEEDED = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
+# What an SR document has to repeat of its patient and study, empty where it is not known (PS3.3 A.35).
+REPEATED = (
+    *("PatientName", "PatientBirthDate", "PatientSex", "IssuerOfPatientID"),
+    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber"),
+)
+
+
+def read_dicom(paths: Sequence[Path], task: Task, code_map: CodeMap) -> Received:
+    """Each path is one image: a DICOM file, or a folder that is a series. Which modality it is, its Modality
+    or its SeriesDescription says (`CodeMap`), or that there is no other. Pixels are decoded when the patient
+    is asked about.
+
+    Raises DataError, naming the file, for what is no DICOM image, for two patients, for two images of one
+    modality and for an image of none.
+    """
+    observed: dict[str, ImageFile] = {}
+    evidence: list[Dataset] = []
+    first: dict[str, Path] = {}
+    for path in paths:
+        headers = _headers(path)
+        modality = _modality(headers[0], task, code_map, path)
+        if modality.name in observed:
+            other = Path(observed[modality.name].path).name
+            raise DataError(f"{path.name}: is {modality.name!r} as {other} is, expected one image of each")
+        observed[modality.name] = ImageFile(str(path), modality, path.name)
+        for header in headers:
+            evidence.append(evidence_of(header, path))
+            first.setdefault(_person(evidence[-1]), path)
+    if len(first) > 1:
+        some = " and ".join(path.name for path in list(first.values())[:2])
+        raise DataError(f"{some} are of two patients by their PatientID, expected one")
+    (id,) = {str(image.PatientID) for image in evidence}
+    return Received(
+        observed=observed,
+        identifiers=frozenset((id,)),
+        subject={"type": "Patient", "identifier": {"value": id}},
+        evidence=tuple(evidence),
+    )
+
+
+def evidence_of(header: Dataset, path: Path) -> Dataset:
+    """Of a header no more than a report on it needs: whose it is, and which it is. Raises DataError where it
+    does not say so."""
+    from pydicom import Dataset
+
+    kept = Dataset()
+    for keyword in NEEDED:
+        value = _quietly(header, keyword)
+        if not value:
+            raise DataError(f"{path.name}: has no {keyword}, which a report needs, expected one")
+        setattr(kept, keyword, value)
+    for keyword in REPEATED:
+        value = _repeated(keyword, _quietly(header, keyword))
+        if value or keyword != "IssuerOfPatientID":
+            setattr(kept, keyword, value)
+    return kept
+
+
+def _headers(path: Path) -> list[Dataset]:
+    """One of each file."""
+    try:
+        with decoding("a DICOM image"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote the values of a header
+            slices = slices_of(path)
+    except Unreadable as error:
+        raise DataError(f"{path.name}: {error}") from error
+    return list({slice_.path: slice_.header for slice_ in slices}.values())
+
+
+def _modality(header: Dataset, task: Task, code_map: CodeMap, path: Path) -> Modality:
+    kind, series = _quietly(header, "Modality"), _quietly(header, "SeriesDescription")
+    column = code_map.column([said(kind), said(series)], "image")
+    if column is not None:
+        return column.modality
+    images = task.of_kind("image")
+    if len(images) == 1 and images[0].name not in code_map.named:
+        return images[0]
+    expected = ", ".join(modality.name for modality in images) or "no image: the model reads none"
+    raise DataError(
+        f"{path.name}: has Modality {kind!r}, for which the map has no modality, expected {expected}"
+    )
+
+
+def _person(image: Dataset) -> str:
+    return f"{image.PatientID}\n{image.get('IssuerOfPatientID', '')}"
+
+
+def _quietly(header: Dataset, keyword: str) -> str:
+    """The value as text; "" where there is none, or none that can be read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            value = header.get(keyword)
+        except Exception:  # of a value that its representation does not allow
+            return ""
+    return "" if value is None else str(value).strip()
+
+
+def _repeated(keyword: str, value: str) -> Any:
+    """The value where it is what its keyword asks for, else nothing."""
+    from pydicom.valuerep import DA, TM, PersonName
+
+    if keyword == "PatientName":
+        return PersonName(value)  # decoded, so that it can be written as UTF-8
+    if keyword == "PatientSex":
+        return value if value in ("M", "F", "O") else ""
+    kinds = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
+    try:
+        return value if keyword not in kinds or not value or kinds[keyword](value) else ""
+    except ValueError:
+        return ""
