@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from fhir.resources.R4B.bundle import Bundle
+from highdicom.sr import srread
+from pydicom.sr.codedict import codes
 
+from robustmdiff.clinical.model_record import DECIDING
 from robustmdiff.data.sources.folder import write_template
 from tests.cli.said import SETTINGS, Said
+from tests.clinical.patients import bundle, image, observation, patient
 
 
 def a_folder_of_patients(root: Path, patients: int = 40) -> Path:
@@ -25,10 +31,18 @@ def a_folder_of_patients(root: Path, patients: int = 40) -> Path:
     return root
 
 
-def test_a_folder_of_one_s_own_from_training_to_explanation(say, tmp_path, undrawn):
-    data, out = a_folder_of_patients(tmp_path / "patients"), tmp_path / "run"
+@pytest.fixture(scope="module")
+def trained(say, tmp_path_factory) -> Path:
+    """A run on such a folder."""
+    root = tmp_path_factory.mktemp("own")
+    data, out = a_folder_of_patients(root / "patients"), root / "run"
     said = say("train", "--data", "folder", "--root", data, "--out", out, *SETTINGS)
     assert said.code == 0, said.err
+    return out
+
+
+def test_a_folder_of_one_s_own_from_training_to_explanation(say, trained, tmp_path, undrawn):
+    out = trained
     write_template(tmp_path / "new")
     rows = say("predict", out, "--data", tmp_path / "new", "--draws", 2, "--json").json["predictions"]
     assert [(row["patient"], row["class"]) for row in rows] == [
@@ -59,6 +73,66 @@ def test_a_folder_of_one_s_own_from_training_to_explanation(say, tmp_path, undra
     )
     error = say("predict", out, "--data", tmp_path / "new").error
     assert "patients.csv:1: column 'structured.crp' is missing (is it 'structured.CRP'?)" in error
+
+
+def test_dicom_and_fhir_in_a_structured_report_and_a_fhir_report_out(say, trained, tmp_path):
+    chest, record = image(tmp_path / "chest.dcm"), tmp_path / "record.json"
+    bundle(
+        record, observation("1988-5", 8.4, "mg/dL"), observation("2345-7", 5), of=[patient(gender="female")]
+    )
+    code_map = tmp_path / "map.json"
+    sex = {"codes": ["Patient.gender"], "categories": {"female": "F", "male": "M"}}
+    columns = {"structured.crp": {"codes": ["1988-5"]}, "structured.sex": sex}
+    code_map.write_text(json.dumps(columns), encoding="utf-8")
+    given = ("--dicom", chest, "--fhir", record, "--map", code_map, "--draws", 2)
+    told = say("report", trained, *given, "--to", "sr", "--out", tmp_path / "sr.dcm", "--json").json
+    assert told["missing"] == ["notes"]
+    assert told["notes"] == ["record.json: entry 2 (Observation) is no field of the task, by code or by text"]
+    report = srread(tmp_path / "sr.dcm")
+    p = {
+        group.tracking_identifier: group.get_measurements(name=codes.DCM.Probability)[0].value
+        for group in report.content.get_image_measurement_groups()
+        if group.get_measurements(name=codes.DCM.Probability)
+    }
+    assert p["pneumonia"] + p["no pneumonia"] == pytest.approx(1, abs=1e-6)
+    assert report.PatientID == "12345"
+
+    assert say("report", trained, *given, "--to", "fhir", "--out", tmp_path / "out.json").code == 0
+    read = Bundle.model_validate_json((tmp_path / "out.json").read_bytes())
+    resources = [entry.resource for entry in read.entry]
+    assert [float(each.valueQuantity.value) for each in resources[3:5]] == [p["pneumonia"], p["no pneumonia"]]
+    weights = b"".join((trained / name).read_bytes() for name in DECIDING if (trained / name).exists())
+    assert resources[1].identifier[0].value == sha256(weights).hexdigest()
+
+    bundle(record, of=[patient()])
+    nothing = ("--fhir", record, "--to", "fhir", "--out", tmp_path / "out.json")
+    said = say("report", trained, *nothing)
+    assert "the answer is the prevalence of each class" in said.err
+    assert "Nothing is known of the patient" in (tmp_path / "out.json").read_text(encoding="utf-8")
+    text = said.out + said.err + (tmp_path / "out.json").read_text(encoding="utf-8")
+    assert not any(name in text for name in ("Doe", "Jane"))
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        (("--to", "pdf"), "--to is 'pdf', expected sr or fhir"),
+        (("--to", "fhir"), "neither --dicom nor --fhir is given, expected one of them"),
+        (
+            ("--to", "sr", "--fhir", "record.json"),
+            "--to is 'sr', expected --dicom with the images whose study the report belongs to",
+        ),
+        (("--to", "fhir", "--fhir", "none.json"), "none.json: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_reported_is_a_sentence(say, trained, tmp_path, given, error):
+    assert say("report", trained, "--out", tmp_path / "out", *given).error == error
+
+
+def test_without_the_libraries_of_the_formats_it_says_what_to_install(say, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("robustmdiff.cli.report.find_spec", lambda name: None)
+    said = say("report", trained, "--out", tmp_path / "out", "--to", "fhir", "--fhir", "record.json")
+    assert "pip install 'robustmdiff[clinical]'" in said.error
 
 
 def test_bad_rows_are_all_told_or_left_out_and_listed(say, tmp_path):
