@@ -5,8 +5,11 @@ Messages name files and modalities, never what a header says of a person.
 
 from __future__ import annotations
 
+import logging
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,15 @@ REPEATED = (
     *("PatientName", "PatientBirthDate", "PatientSex", "IssuerOfPatientID"),
     *("StudyID", "StudyDate", "StudyTime", "AccessionNumber"),
 )
+UID = re.compile(r"[0-9.]{1,64}")
+DATE = re.compile(r"[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])")
+TIME = re.compile(r"[0-9]{2}([0-9]{2}([0-9]{2}(\.[0-9]{1,6})?)?)?")
+FORMS = {
+    "PatientSex": re.compile("[MFO]"),
+    "PatientBirthDate": DATE,
+    "StudyDate": DATE,
+    "StudyTime": TIME,
+}
 
 
 def read_dicom(paths: Sequence[Path], task: Task, code_map: CodeMap) -> Received:
@@ -51,8 +63,8 @@ def read_dicom(paths: Sequence[Path], task: Task, code_map: CodeMap) -> Received
             evidence.append(evidence_of(header, path))
             first.setdefault(_person(evidence[-1]), path)
     if len(first) > 1:
-        some = " and ".join(path.name for path in list(first.values())[:2])
-        raise DataError(f"{some} are of two patients by their PatientID, expected one")
+        some = " and ".join(dict.fromkeys(path.name for path in first.values()))
+        raise DataError(f"{some}: the PatientID is of {len(first)} patients, expected one")
     (id,) = {str(image.PatientID) for image in evidence}
     return Received(
         observed=observed,
@@ -68,23 +80,38 @@ def evidence_of(header: Dataset, path: Path) -> Dataset:
     from pydicom import Dataset
 
     kept = Dataset()
-    for keyword in NEEDED:
-        value = _quietly(header, keyword)
-        if not value:
-            raise DataError(f"{path.name}: has no {keyword}, which a report needs, expected one")
-        setattr(kept, keyword, value)
-    for keyword in REPEATED:
-        value = _repeated(keyword, _quietly(header, keyword))
-        if value or keyword != "IssuerOfPatientID":
+    with silently():
+        for keyword in NEEDED:
+            value = _text(header, keyword)
+            if not value or (keyword.endswith("UID") and not UID.fullmatch(value)):
+                what = f"has {'no valid' if value else 'no'} {keyword}"
+                raise DataError(f"{path.name}: {what}, which a report needs, expected one")
             setattr(kept, keyword, value)
+        for keyword in REPEATED:
+            value = _repeated(keyword, _text(header, keyword))
+            if value or keyword != "IssuerOfPatientID":
+                setattr(kept, keyword, value)
     return kept
+
+
+@contextmanager
+def silently() -> Iterator[None]:
+    """Without the warnings of pydicom and highdicom, which quote what a header says of a person, and without
+    pydicom's log, which repeats them."""
+    log = logging.getLogger("pydicom")
+    before, log.disabled = log.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = before
 
 
 def _headers(path: Path) -> list[Dataset]:
     """One of each file."""
     try:
-        with decoding("a DICOM image"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they quote the values of a header
+        with decoding("a DICOM image"), silently():
             slices = slices_of(path)
     except Unreadable as error:
         raise DataError(f"{path.name}: {error}") from error
@@ -92,7 +119,7 @@ def _headers(path: Path) -> list[Dataset]:
 
 
 def _modality(header: Dataset, task: Task, code_map: CodeMap, path: Path) -> Modality:
-    kind, series = _quietly(header, "Modality"), _quietly(header, "SeriesDescription")
+    kind, series = _text(header, "Modality"), _text(header, "SeriesDescription")
     column = code_map.column([said(kind), said(series)], "image")
     if column is not None:
         return column.modality
@@ -109,27 +136,25 @@ def _person(image: Dataset) -> str:
     return f"{image.PatientID}\n{image.get('IssuerOfPatientID', '')}"
 
 
-def _quietly(header: Dataset, keyword: str) -> str:
-    """The value as text; "" where there is none, or none that can be read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+def _text(header: Dataset, keyword: str) -> str:
+    """The value as the file has it; "" where there is none, or none that can be read."""
+    from pydicom.multival import MultiValue
+
+    with silently():
         try:
             value = header.get(keyword)
         except Exception:  # of a value that its representation does not allow
             return ""
+    if isinstance(value, MultiValue):
+        return "\\".join(map(str, value))
     return "" if value is None else str(value).strip()
 
 
 def _repeated(keyword: str, value: str) -> Any:
     """The value where it is what its keyword asks for, else nothing."""
-    from pydicom.valuerep import DA, TM, PersonName
+    from pydicom.valuerep import PersonName
 
     if keyword == "PatientName":
         return PersonName(value)  # decoded, so that it can be written as UTF-8
-    if keyword == "PatientSex":
-        return value if value in ("M", "F", "O") else ""
-    kinds = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
-    try:
-        return value if keyword not in kinds or not value or kinds[keyword](value) else ""
-    except ValueError:
-        return ""
+    expected = FORMS.get(keyword)
+    return value if expected is None or expected.fullmatch(value) else ""

@@ -104,7 +104,7 @@ def when(content: Mapping[str, Any]) -> When | None:
         said = content.get(key)
         if isinstance(said, Mapping):
             said = said.get("end") or said.get("start")
-        if said:
+        if isinstance(said, str):
             return _when(said)
     return None
 
@@ -152,12 +152,19 @@ def _is_of(subject: Mapping[str, Any], patient: Mapping[str, Any], url: str | No
     )
 
 
+def _without_nulls(read: Any) -> Any:
+    """JSON's null is nothing that FHIR has said."""
+    if isinstance(read, dict):
+        return {key: _without_nulls(value) for key, value in read.items() if value is not None}
+    return [_without_nulls(value) for value in read if value is not None] if isinstance(read, list) else read
+
+
 def _validated(path: Path) -> Mapping[str, Any]:
     from fhir.resources.R4B.bundle import Bundle
     from pydantic import ValidationError
 
     try:
-        read = json.loads(path.read_text(encoding="utf-8-sig"))
+        read = _without_nulls(json.loads(path.read_text(encoding="utf-8-sig")))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path.name}: is not JSON in UTF-8, expected a FHIR Bundle") from error
     if not isinstance(read, dict) or read.get("resourceType") != "Bundle":

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from robustmdiff.clinical import coding
 from robustmdiff.clinical.coding import Concept
-from robustmdiff.clinical.model_record import ModelRecord
+from robustmdiff.clinical.model_record import PRODUCT, ModelRecord
 
 if TYPE_CHECKING:
     from fhir.resources.R4B.bundle import Bundle
@@ -93,7 +93,7 @@ def _device(model: ModelRecord) -> Json:
     return {
         "resourceType": "Device",
         "identifier": [{"system": SHA_256, "value": model.sha256}],
-        "manufacturer": "RobustMDiff",
+        "manufacturer": PRODUCT,
         "deviceName": [{"name": model.name, "type": "model-name"}],
         "version": [{"value": model.version}],
     }

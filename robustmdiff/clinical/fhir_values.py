@@ -47,7 +47,7 @@ def values_of(bundle: PatientBundle, code_map: CodeMap) -> Values:
     found: dict[str, list[Measurement]] = defaultdict(list)
     panels: dict[str, dict[str, float | str]] = defaultdict(dict)
     notes: list[str] = []
-    for measurement in chain(_measurements(bundle, notes), _demographics(bundle, code_map)):
+    for measurement in chain(_measurements(bundle, notes), _demographics(bundle, code_map, notes)):
         column = code_map.column(measurement.names, "values")
         if column is None:
             notes.append(f"{measurement.where} is no field of the task, by code or by text")
@@ -79,15 +79,20 @@ def _measurements(bundle: PatientBundle, notes: list[str]) -> Iterator[Measureme
             yield Measurement(part, names_of([part["code"]]), time, f"{resource.where}, component {n}")
 
 
-def _demographics(bundle: PatientBundle, code_map: CodeMap) -> Iterator[Measurement]:
+def _demographics(bundle: PatientBundle, code_map: CodeMap, notes: list[str]) -> Iterator[Measurement]:
     """The Patient's sex, and the age in years when the last of the resources was so, each where a column
     goes by it."""
     patient, content = bundle.patient, bundle.patient.content
     if "gender" in content and code_map.column([said(GENDER)], "values"):
         yield Measurement({"valueString": content["gender"]}, [said(GENDER)], None, patient.where)
-    times = [time.earliest for resource in bundle.resources if (time := when(resource.content))]
-    is_asked = code_map.column([said(BIRTH_DATE)], "values")
-    if is_asked and times and len(content.get("birthDate", "")) == len("2026-01-31"):
+    column = code_map.column([said(BIRTH_DATE)], "values")
+    if "birthDate" in content and column:
+        times = [time.earliest for resource in bundle.resources if (time := when(resource.content))]
+        if not times or len(content["birthDate"]) != len("2026-01-31"):
+            notes.append(
+                f"{patient.where} gives no {column}: it needs a whole birth date and a dated resource"
+            )
+            return
         born, now = date.fromisoformat(content["birthDate"]), max(times).date()
         years = now.year - born.year - ((now.month, now.day) < (born.month, born.day))
         quantity = {"value": years, "unit": "a"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from robustmdiff.predictor import Answer, Predictor
 
+PRODUCT = "RobustMDiff"
 # What decides a run's answers: `cat` of those that are there, in this order, and `sha256sum` give `digest`.
 DECIDING = ("model/model.safetensors", "model/forecast.safetensors", "conformal.json", "abstention.json")
 

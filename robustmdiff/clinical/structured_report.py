@@ -13,7 +13,8 @@ from uuid import NAMESPACE_OID, uuid5
 
 from robustmdiff.clinical import coding
 from robustmdiff.clinical.coding import Concept
-from robustmdiff.clinical.model_record import ModelRecord
+from robustmdiff.clinical.dicom_images import silently
+from robustmdiff.clinical.model_record import PRODUCT, ModelRecord
 from robustmdiff.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 LONGEST = 64  # characters of a code's meaning (DICOM's LO)
 UTF_8 = "ISO_IR 192"
-PRODUCT = "RobustMDiff"
 
 
 def structured_report(answer: Answer, model: ModelRecord, evidence: Sequence[Dataset]) -> ComprehensiveSR:
@@ -33,7 +33,8 @@ def structured_report(answer: Answer, model: ModelRecord, evidence: Sequence[Dat
     evidence  of each DICOM instance that was read what `dicom_images.evidence_of` keeps: whose it is, and
               which it is
 
-    Raises Refusal for no evidence, and for names that DICOM cannot tell apart or cannot hold.
+    Raises Refusal for no evidence, for images of a class that DICOM has not, and for names that it cannot
+    tell apart or cannot hold.
     """
     from highdicom import UID
     from highdicom.sr import ComprehensiveSR, MeasurementReport, ObservationContext
@@ -51,22 +52,29 @@ def structured_report(answer: Answer, model: ModelRecord, evidence: Sequence[Dat
             *(_of_finding(name, p) for name, p in answer.findings.items()),
         ],
     )
-    return ComprehensiveSR(
-        evidence=evidence,
-        content=content,
-        series_instance_uid=UID(),
-        series_number=1,
-        sop_instance_uid=UID(),
-        instance_number=1,
-        manufacturer=PRODUCT,
-        manufacturer_model_name=model.name,
-        software_versions=model.version,
-        is_complete=True,
-        is_final=False,
-        is_verified=False,
-        specific_character_set=UTF_8,
-        coding_schemes=[_scheme()],
-    )
+    try:
+        with silently():
+            return ComprehensiveSR(
+                evidence=evidence,
+                content=content,
+                series_instance_uid=UID(),
+                series_number=1,
+                sop_instance_uid=UID(),
+                instance_number=1,
+                manufacturer=PRODUCT,
+                manufacturer_model_name=model.name,
+                software_versions=model.version,
+                is_complete=True,
+                is_final=False,
+                is_verified=False,
+                specific_character_set=UTF_8,
+                coding_schemes=[_scheme()],
+            )
+    except KeyError as error:
+        kind = evidence[0].SOPClassUID
+        if error.args[0] != kind:
+            raise
+        raise Refusal(f"an image is of SOP class {kind}, expected one that DICOM defines") from error
 
 
 def to_bytes(report: ComprehensiveSR) -> bytes:
@@ -74,8 +82,9 @@ def to_bytes(report: ComprehensiveSR) -> bytes:
     from highdicom.sr import srread
 
     buffer = BytesIO()
-    report.save_as(buffer, enforce_file_format=True)
-    srread(BytesIO(buffer.getvalue()))
+    with silently():
+        report.save_as(buffer, enforce_file_format=True)
+        srread(BytesIO(buffer.getvalue()))
     return buffer.getvalue()
 
 

@@ -11,6 +11,7 @@ from fhir.resources.R4B.bundle import Bundle
 from highdicom.sr import srread
 from pydicom.sr.codedict import codes
 
+from robustmdiff import __version__
 from robustmdiff.clinical.model_record import DECIDING
 from robustmdiff.data.sources.folder import write_template
 from tests.cli.said import SETTINGS, Said
@@ -102,7 +103,10 @@ def test_dicom_and_fhir_in_a_structured_report_and_a_fhir_report_out(say, traine
     resources = [entry.resource for entry in read.entry]
     assert [float(each.valueQuantity.value) for each in resources[3:5]] == [p["pneumonia"], p["no pneumonia"]]
     weights = b"".join((trained / name).read_bytes() for name in DECIDING if (trained / name).exists())
-    assert resources[1].identifier[0].value == sha256(weights).hexdigest()
+    device = resources[1]
+    assert device.identifier[0].value == sha256(weights).hexdigest()
+    assert (device.deviceName[0].name, device.version[0].value) == ("RobustMDiff", __version__)
+    assert "in 90% of patients" in resources[0].conclusion
 
     bundle(record, of=[patient()])
     nothing = ("--fhir", record, "--to", "fhir", "--out", tmp_path / "out.json")

@@ -41,18 +41,20 @@ def test_a_file_and_a_series_go_where_the_map_says(tmp_path):
 
 def test_two_patients_are_refused_and_not_named(tmp_path):
     paths = [image(tmp_path / "a.dcm"), image(tmp_path / "b.dcm", Modality="CT", PatientID="777")]
-    with pytest.raises(DataError, match=r"a.dcm and b.dcm are of two patients by their PatientID") as error:
+    with pytest.raises(
+        DataError, match=r"a.dcm and b.dcm: the PatientID is of 2 patients, expected one"
+    ) as error:
         read_dicom(paths, TWO, MAP)
     assert not any(secret in str(error.value) for secret in ("777", "12345", "Doe", "Jane"))
     other = image(tmp_path / "c.dcm", Modality="CT", IssuerOfPatientID="elsewhere")
-    with pytest.raises(DataError, match=r"a.dcm and c.dcm are of two patients"):
+    with pytest.raises(DataError, match=r"a.dcm and c.dcm: the PatientID is of 2 patients"):
         read_dicom([paths[0], other], TWO, MAP)
 
 
 def test_a_series_with_a_slice_of_another_patient_is_refused(tmp_path):
     folder = a_ct(tmp_path / "ct")
     edit(folder / "IM0002", PatientID="777")
-    with pytest.raises(DataError, match="are of two patients"):
+    with pytest.raises(DataError, match=r"^ct: the PatientID is of 2 patients, expected one$"):
         read_dicom([folder], TWO, MAP)
 
 
@@ -61,6 +63,13 @@ def test_an_image_that_cannot_be_filed_is_refused(tmp_path, keyword):
     path = image(tmp_path / "a.dcm")
     edit(path, **{keyword: ""})
     with pytest.raises(DataError, match=f"a.dcm: has no {keyword}, which a report needs, expected one"):
+        read_dicom([path], TASK, CodeMap(TASK))
+
+
+def test_a_uid_that_is_none_is_refused(tmp_path):
+    path = image(tmp_path / "a.dcm")
+    path.write_bytes(path.read_bytes().replace(b"1.2.3\0", b"Jane\0\0"))
+    with pytest.raises(DataError, match=r"a.dcm: has no valid SeriesInstanceUID, which a report needs"):
         read_dicom([path], TASK, CodeMap(TASK))
 
 

@@ -224,6 +224,15 @@ def test_age_is_that_of_the_last_resource(received, birth, time, age):
     assert found.observed["labs"]["age"] == age
 
 
+@pytest.mark.parametrize(("birth", "time"), [("1950", "2026-03-01"), ("1950-03-01", None)])
+def test_an_age_that_cannot_be_told_is_listed(received, birth, time):
+    found = received(observation("6690-2", 4, "10*9/L", time=time), of=[patient(birthDate=birth)])
+    assert found.observed["labs"] == {"wbc": 4}
+    assert found.notes == (
+        "bundle.json: entry 0 (Patient) gives no labs.age: it needs a whole birth date and a dated resource",
+    )
+
+
 def test_a_report_s_conclusion_and_text_and_the_later_of_two(received):
     report = {
         "resourceType": "DiagnosticReport",
@@ -290,6 +299,17 @@ def test_another_patient_is_refused_and_not_named(refused, reference):
 )
 def test_the_patient_may_be_referred_to_in_other_ways(received, reference):
     assert received(other(reference)).observed["labs"] == {"crp": 3}
+
+
+def test_null_says_nothing(received):
+    found = received(
+        other(None), document(b"x") | {"date": None}, observation("6690-2") | {"valueString": None}
+    )
+    assert found.observed == {"notes": "x"}
+    assert found.notes == (
+        "bundle.json: entry 1 (Observation) does not say whom it is about and is not used",
+        "bundle.json: entry 3 (Observation) has no value for labs.wbc",
+    )
 
 
 @pytest.mark.parametrize("of", [[], [patient(), patient(id="q")]])

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from io import BytesIO
 from itertools import combinations
 
 import pytest
-from highdicom.sr import srread
+from highdicom.sr import MeasurementReport, srread
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
 
 from robustmdiff.clinical import coding
-from robustmdiff.clinical.dicom_images import evidence_of
+from robustmdiff.clinical.code_map import CodeMap
+from robustmdiff.clinical.dicom_images import evidence_of, read_dicom, silently
 from robustmdiff.clinical.structured_report import device_uid, short, structured_report, to_bytes
 from robustmdiff.refusal import Refusal
 from tests.clinical.patients import ANSWER, MODEL, TASK, evidence, image, of_classes
@@ -31,7 +33,8 @@ def read_back(answer, images, model=MODEL):
 
 def groups(document):
     """Each measurement group by its tracking identifier, the name in full."""
-    found = document.content.get_image_measurement_groups()
+    content = MeasurementReport.from_sequence(document.content)
+    found = content.get_image_measurement_groups()
     return {group.tracking_identifier: group for group in found}
 
 
@@ -123,7 +126,7 @@ def test_modalities_are_used_or_missing(images, n):
     for missing in combinations(TASK.modality_names, n):
         nothing = n == len(TASK.modality_names)
         answer = replace(FEW, missing=missing, nothing_known=nothing)
-        whole = said(groups(read_back(answer, images[:1]))["Answer"])
+        whole = said(groups(structured_report(answer, MODEL, images[:1]))["Answer"])
         assert [name for what, name in whole if what == "modality-missing"] == list(missing)
         used = [name for what, name in whole if what == "modality-used"]
         assert used == [name for name in TASK.modality_names if name not in missing]
@@ -189,6 +192,36 @@ def test_a_patient_s_name_is_kept_in_utf_8(tmp_path, charset, name):
     document = to_bytes(structured_report(of_classes("肺炎", "b"), MODEL, images))
     assert dcmread(BytesIO(document)).PatientName == name
     assert name.encode() in document
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"PatientName": "Bono"},
+        {"PatientName": "Z" * 100},
+        {"PatientName": "A=B=C=D=E"},
+        {"PatientID": "x" * 100},
+        {"AccessionNumber": "Q" * 40},
+        {"StudyDate": "2026.01.02"},
+        {"SpecificCharacterSet": "NOPE"},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_what_a_header_should_not_say_is_told_in_no_warning_and_no_log(tmp_path, caplog, fields):
+    with silently():
+        path = image(tmp_path / "a.dcm", **fields)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        images = read_dicom([path], TASK, CodeMap(TASK)).evidence
+        to_bytes(structured_report(FEW, MODEL, images))
+    assert [str(each.message) for each in told] == []
+    assert caplog.messages == []
+
+
+def test_an_image_of_no_class_of_dicom_is_refused(tmp_path):
+    images = [evidence(tmp_path / "a.dcm", SOPClassUID="1.2.3")]
+    with pytest.raises(Refusal, match=r"an image is of SOP class 1\.2\.3, expected one that DICOM defines"):
+        structured_report(FEW, MODEL, images)
 
 
 def test_what_is_not_what_its_keyword_asks_for_is_left_empty(tmp_path):
