@@ -41,7 +41,7 @@ def report(
 
     \b
     Example:
-      robustmdiff report runs/mine --dicom chest.dcm --fhir labs.json --map map.json --to sr --out sr.dcm
+      robustmdiff report runs/mine --dicom chest.dcm --to sr --out sr.dcm
     """
     answer, notes = report_run(
         run, out, to, dicom=dicom or (), fhir=fhir, code_map=code_map, draws=draws, seed=seed, device=device

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from io import BytesIO
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -73,11 +74,12 @@ def test_a_record_in_the_task_s_terms(received):
     assert found.notes == ()
 
 
-def test_nothing_but_a_patient(received):
-    found = received()
-    assert (found.observed, found.notes) == ({}, ())
-    asked = found.patient(TASK, "bundle.json")
-    assert not any(asked.has(name) for name in TASK.modality_names)
+@pytest.mark.parametrize("n", range(4))
+def test_what_did_not_come_is_missing(received, n):
+    every = {"xray": media(png()), "notes": document(b"x"), "labs": observation("1988-5", 3)}
+    for names in combinations(every, n):
+        asked = received(*(every[name] for name in names)).patient(TASK, "bundle.json")
+        assert [name for name in TASK.modality_names if asked.has(name)] == list(names)
 
 
 def test_a_display_text_will_do_and_components_are_read(received):
