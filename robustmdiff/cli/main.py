@@ -13,8 +13,7 @@ from typing import Annotated
 
 import typer
 
-from robustmdiff.cli import cohort, data, demo, evaluate, explain, export, info, predict, train
-from robustmdiff.cli import cohort, data, demo, evaluate, explain, info, predict, report, train
+from robustmdiff.cli import cohort, data, demo, evaluate, explain, export, info, predict, report, train
 from robustmdiff.refusal import Refusal
 
 app = typer.Typer(

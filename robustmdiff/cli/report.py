@@ -15,8 +15,9 @@ from robustmdiff.cli.show import NOTHING_KNOWN, show
 from robustmdiff.refusal import Refusal
 
 if TYPE_CHECKING:
+    from robustmdiff.answer import Answer
     from robustmdiff.clinical.received import Received
-    from robustmdiff.predictor import Answer, Predictor
+    from robustmdiff.predictor import Predictor
 
 
 def report(

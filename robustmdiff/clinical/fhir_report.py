@@ -18,7 +18,7 @@ from robustmdiff.clinical.model_record import PRODUCT, ModelRecord
 if TYPE_CHECKING:
     from fhir.resources.R4B.bundle import Bundle
 
-    from robustmdiff.predictor import Answer
+    from robustmdiff.answer import Answer
 
 SCHEME = f"urn:oid:{coding.SCHEME_UID}"
 SHA_256 = "urn:oid:2.16.840.1.101.3.4.2.1"  # the algorithm, as the system of a digest

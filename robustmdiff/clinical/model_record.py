@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from robustmdiff.predictor import Answer, Predictor
+    from robustmdiff.answer import Answer
+    from robustmdiff.predictor import Predictor
 
 PRODUCT = "RobustMDiff"
 # What decides a run's answers: `cat` of those that are there, in this order, and `sha256sum` give `digest`.

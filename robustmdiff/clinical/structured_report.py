@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from highdicom.sr import CodedConcept, ComprehensiveSR
     from pydicom import Dataset
 
-    from robustmdiff.predictor import Answer
+    from robustmdiff.answer import Answer
 
 LONGEST = 64  # characters of a code's meaning (DICOM's LO)
 UTF_8 = "ISO_IR 192"

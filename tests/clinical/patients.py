@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from robustmdiff.answer import Answer
 from robustmdiff.clinical.dicom_images import evidence_of
 from robustmdiff.clinical.model_record import ModelRecord
 from robustmdiff.data.task import Field, Modality, Task
-from robustmdiff.predictor import Answer
 from tests.data.pictures.dicom import written
 
 LOINC, UCUM = "http://loinc.org", "http://unitsofmeasure.org"
