@@ -33,9 +33,10 @@ MISSING = Concept("modality-missing", "Modality missing")
 UNLIKE_TRAINING = Concept("unlike-training", "Unlike the patients trained on")
 NOTHING_KNOWN = Concept("nothing-known", "Nothing known: the answer is the prevalence")
 ANSWER_OF = Concept("answer-of", "Whose answer it is")
-DRAWS_OR_HEAD = {
+ANSWERS = {  # by the names that models give them
     "draws": Concept("draws", "Mean of the draws of what is missing"),
     "head": Concept("head", "Head of the model, without draws"),
+    "full-view head": Concept("full-view-head", "What seeing everything is expected to say"),
 }
 DRAWS = "Draws of what the missing modalities could still show; not a population of patients"
 

@@ -108,7 +108,7 @@ def _whole(answer: Answer, model: ModelRecord) -> Json:
             *(_component(coding.USED, valueCodeableConcept=_named(n)) for n in model.used(answer)),
             *(_component(coding.MISSING, valueCodeableConcept=_named(n)) for n in answer.missing),
             _component(coding.NOTHING_KNOWN, valueBoolean=answer.nothing_known),
-            _component(coding.ANSWER_OF, valueCodeableConcept=_private(coding.DRAWS_OR_HEAD[answer.answer])),
+            _component(coding.ANSWER_OF, valueCodeableConcept=_private(coding.ANSWERS[answer.answer])),
             _component(coding.UNLIKE_TRAINING, valueBoolean=answer.unlike_training)
             if answer.unlike_training is not None
             else _component(coding.UNLIKE_TRAINING, dataAbsentReason=_not_asked()),

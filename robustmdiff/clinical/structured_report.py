@@ -129,7 +129,7 @@ def _whole(answer: Answer, model: ModelRecord, evidence: Sequence[Dataset]) -> A
         *((coding.USED, _named(name)) for name in model.used(answer)),
         *((coding.MISSING, _named(name)) for name in answer.missing),
         (coding.NOTHING_KNOWN, yes_no[answer.nothing_known]),
-        (coding.ANSWER_OF, _coded(coding.DRAWS_OR_HEAD[answer.answer])),
+        (coding.ANSWER_OF, _coded(coding.ANSWERS[answer.answer])),
     ]
     if answer.unlike_training is not None:
         said.append((coding.UNLIKE_TRAINING, yes_no[answer.unlike_training]))
