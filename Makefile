@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/include/rmd/*)
 
-.PHONY: help demo test test-slow interpret fuzz lint ledger format bench results docs clean
+.PHONY: help demo test test-slow interpret engines fuzz lint ledger format bench results docs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,13 +21,16 @@ demo: $(READY)  ## train, evaluate and explain on built-in patients (about 5 min
 	$(BIN)/robustmdiff demo --out runs/demo --resume
 
 test: $(READY)  ## every test that takes seconds (about 8 minutes on 2 cores)
-	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not interpreter" -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not interpreter and not engines" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 interpret: $(READY)  ## the Triton kernels in Triton's interpreter (2 minutes)
 	$(BIN)/python -m pytest -m interpreter tests/kernels
+
+engines: $(READY)  ## TensorRT engines, built without a GPU (1 minute)
+	$(BIN)/python -m pytest -m engines tests/export
 
 fuzz: $(READY)  ## the CPU kernels under AddressSanitizer and UBSan (2 minutes on 2 cores)
 	$(BIN)/cmake -S . -B build/fuzz -G Ninja -DRMD_FUZZ=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja

@@ -14,7 +14,9 @@ from robustmdiff.cli.show import show
 def export(
     run: RunFolder,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write it.")],
-    to: Annotated[str, typer.Option(metavar="FORMAT", help="onnx.")] = "onnx",
+    to: Annotated[
+        str, typer.Option(metavar="FORMAT", help="onnx, or tensorrt: an engine of it as well.")
+    ] = "onnx",
     verify: Annotated[
         bool,
         typer.Option("--verify", help="Export nothing: ask the folder and the run the same, and compare."),

@@ -59,12 +59,13 @@ class PanelEncoder(Encoder):
     def embed(self, panels: Panels) -> Embedded:
         """x [n, width]: numeric values, the presence of every field, one-hot categories."""
         value = panels.value.masked_fill(~panels.present, 0)
-        x, measured = value[:, self.numeric], panels.present[:, self.numeric]
-        z = torch.asinh((x - self.centre) / self.scale) * measured
-        parts = [z, panels.present.to(z.dtype)]
+        parts = [panels.present.to(value.dtype)]
+        if len(self.numeric):
+            x, measured = value[:, self.numeric], panels.present[:, self.numeric]
+            parts.insert(0, torch.asinh((x - self.centre) / self.scale) * measured)
         for i, size in self.categorical:
             category = value[:, i, None] == torch.arange(size, device=value.device)
-            parts.append((category & panels.present[:, i, None]).to(z.dtype))
+            parts.append((category & panels.present[:, i, None]).to(value.dtype))
         return Embedded(torch.cat(parts, dim=-1))
 
     def encode(self, embedded: Embedded) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -15,28 +15,19 @@ from robustmdiff.experiment.run import Run, load_run
 from robustmdiff.export.graph import DiagnosisGraph, check_exportable
 from robustmdiff.export.onnx import to_onnx
 from robustmdiff.export.program import noise_of, trace
+from robustmdiff.export.tensorrt import build_engine
 from robustmdiff.refusal import Refusal
 from robustmdiff.runtime.manifest import MANIFEST, NOISE, TOKENIZER, Manifest, sha256
 from robustmdiff.whole import write_whole
 
-
-class Format(NamedTuple):
-    """How a graph becomes a file of the folder: its name, and write(graph, path)."""
-
-    model: str
-    write: Callable[[DiagnosisGraph, Path], None]
-
-
-def write_onnx(graph: DiagnosisGraph, path: Path) -> None:
-    program, example, outputs = trace(graph)
-    write_whole(path, to_onnx(program, list(example), outputs).SerializeToString())
-
-
-FORMATS: Mapping[str, Format] = {"onnx": Format("model.onnx", write_onnx)}
+FORMATS = ("onnx", "tensorrt")
+MODEL, ENGINE = "model.onnx", "model.engine"
 
 
 def export_run(run: Run | str | Path, folder: str | Path, *, to: str = "onnx") -> Path:
     """Write the folder; the manifest last, so that a folder that loads is whole.
+
+    to  "onnx"; "tensorrt": a TensorRT engine of the graph as well, beside it.
 
     Raises Refusal for a model that cannot be exported, a format that is not known, and a folder that holds
     an exported model.
@@ -49,24 +40,30 @@ def export_run(run: Run | str | Path, folder: str | Path, *, to: str = "onnx") -
     model, config = run.model, run.model.config
     check_exportable(model)
     graph = DiagnosisGraph(model, run.conformal, run.abstention)
-    files = [FORMATS[to].model]
-    FORMATS[to].write(graph, folder / files[0])
+    files, engines = [MODEL], {}
+    program, example, outputs = trace(graph)
+    write_whole(folder / MODEL, to_onnx(program, list(example), outputs).SerializeToString())
     if noise := noise_of(graph):
         files.append(NOISE)
         write_whole(folder / NOISE, _npz(noise))
     if run.collator.tokenizer is not None:
         files.append(TOKENIZER)
         save_tokenizer(run.collator.tokenizer, folder / TOKENIZER)
+    if to == "tensorrt":
+        files.append(ENGINE)
+        built = build_engine(folder / MODEL, folder / ENGINE, config.max_tokens, config.draws if noise else 0)
+        engines[ENGINE] = built._asdict()
     Manifest(
         task=model.task,
-        engine=to,
-        model=files[0],
+        engine="onnx",
+        model=MODEL,
         precision="fp32",
         max_tokens=config.max_tokens,
         answer=model.answer,
         draws=config.draws if noise else 0,
         version=robustmdiff.__version__,
         files={name: sha256(folder / name) for name in files},
+        engines=engines,
     ).save(folder)
     return folder
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import onnx
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, NameFixPass, RemoveUnusedNodesPass
+from onnxscript.optimizer import fold_constants
 from torch.export import ExportedProgram
 
 from robustmdiff.export.functions import OPSET, functions, translations
@@ -28,6 +29,7 @@ def to_onnx(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[s
             verbose=False,
         )
     assert made is not None
+    fold_constants(made.model)  # axes have to be constants for TensorRT
     # What is left unnamed, unused, or tells of the machine that it was made on.
     for tidy in (NameFixPass(), RemoveUnusedNodesPass(), ClearMetadataAndDocStringPass()):
         tidy(made.model)

@@ -2,7 +2,8 @@
 
 artefact/
   manifest.json    written last
-  model.onnx       the engine, by its format
+  model.onnx       the engine
+  model.engine     another one, of TensorRT, where it was asked for
   noise.npz        what the draws are made of, where the model makes draws
   tokenizer.json   where the task has text
 """
@@ -12,9 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from robustmdiff.data.task import Task
 from robustmdiff.data.task_file import task_from
@@ -35,6 +36,7 @@ class Manifest:
     draws       how many are made; 0: none
     version     of the package that exported
     files       SHA-256 of every other file of the folder, by name
+    engines     others that were built of the model, by the name of their file: what built them, and for what
     """
 
     task: Task
@@ -46,6 +48,7 @@ class Manifest:
     draws: int
     version: str
     files: Mapping[str, str]
+    engines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         plain = {"format": FORMAT, **asdict(self), "task": self.task.to_json()}

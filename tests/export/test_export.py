@@ -94,6 +94,7 @@ def test_it_answers_where_there_is_no_torch(with_draws, tmp_path):
     assert pickle.loads(said.read_bytes()) == with_draws.artefact.diagnose(with_draws.patients)
 
 
+@pytest.mark.slow  # a second graph
 def test_several_labels_and_no_draws(tmp_path):
     many = exported(tmp_path, multilabel=True, second_stage=False)
     parity = compare(many.predictor, many.artefact, many.patients[:4])
@@ -133,7 +134,7 @@ def test_what_cannot_be_exported(with_draws, make_study, tmp_path):
         with pytest.raises(Refusal, match=said):
             check_exportable(model)
     run = with_draws.predictor.run
-    with pytest.raises(Refusal, match="to is 'pdf', expected one of onnx"):
+    with pytest.raises(Refusal, match="to is 'pdf', expected one of onnx, tensorrt"):
         export_run(run, tmp_path, to="pdf")
     with pytest.raises(Refusal, match="holds an exported model"):
         export_run(run, with_draws.folder)
