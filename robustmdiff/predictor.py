@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -114,7 +114,15 @@ class Predictor:
 
         terms(self.task, folder_task(data), str(data))  # refuses before a picture is decoded
         patients, task = load_folder(data, bad=bad)
-        return in_terms_of(self.task, patients, task, str(data))
+        return list(in_terms_of(self.task, patients, task, str(data)))
+
+    def stream(self, folder: str | Path, *, bad: BadRows | None = None) -> Iterator[Patient]:
+        """The patients of a folder as `patients` gives them, one by one: of a table of any length only the
+        ids stay in memory. Rows that cannot be read are told at the end (`bad` as there); pictures are read
+        when a patient is diagnosed."""
+        from robustmdiff.data.sources.folder import folder_task, stream_folder
+
+        return in_terms_of(self.task, stream_folder(folder, bad=bad), folder_task(folder), str(folder))
 
     @overload
     def diagnose(

@@ -138,7 +138,7 @@ def evaluate_folds(
     source = Source(**plan["source"])
     patients, task = load_patients(source)
     trained = load_run(folder / "repeat-0" / "fold-0").task  # task.json may have changed since
-    patients, task = in_terms_of(trained, patients, task, str(source.root)), trained
+    patients, task = list(in_terms_of(trained, patients, task, str(source.root))), trained
     presence = np.array([[p.has(name) for name in task.modality_names] for p in patients])
     masks = draw_masks([p.id for p in patients], presence, task.modality_names, seed=seed)
     repeats = []

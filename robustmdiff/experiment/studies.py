@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -221,14 +221,15 @@ def study_of(
     )
 
 
-def in_terms_of(ours: Task, patients: Sequence[Patient], theirs: Task, where: str) -> list[Patient]:
-    """Patients of the task `theirs` as patients of `ours` (`data.terms`): converted, or refused."""
+def in_terms_of(ours: Task, patients: Iterable[Patient], theirs: Task, where: str) -> Iterator[Patient]:
+    """Patients of the task `theirs` as patients of `ours` (`data.terms`): refused at once, or converted one
+    by one."""
     read = terms(ours, theirs, where)
     if read.absent:
         warnings.warn(
             f"{where}: has no {', '.join(read.absent)}, which the run takes as not measured", stacklevel=2
         )
-    return [read.patient(patient) for patient in patients]
+    return map(read.patient, patients)
 
 
 def study_in_terms_of(task: Task, study: Study) -> Study:
@@ -242,7 +243,8 @@ def study_in_terms_of(task: Task, study: Study) -> Study:
         study,
         task=task,
         patients={
-            name: in_terms_of(task, patients, study.task, where) for name, patients in study.patients.items()
+            name: list(in_terms_of(task, patients, study.task, where))
+            for name, patients in study.patients.items()
         },
     )
 

@@ -9,7 +9,7 @@ import pytest
 from robustmdiff.data.bad_rows import SHOWN, BadRows
 from robustmdiff.data.counts import counts
 from robustmdiff.data.patient import DataError
-from robustmdiff.data.sources.folder import folder_split, load_folder
+from robustmdiff.data.sources.folder import folder_split, load_folder, stream_folder
 from robustmdiff.data.tables.frames import read_frame
 
 HEADER = "id,group,split,site,label,xray,labs.crp"
@@ -69,6 +69,21 @@ def test_skipped_rows_are_listed_and_stop_nobody(folder):
     assert [row["patients"] for row in found.classes] == [1, 1]
     assert [row["present"] for row in found.modalities] == [2, 2]
     assert found.sites == [{"site": "north", "patients": 1}, {"site": "south", "patients": 1}]
+
+
+def test_a_stream_gives_the_same_patients_one_by_one_and_tells_at_its_end(folder):
+    root, bad = folder(mixed()), BadRows(skip=True)
+    patients = stream_folder(root, bad=bad)
+    first = next(patients)
+    assert not bad.problems  # not yet read
+    whole = BadRows(skip=True)
+    assert [first, *patients] == load_folder(root, bad=whole)[0]
+    assert bad.problems == whole.problems
+    patients = stream_folder(root)
+    assert [next(patients).id for _ in "abc"] == ["a", "b", "c"]
+    with pytest.raises(DataError) as error:
+        next(patients)
+    assert len(error.value.args) == len(BAD)
 
 
 def test_of_many_bad_rows_some_are_told(folder):

@@ -74,10 +74,34 @@ def load_folder(
     """All records of the folder, in the table's order, and their task. Images are decoded when they are
     asked for (`pictures.read.ImageFile`), and kept in `cache`, if given. Raises DataError naming file, row
     and column of every row that cannot be read, unless `bad` is to skip them."""
-    root, bad = Path(root), bad or BadRows()
-    task, columns, counted = _task(root)
-    patients: list[Patient] = []
+    root = Path(root)
+    task, _, counted = _task(root)
+    patients = list(_patients(root, Path(cache) if cache else None, bad or BadRows()))
+    if counted:
+        task = replace(task, prevalence=prevalence(patients, task.classes, task.multilabel))
+    for modality in task.modalities:
+        _warn_if_dark(patients, modality)
+    return patients, task
+
+
+def stream_folder(root: str | Path, *, bad: BadRows | None = None) -> Iterator[Patient]:
+    """The records of `load_folder` one by one: of a table of any length only the ids stay in memory. What
+    cannot be read is told, and whether images are dark is looked at in the first ones, when all rows have
+    been read."""
+    root = Path(root)
+    first: list[Patient] = []
+    for patient in _patients(root, None, bad or BadRows()):
+        if len(first) < LOOKED_AT:
+            first.append(patient)
+        yield patient
+    for modality in folder_task(root).modalities:
+        _warn_if_dark(first, modality)
+
+
+def _patients(root: Path, cache: Path | None, bad: BadRows) -> Iterator[Patient]:
+    task, columns, _ = _task(root)
     seen: dict[str, str] = {}
+    nobody = True
     for row in _rows(root, task, columns, bad):
         with bad.row():
             id = row.name("id")
@@ -86,15 +110,11 @@ def load_folder(
             first = seen.setdefault(canonical(id), row.source)
             if first != row.source:
                 raise row.error("id", f"expected one not used before ({first})")
-            patients.append(patient_of(row, task, root, columns, Path(cache) if cache else None))
+            yield patient_of(row, task, root, columns, cache)
+            nobody = False
     bad.check()
-    if not patients:
+    if nobody:
         raise DataError(f"{find_table(root, 'patients')} has no row, expected at least one patient")
-    if counted:
-        task = replace(task, prevalence=prevalence(patients, task.classes, task.multilabel))
-    for modality in task.modalities:
-        _warn_if_dark(patients, modality)
-    return patients, task
 
 
 def patient_of(row: Row, task: Task, root: Path, columns: Columns, cache: Path | None = None) -> Patient:
