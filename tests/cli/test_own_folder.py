@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fhir.resources.R4B.bundle import Bundle
 from highdicom.sr import srread
+from pyarrow import parquet
 from pydicom.sr.codedict import codes
 
 from robustmdiff import __version__
@@ -50,6 +51,12 @@ def test_a_folder_of_one_s_own_from_training_to_explanation(say, trained, tmp_pa
         (id, name) for id in ("p1", "p2", "p3") for name in ("pneumonia", "no pneumonia")
     ]
     assert rows[2]["missing"] == "xray"
+    asked, table = ("predict", out, "--data", tmp_path / "new", "--draws", 2), tmp_path / "answers.parquet"
+    assert say(*asked, "--out", table).out == f"wrote {table}, 6 rows\n"
+    assert parquet.read_table(table).to_pylist() == [pytest.approx(row, abs=1e-6) for row in rows]
+    for option in (("--workers", 2), ("--engine", "ray")):
+        said = say(*asked, *option, "--out", tmp_path / "answers.csv")
+        assert said.error == f"{option[0]} is {option[1]}, expected it with --out FILE.parquet alone"
     measured = ("evaluate", out, "--data", tmp_path / "new", "--draws", 2, "--replicates", 10, "--json")
     said = say(*measured)
     assert said.code == 0, said.err
@@ -176,6 +183,9 @@ def test_bad_rows_are_all_told_or_left_out_and_listed(say, tmp_path):
     prevalence = json.loads((out / "model" / "model.json").read_text(encoding="utf-8"))["task"]["prevalence"]
     assert [row["probability"] for row in rows] == pytest.approx(prevalence, abs=1e-6)
     assert "the answer is the prevalence of each class" in say(*asked, "--skip-bad").out
+    said = say("predict", out, "--data", data, "--skip-bad", "--out", tmp_path / "answers.parquet", "--json")
+    assert (said.json["rows"], len(said.json["left_out"])) == (2 * 40, 2)
+    assert told(said, "left out: patients.csv:")
     page = ("--out", tmp_path / "page.html")
     hidden = [word for name in ("xray", "notes", "structured") for word in ("--hide", name)]
     said = say("explain", out, *hidden, *page, "--draws", 2)
