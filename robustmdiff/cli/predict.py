@@ -13,7 +13,6 @@ from robustmdiff.cli.show import left_out, show, show_predictions
 from robustmdiff.refusal import Refusal
 
 if TYPE_CHECKING:
-    from robustmdiff.answer import Answer
     from robustmdiff.data.bad_rows import BadRows
 
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from robustmdiff.answer import Answer
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.predictor import Answer, Predictor
+from robustmdiff.predictor import Predictor
 
 COLUMNS: dict[str, type] = {
     "patient": str,
