@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -11,8 +9,6 @@ if TYPE_CHECKING:
     from robustmdiff.predictor import Predictor
 
 PRODUCT = "RobustMDiff"
-# What decides a run's answers: `cat` of those that are there, in this order, and `sha256sum` give `digest`.
-DECIDING = ("model/model.safetensors", "model/forecast.safetensors", "conformal.json", "abstention.json")
 
 
 class ModelRecord(NamedTuple):
@@ -38,6 +34,7 @@ class ModelRecord(NamedTuple):
 
 def record_of(predictor: Predictor) -> ModelRecord:
     from robustmdiff import __version__
+    from robustmdiff.experiment.run import digest
 
     run = predictor.run
     return ModelRecord(
@@ -47,12 +44,3 @@ def record_of(predictor: Predictor) -> ModelRecord:
         modalities=predictor.task.modality_names,
         level=1 - run.conformal.alpha,
     )
-
-
-def digest(folder: Path) -> str:
-    """SHA-256 of the files of a run that decide its answers."""
-    found = hashlib.sha256()
-    for name in DECIDING:
-        if (folder / name).exists():
-            found.update((folder / name).read_bytes())
-    return found.hexdigest()

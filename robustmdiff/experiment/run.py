@@ -12,6 +12,7 @@ runs/name/
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Mapping
@@ -45,6 +46,8 @@ from robustmdiff.training.notes import read_notes
 from robustmdiff.whole import write_whole
 
 SPLIT, PEOPLE, FOLDS = "split.json", "people.json", "folds.json"
+# What decides a run's answers: `cat` of those that are there, in this order, and `sha256sum` give `digest`.
+DECIDING = ("model/model.safetensors", "model/forecast.safetensors", "conformal.json", "abstention.json")
 
 
 @dataclass(frozen=True)
@@ -210,6 +213,15 @@ def load_run(folder: str | Path, device: torch.device | str = "cpu") -> Run:
         conformal=calibration.sets,
         abstention=calibration.abstention,
     )
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of the files of a run that decide its answers."""
+    found = hashlib.sha256()
+    for name in DECIDING:
+        if (folder / name).exists():
+            found.update((folder / name).read_bytes())
+    return found.hexdigest()
 
 
 def usable(device: torch.device | str) -> torch.device:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 import robustmdiff
-from robustmdiff.clinical.model_record import digest
 from robustmdiff.data.patient import Observation, Patient
 from robustmdiff.data.pictures.read import ImageFile
+from robustmdiff.experiment.run import digest
 from robustmdiff.predictor import Predictor
 
 

@@ -13,8 +13,8 @@ from pyarrow import parquet
 from pydicom.sr.codedict import codes
 
 from robustmdiff import __version__
-from robustmdiff.clinical.model_record import DECIDING
 from robustmdiff.data.sources.folder import write_template
+from robustmdiff.experiment.run import DECIDING
 from tests.cli.said import SETTINGS, Said
 from tests.clinical.patients import bundle, image, observation, patient
 
