@@ -13,7 +13,19 @@ from typing import Annotated
 
 import typer
 
-from robustmdiff.cli import cohort, data, demo, evaluate, explain, export, info, predict, report, train
+from robustmdiff.cli import (
+    benchmark,
+    cohort,
+    data,
+    demo,
+    evaluate,
+    explain,
+    export,
+    info,
+    predict,
+    report,
+    train,
+)
 from robustmdiff.refusal import Refusal
 
 app = typer.Typer(
@@ -29,6 +41,7 @@ app.command(short_help="Diagnose patients: probabilities and prediction sets.")(
 app.command(short_help="One page on one patient: what is likely, and why.")(explain.explain)
 app.command(short_help="The model as one file, for where there is no torch.")(export.export)
 app.command(short_help="DICOM or FHIR in, a DICOM SR or a FHIR report out.")(report.report)
+app.command(short_help="Every form of a run side by side.")(benchmark.benchmark)
 app.command(short_help="What is installed here, or what a run holds.")(info.info)
 app.command(short_help="All of it on built-in patients, in about five minutes.")(demo.demo)
 app.add_typer(data.app, name="data", short_help="Read patients of yours and count what is there.")

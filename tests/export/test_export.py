@@ -12,7 +12,9 @@ import onnx
 import pytest
 
 from robustmdiff.baselines.mask_only import MaskOnly
+from robustmdiff.data.patient import Patient
 from robustmdiff.export.export import export_run
+from robustmdiff.export.forms import quality, side_by_side
 from robustmdiff.export.graph import check_exportable
 from robustmdiff.export.parity import Parity, check, compare, views_of
 from robustmdiff.refusal import Refusal
@@ -147,3 +149,31 @@ def test_what_ties_in_calibration_ties_in_a_diagnosis(with_draws):
     exact = np.array([task.prevalence])
     nothing = np.zeros((1, len(task.modalities)), dtype=bool)
     assert (sets.sets(exact, nothing) == sets.sets(exact.astype(np.float32), nothing)).all()
+
+
+def test_forms_side_by_side(with_draws, monkeypatch):
+    monkeypatch.setattr("robustmdiff.export.forms.SIZES", (1, 5))
+    people = with_draws.patients
+    monkeypatch.setattr(with_draws.predictor, "patients", lambda: people)
+    torch, onnx = side_by_side(with_draws.predictor, with_draws.folder, people)
+    assert (torch.form, onnx.form) == ("torch", "onnx")
+    assert torch.difference == 0 < onnx.difference < ROUNDING
+    assert onnx.auroc == torch.auroc
+    assert onnx.coverage == torch.coverage
+    assert onnx.bytes == (with_draws.folder / "model.onnx").stat().st_size
+    assert all(form.ms_1 > 0 and form.ms_64 > 0 for form in (torch, onnx))
+
+
+def test_quality_of_what_is_right_and_of_what_is_wrong(with_draws):
+    task, (one, other) = with_draws.predictor.task, with_draws.predictor.task.classes[:2]
+    people = [Patient(f"{i}", {}, labels={name: True}) for i, name in enumerate((one, other))]
+    sure = [
+        replace(
+            with_draws.artefact.diagnose(people[0]),
+            probability={c: float(c == name) for c in task.classes},
+            prediction=(name,),
+        )
+        for name in (one, other)
+    ]
+    assert quality(sure, people, task) == (1.0, 1.0)
+    assert quality(sure[::-1], people, task) == (0.0, 0.0)

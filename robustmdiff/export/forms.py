@@ -1,0 +1,96 @@
+"""Every form of a run side by side: how large, how good, how different, how fast."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from robustmdiff.answer import Answer
+from robustmdiff.data.collate import Collator
+from robustmdiff.data.patient import Patient
+from robustmdiff.data.task import Task
+from robustmdiff.export.parity import compare
+from robustmdiff.predictor import Predictor
+from robustmdiff.ranking import macro_auroc
+from robustmdiff.runtime.artefact import Artefact
+
+SIZES = (1, 64)  # patients at a time
+ROUNDS = 7
+Diagnose = Callable[[Sequence[Patient]], list[Answer]]
+
+
+class Form(NamedTuple):
+    """One form. What was not measured is None, and `reason` says why.
+
+    bytes       on disk, of what answers
+    auroc       macro, of the run's test patients, complete
+    coverage    the share of them whose class is in the prediction set
+    difference  the largest of a probability from the run's, as `parity.compare` finds it
+    ms_1, ms_64 milliseconds a patient, from the patient to the answer, one and 64 at a time
+    """
+
+    form: str
+    bytes: int | None = None
+    auroc: float | None = None
+    coverage: float | None = None
+    difference: float | None = None
+    ms_1: float | None = None
+    ms_64: float | None = None
+    reason: str = ""
+
+
+def side_by_side(predictor: Predictor, folder: Path, patients: Sequence[Patient]) -> list[Form]:
+    """The run in torch, and what `export_run` wrote of it into the folder."""
+    artefact = Artefact.load(folder)
+    manifest, run = artefact.manifest, predictor.run
+    asked: dict[str, Diagnose] = {"torch": predictor.diagnose, "onnx": artefact.diagnose}
+    difference = compare(predictor, artefact).largest
+    weights = sum(path.stat().st_size for path in (run.folder / "model").glob("*.safetensors"))
+    of_files = {"torch": weights, "onnx": (folder / manifest.model).stat().st_size}
+    speed = milliseconds(asked, patients)
+    forms = []
+    for name, diagnose in asked.items():
+        auroc, coverage = quality(diagnose(patients), patients, predictor.task)
+        apart = 0.0 if name == "torch" else difference
+        one, many = speed[name]
+        forms.append(Form(name, of_files[name], auroc, coverage, apart, one, many))
+    for name, built in manifest.engines.items():
+        reason = "an engine needs a GPU to be loaded; none has been run"
+        forms.append(Form(f"{built['package']} ({name})", built["bytes"], reason=reason))
+    return forms
+
+
+def quality(answers: Sequence[Answer], patients: Sequence[Patient], task: Task) -> tuple[float, float]:
+    """Macro AUROC, and the share of those known to have a class that have it in their set."""
+    bare = [Patient(p.id, {}, labels=p.labels, source=p.source) for p in patients]
+    batch = Collator(task)(bare)
+    label, known = np.asarray(batch.label) > 0.5, np.asarray(batch.label_known)
+    p = np.array([list(answer.probability.values()) for answer in answers])
+    held = np.array([[name in answer.prediction for name in task.classes] for answer in answers])
+    has = label & known
+    return macro_auroc(p, label, known), float(held[has].mean())
+
+
+def milliseconds(
+    asked: Mapping[str, Diagnose], patients: Sequence[Patient], rounds: int = ROUNDS
+) -> dict[str, list[float]]:
+    """For each form, a patient's milliseconds at each of SIZES: the median of rounds, in each of which every
+    form has its turn after a call that is not timed."""
+    found: dict[str, list[float]] = {name: [] for name in asked}
+    for size in SIZES:
+        some = (list(patients) * (size // max(len(patients), 1) + 1))[:size]
+        turns: dict[str, list[float]] = {name: [] for name in asked}
+        for _ in range(rounds):
+            for name, diagnose in asked.items():
+                diagnose(some)
+                start = time.perf_counter()
+                diagnose(some)
+                turns[name].append(time.perf_counter() - start)
+        for name, seconds in turns.items():
+            found[name].append(1e3 * statistics.median(seconds) / size)
+    return found
