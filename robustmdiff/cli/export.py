@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from robustmdiff.cli.arguments import AsJson, RunFolder
 from robustmdiff.cli.show import show
+from robustmdiff.refusal import Refusal
 
 
 def export(
@@ -32,6 +34,11 @@ def export(
     Example:
       robustmdiff export runs/mine --out exported
     """
+    needs = ("onnx", "onnxruntime", "onnxscript")
+    if missing := [name for name in needs if find_spec(name) is None]:
+        raise Refusal(
+            f"export needs {' and '.join(missing)}, expected installed (pip install 'robustmdiff[export]')"
+        )
     from robustmdiff.export.export import export_run
     from robustmdiff.export.parity import check, compare
     from robustmdiff.predictor import Predictor

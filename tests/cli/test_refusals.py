@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 
@@ -112,3 +113,11 @@ def test_a_module_to_run():
         [sys.executable, "-m", "robustmdiff", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout == "robustmdiff 0.1.0\n"
+
+
+def test_export_says_which_packages_it_needs(say, monkeypatch, tmp_path):
+    found = importlib.util.find_spec
+    monkeypatch.setattr("robustmdiff.cli.export.find_spec", lambda n: None if n == "onnx" else found(n))
+    said = say("export", tmp_path, "--out", tmp_path / "exported")
+    assert said.code == 2
+    assert said.err == "error: export needs onnx, expected installed (pip install 'robustmdiff[export]')\n"
