@@ -17,7 +17,7 @@ def export(
     run: RunFolder,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write it.")],
     to: Annotated[
-        str, typer.Option(metavar="FORMAT", help="onnx, or tensorrt: an engine of it as well.")
+        str, typer.Option(metavar="FORMAT", help="onnx; tensorrt: an engine of it as well; triton-server.")
     ] = "onnx",
     verify: Annotated[
         bool,
@@ -41,10 +41,15 @@ def export(
         )
     from robustmdiff.export.export import export_run
     from robustmdiff.export.parity import check, compare
+    from robustmdiff.export.triton_server import write_repository
     from robustmdiff.predictor import Predictor
     from robustmdiff.runtime import Artefact
 
     predictor = Predictor.from_pretrained(run)
+    if to == "triton-server":
+        write_repository(predictor.run, out)
+        show({"wrote": str(out)}, as_json)
+        return
     if not verify:
         export_run(predictor.run, out, to=to)
     parity = compare(predictor, Artefact.load(out))

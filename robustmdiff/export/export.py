@@ -14,7 +14,7 @@ from robustmdiff.data.tokenizer import save_tokenizer
 from robustmdiff.experiment.run import Run, load_run
 from robustmdiff.export.graph import DiagnosisGraph, check_exportable
 from robustmdiff.export.onnx import to_onnx
-from robustmdiff.export.program import noise_of, trace
+from robustmdiff.export.program import axes_of, example_of, noise_of
 from robustmdiff.export.tensorrt import build_engine
 from robustmdiff.refusal import Refusal
 from robustmdiff.runtime.manifest import MANIFEST, NOISE, TOKENIZER, Manifest, sha256
@@ -41,8 +41,8 @@ def export_run(run: Run | str | Path, folder: str | Path, *, to: str = "onnx") -
     check_exportable(model)
     graph = DiagnosisGraph(model, run.conformal, run.abstention)
     files, engines = [MODEL], {}
-    program, example, outputs = trace(graph)
-    write_whole(folder / MODEL, to_onnx(program, list(example), outputs).SerializeToString())
+    example = example_of(graph)
+    write_whole(folder / MODEL, to_onnx(graph, example, axes_of(example)))
     if noise := noise_of(graph):
         files.append(NOISE)
         write_whole(folder / NOISE, _npz(noise))

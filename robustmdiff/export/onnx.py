@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
 
 import onnx
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, NameFixPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
-from torch.export import ExportedProgram
+from torch import Tensor, nn
 
 from robustmdiff.export.functions import OPSET, functions, translations
+from robustmdiff.export.program import Axes, trace
 
 
-def to_onnx(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
-    """The model of an exported graph, with these names, checked."""
+def to_onnx(graph: nn.Module, example: dict[str, Tensor], axes: Axes) -> bytes:
+    """The model of a graph, checked; its inputs have the names of the example's."""
+    program, outputs = trace(graph, example, axes)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its trees
@@ -24,7 +25,7 @@ def to_onnx(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[s
             program,
             custom_translation_table=translations(),
             opset_version=OPSET,
-            input_names=inputs,
+            input_names=list(example),
             output_names=outputs,
             dynamo=True,
             optimize=False,  # runtimes do that better, and it takes as long as all the rest
@@ -38,4 +39,4 @@ def to_onnx(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[s
     model = made.model_proto
     model.functions.extend(functions())
     onnx.checker.check_model(model, full_check=True)
-    return model
+    return model.SerializeToString()

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from robustmdiff.data.batch import Batch, Images, Panels, Texts
@@ -19,14 +19,16 @@ SEED = 0  # of the noise that goes along
 EXAMPLES = 3  # patients that the graph is traced with; of sizes 0 and 1 tracing would make constants
 
 
-def trace(graph: DiagnosisGraph) -> tuple[ExportedProgram, dict[str, Tensor], list[str]]:
-    """The program, an example of its inputs, and the names of its outputs."""
-    example = example_of(graph)
+Axes = dict[str, dict[int, Dim]]
+
+
+def trace(graph: nn.Module, example: dict[str, Tensor], axes: Axes) -> tuple[ExportedProgram, list[str]]:
+    """The program of a graph, whose inputs have open sizes along these axes, and the names of its outputs."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its trees
         names = list(graph(example))
-        program = torch.export.export(graph, (example,), dynamic_shapes=(_open(example),), strict=False)
-    return program, example, names
+        program = torch.export.export(graph, (example,), dynamic_shapes=(axes,), strict=False)
+    return program, names
 
 
 def noise_of(graph: DiagnosisGraph) -> dict[str, np.ndarray]:
@@ -69,10 +71,10 @@ def _blank(task: Task) -> Batch[np.ndarray]:
     )
 
 
-def _open(example: dict[str, Tensor]) -> dict[str, dict[int, Dim]]:
-    """Which axes have what size."""
+def axes_of(example: dict[str, Tensor]) -> Axes:
+    """Patients, observations of each modality, words and draws."""
     patients, draws = Dim("patients"), Dim("draws")
-    found: dict[str, dict[int, Dim]] = {}
+    found: Axes = {}
     for name in example:
         modality, _, what = name.rpartition(".")
         if not modality:
