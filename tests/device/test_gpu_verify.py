@@ -101,7 +101,10 @@ def test_last(): pass
 """
 
 
-@pytest.mark.parametrize("spread", [(), ("-n", "2")], ids=["one-process", "xdist"])
+@pytest.mark.parametrize(
+    "spread",
+    [pytest.param((), id="one-process"), pytest.param(("-n", "2"), id="xdist", marks=pytest.mark.slow)],
+)
 def test_a_crash_and_a_hang_cost_one_test_each(tmp_path, gpu_verify, spread):
     """And what an earlier try had found is not run again."""
     file = tmp_path / "test_of_a_gpu.py"

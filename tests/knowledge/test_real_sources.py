@@ -216,6 +216,7 @@ def as_orphadata(folder: Path) -> None:
         (folder / f"en_product{product}.xml").write_bytes(text.encode("latin-1", "xmlcharrefreplace"))
 
 
+@pytest.mark.slow  # thousands of diseases, written and read
 def test_orphanets_tables_written_as_orphadatas_xml_read_the_same(orphanet, tmp_path):
     as_orphadata(tmp_path)
     again = read_orphadata(tmp_path)
