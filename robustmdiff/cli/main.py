@@ -24,6 +24,7 @@ from robustmdiff.cli import (
     info,
     predict,
     report,
+    serve,
     train,
 )
 from robustmdiff.refusal import Refusal
@@ -40,6 +41,7 @@ app.command(short_help="Take modalities away and measure what is left.")(evaluat
 app.command(short_help="Diagnose patients: probabilities and prediction sets.")(predict.predict)
 app.command(short_help="One page on one patient: what is likely, and why.")(explain.explain)
 app.command(short_help="The model as one file, for where there is no torch.")(export.export)
+app.command(short_help="An exported model behind HTTP, for one machine.")(serve.serve)
 app.command(short_help="DICOM or FHIR in, a DICOM SR or a FHIR report out.")(report.report)
 app.command(short_help="Every form of a run side by side.")(benchmark.benchmark)
 app.command(short_help="What is installed here, or what a run holds.")(info.info)

@@ -9,6 +9,7 @@ from typing import Self, overload
 import numpy as np
 
 from robustmdiff.answer import Answer, Computed, answers
+from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Task
@@ -75,7 +76,10 @@ class Artefact:
 
     def _diagnose(self, patients: Sequence[Patient]) -> list[Answer]:
         batch = self.collator(patients)
-        said = self.engine(feed(batch, self.task) | self.noise)
+        return self.answers(batch, self.engine(feed(batch, self.task) | self.noise))
+
+    def answers(self, batch: Batch[np.ndarray], said: Arrays) -> list[Answer]:
+        """What the engine said of the patients of a batch, in words."""
         computed = Computed(
             said["probability"],
             said["in_set"],

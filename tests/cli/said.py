@@ -10,7 +10,20 @@ DATA = ("train=40", "calibration=12", "test=12", "image_size=16")
 SIZES = ("patch=8", "d_h=8", "heads=2", "layers=1", "width=16", "depth=1", "steps=2", "draws=4")
 SETTINGS = ["--set", "epochs=1", *(word for size in SIZES for word in ("--set", f"model.{size}"))]
 TINY = [*(word for option in DATA for word in ("--option", option)), *SETTINGS]
-COMMANDS = ("cohort", "train", "evaluate", "predict", "explain", "report", "info", "demo", "data")
+COMMANDS = (
+    "cohort",
+    "train",
+    "evaluate",
+    "predict",
+    "explain",
+    "export",
+    "report",
+    "benchmark",
+    "serve",
+    "info",
+    "demo",
+    "data",
+)
 
 
 class Said(NamedTuple):

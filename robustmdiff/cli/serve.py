@@ -1,0 +1,79 @@
+"""`robustmdiff serve`: an exported model behind HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustmdiff.refusal import Refusal
+
+NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+
+
+def serve(
+    artefacts: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="ARTEFACT...", help="What `robustmdiff export` wrote; of several, the last answers."
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="Of the model, in paths.")] = "robustmdiff",
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Who may ask: lines 'NAME TOKEN'.")
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="For TLS, with --key.")] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="Of the certificate.")] = None,
+    audit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append who asked what when, as JSON lines.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, show_default=False, help="Of the engine; else as many as it takes.")
+    ] = None,
+    deadline: Annotated[float, typer.Option(min=0.01, help="Seconds that an answer may take.")] = 30.0,
+) -> None:
+    """Answer the KServe protocol (/v2), raw patients (/predict), /health and /metrics, until SIGTERM.
+
+    \b
+    Example:
+      robustmdiff serve exported --audit audit.jsonl
+    """
+    if not all(map(find_spec, NEEDED)):
+        raise Refusal(
+            f"serve needs {', '.join(NEEDED)}, expected them installed (pip install 'robustmdiff[serve]')"
+        )
+    if (certificate is None) != (key is None):
+        raise Refusal("--certificate and --key go together, expected both or none")
+    if token_file is None and not _is_loopback(host):
+        raise Refusal(f"--host is {host} without --token-file, expected one: whoever reaches it could ask")
+
+    from robustmdiff.serving.app import make_app
+    from robustmdiff.serving.audit import Audit
+    from robustmdiff.serving.door import Door
+    from robustmdiff.serving.limits import Limits
+    from robustmdiff.serving.metrics import Metrics
+    from robustmdiff.serving.serve import run
+    from robustmdiff.serving.served import Served
+    from robustmdiff.serving.tokens import Tokens
+
+    limits, metrics = Limits(seconds=deadline), Metrics()
+    tokens = Tokens.load(token_file) if token_file is not None else None
+    record = Audit(audit) if audit is not None else None
+    versions = [Served.load(folder, threads, limits, metrics.batch.observe) for folder in artefacts]
+    for served, folder in zip(versions, artefacts, strict=True):
+        print(f"{name} version {served.version}: {folder}", flush=True)
+    run(make_app(versions, Door(name, limits, metrics, tokens, record)), host, port, limits, certificate, key)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

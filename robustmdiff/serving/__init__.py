@@ -1,0 +1,1 @@
+"""An exported model behind HTTP: `robustmdiff serve`. Without torch."""

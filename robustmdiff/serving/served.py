@@ -1,0 +1,56 @@
+"""One exported folder that is being served: a version of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from robustmdiff.data.collate import Collator
+from robustmdiff.data.patient import Patient
+from robustmdiff.runtime import Artefact
+from robustmdiff.runtime.inputs import feed
+from robustmdiff.runtime.manifest import MANIFEST, sha256
+from robustmdiff.serving.batching import Batcher
+from robustmdiff.serving.limits import Limits
+from robustmdiff.serving.tensors import input_specs, output_specs
+
+
+class Served:
+    """Asked once on the way in: what it puts out is known then, and the engine is warm.
+
+    manifest  the SHA-256 of its manifest, which names that of every other file; its first 12 digits are the
+              version
+    """
+
+    def __init__(
+        self,
+        artefact: Artefact,
+        manifest: str,
+        limits: Limits,
+        observed: Callable[[int], None] = lambda n: None,
+    ) -> None:
+        self.artefact, self.manifest, self.version = artefact, manifest, manifest[:12]
+        self.batcher = Batcher(artefact.engine, artefact.noise, limits, observed)
+        nobody = feed(artefact.collator([Patient("", {})]), artefact.task)
+        self.inputs = input_specs(artefact)
+        self.outputs = output_specs(artefact.engine(nobody | artefact.noise))
+
+    @classmethod
+    def load(cls, folder: Path, threads: int | None, limits: Limits, observed: Callable[[int], None]) -> Self:
+        """Raises Refusal, as `Artefact.load` does."""
+        artefact = Artefact.load(folder, threads=threads)
+        return cls(artefact, sha256(folder / MANIFEST), limits, observed)
+
+    def collator(self) -> Collator:
+        """One for a request: a collator keeps the texts that it has seen, and a server must not."""
+        own = self.artefact.collator
+        return Collator(own.task, own.tokenizer, own.max_tokens)
+
+    async def diagnose(self, patient: Patient, collator: Collator) -> Mapping[str, Any]:
+        """The `Answer`, without the patient's id."""
+        batch = collator([patient])
+        said = await self.batcher.ask(feed(batch, self.artefact.task), 1)
+        (answer,) = self.artefact.answers(batch, said)
+        return {key: value for key, value in asdict(answer).items() if key != "patient"}

@@ -1,0 +1,138 @@
+"""A model whose engine is a line of NumPy, served; and patients for it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from robustmdiff.data.collate import Collator
+from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.runtime import Artefact, Manifest
+from robustmdiff.serving.app import make_app
+from robustmdiff.serving.audit import Audit
+from robustmdiff.serving.door import Door
+from robustmdiff.serving.limits import Limits
+from robustmdiff.serving.metrics import Metrics
+from robustmdiff.serving.served import Served
+from robustmdiff.serving.tokens import Tokens
+
+TASK = Task(
+    modalities=(
+        Modality("scan", "image", shape=(1, 4, 4)),
+        Modality("note", "text"),
+        Modality("labs", "values", fields=(Field("CRP", unit="mg/L"), Field("sex", categories=("f", "m")))),
+    ),
+    classes=("healthy", "ill"),
+    prevalence=(0.9, 0.1),
+)
+NAME = "Erika Mustermann"  # nowhere in what the server says
+TEXT = f"{NAME} coughs"
+FULL = 40.0  # CRP at which the probability of "ill" is 1
+
+
+def tokenizer() -> Tokenizer:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "cough", "fever"]
+    found = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    found.pre_tokenizer = pre_tokenizers.Whitespace()
+    found.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return found
+
+
+def engine(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of each patient: CRP, mean brightness, number of words, each of which is there or 0."""
+
+    def of(modality: str, x: np.ndarray) -> np.ndarray:
+        at = arrays[f"{modality}.at"]
+        return np.where(at >= 0, x[at], 0).astype(np.float32)
+
+    ill = of("labs", arrays["labs.value"][:, 0] * arrays["labs.present"][:, 0]) / FULL
+    findings = np.stack(
+        [of("scan", arrays["scan.pixels"].mean((1, 2, 3))), of("note", arrays["note.lengths"])], axis=1
+    )
+    p = np.stack([1 - ill, ill], axis=1)
+    draws = p[:, None] + 0 * arrays["noise_z"][None]
+    return {"probability": p, "in_set": p >= 0.2, "findings": findings, "draws": draws}
+
+
+def artefact(engine: Any = engine) -> Artefact:
+    manifest = Manifest(TASK, "onnx", "model.onnx", "fp32", 16, "head", 3, "0.1.0", {})
+    noise = {"noise_u": np.zeros((2, 3), np.float32), "noise_z": np.zeros((3, 2), np.float32)}
+    return Artefact(manifest, engine, Collator(TASK, tokenizer(), 16), noise)
+
+
+def png(value: int = 255, size: tuple[int, int] = (4, 4)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", size, value).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def base64_of(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def tensor(name: str, x: Any, **more: Any) -> dict[str, Any]:
+    x = np.asarray(x)
+    datatype = {"b": "BOOL", "i": "INT64", "f": "FP32"}[x.dtype.kind]
+    return {"name": name, "datatype": datatype, "shape": [*x.shape], "data": x.tolist()} | more
+
+
+def feed_of(crp: list[float]) -> dict[str, np.ndarray]:
+    """Patients with nothing but a CRP."""
+    n = len(crp)
+    value = np.zeros((n, 2), np.float32)
+    value[:, 0] = crp
+    return {
+        "scan.at": np.full(n, -1),
+        "scan.pixels": np.zeros((1, 1, 4, 4), np.float32),
+        "note.at": np.full(n, -1),
+        "note.input_ids": np.zeros((1, 1), np.int64),
+        "note.lengths": np.ones(1, np.int64),
+        "labs.at": np.arange(n),
+        "labs.value": value,
+        "labs.present": np.tile([True, False], (n, 1)),
+    }
+
+
+def infer_of(crp: list[float], **more: Any) -> dict[str, Any]:
+    return {"inputs": [tensor(name, x) for name, x in feed_of(crp).items()]} | more
+
+
+@dataclass
+class House:
+    client: TestClient
+    served: list[Served]
+    audit: Path
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.audit.read_text().splitlines()]
+
+
+def house(tmp_path: Path, *engines: Any, tokens: Tokens | None = None, **limits: Any) -> Iterator[House]:
+    """A server of a version for each engine, inside this process."""
+    own, metrics, audit = Limits(**limits), Metrics(), tmp_path / "audit.jsonl"
+    versions = [
+        Served(artefact(each), f"{n:064x}"[::-1], own, metrics.batch.observe)
+        for n, each in enumerate(engines or (engine,))
+    ]
+    door = Door("ward", own, metrics, tokens, Audit(audit))
+    with TestClient(make_app(versions, door)) as client:
+        yield House(client, versions, audit)
+
+
+@pytest.fixture
+def served(tmp_path) -> Iterator[House]:
+    yield from house(tmp_path)
