@@ -17,6 +17,7 @@ class Limits:
     requests  that are prepared or answered at a time
     waiting   patients in the queue of a model
     seconds   for the body of a request to come, and again for its answer
+    idle      seconds that a connection may be silent, and that the head of its first request may take
     wait      seconds that a patient waits for others, so that the engine is called once
     """
 
@@ -28,6 +29,7 @@ class Limits:
     requests: int = 256
     waiting: int = 256
     seconds: float = 30.0
+    idle: int = 10
     wait: float = 0.002
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 
 from robustmdiff.refusal import Refusal
@@ -176,26 +175,19 @@ class Gate:
 
 
 def side_by_side(served, gate, crps):
-    """The answers to requests that come while the engine is with another one, which goes first."""
-
-    async def ask():
-        app = served.client.app
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ward") as client,
-        ):
-            first = asyncio.create_task(client.post(URL, json=infer_of([1])))
-            while not gate.entered.is_set():
-                await asyncio.sleep(0.001)
-            others = [asyncio.create_task(client.post(URL, json=infer_of(crp))) for crp in crps]
-            while served.served[0].batcher.waiting < sum(map(len, crps)):
-                if any(other.done() for other in others):
-                    break
-                await asyncio.sleep(0.001)
-            gate.open.set()
-            return [await each for each in (first, *others)]
-
-    return asyncio.run(ask())
+    """The answers to requests that come, in this order, while the engine is with another one."""
+    batcher = served.served[0].batcher
+    with ThreadPoolExecutor(len(crps) + 1) as pool:
+        first = pool.submit(served.client.post, URL, json=infer_of([1]))
+        assert gate.entered.wait(30)
+        others = []
+        for crp in crps:
+            before = batcher.waiting
+            others.append(pool.submit(served.client.post, URL, json=infer_of(crp)))
+            while batcher.waiting == before and not others[-1].done():
+                time.sleep(0.001)
+        gate.open.set()
+        return [each.result(30) for each in (first, *others)]
 
 
 def test_requests_are_answered_together_and_each_gets_its_own(tmp_path):

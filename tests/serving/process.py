@@ -1,0 +1,31 @@
+"""A server of the made model as a process of its own: AUDIT, the seconds of a call, and of a request."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from robustmdiff.serving.app import make_app
+from robustmdiff.serving.audit import Audit
+from robustmdiff.serving.door import Door
+from robustmdiff.serving.limits import Limits
+from robustmdiff.serving.metrics import Metrics
+from robustmdiff.serving.serve import run
+from robustmdiff.serving.served import Served
+from tests.serving.conftest import artefact, engine
+
+
+def main(audit: str, call: str, seconds: str) -> None:
+    limits = Limits(seconds=float(seconds), idle=1, patients=2)
+
+    def slow(arrays):
+        time.sleep(float(call))
+        return engine(arrays)
+
+    door = Door("ward", limits, Metrics(), None, Audit(Path(audit)))
+    run(make_app([Served(artefact(slow), "a" * 64, limits)], door), "127.0.0.1", 0, limits)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
