@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from importlib.metadata import version as version_of
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -74,7 +73,11 @@ class Service:
 
     async def server(self, request: Request, body: bytes) -> Response:
         return answered(
-            {"name": "robustmdiff", "version": version_of("robustmdiff"), "extensions": kserve.EXTENSIONS}
+            {
+                "name": "robustmdiff",
+                "version": self.default.artefact.manifest.version,
+                "extensions": kserve.EXTENSIONS,
+            }
         )
 
     async def model(self, request: Request, body: bytes) -> Response:
