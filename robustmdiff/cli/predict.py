@@ -47,7 +47,7 @@ def predict(
     \b
     Examples:
       robustmdiff predict runs/mine --data my_patients --out predictions.csv
-      robustmdiff predict runs/mine --data my_cohort --out predictions.parquet --workers 8
+      robustmdiff predict runs/mine --data cohort --out all.parquet --workers 8
     """
     from robustmdiff.data.bad_rows import BadRows
 
