@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from robustmdiff.data.pictures.codestreams import check_codestream
 from robustmdiff.data.pictures.dicom_series import Slice, is_volume, slices_of
 from robustmdiff.data.pictures.raster import (
     Raster,
@@ -146,8 +147,11 @@ def _stored(slice_: Slice) -> np.ndarray:
     header = slice_.header
     is_small = slice_.path.stat().st_size <= MOST_WHOLE
     syntax = header.file_meta.TransferSyntaxUID
+    source = dcmread(slice_.path) if is_small else slice_.path
+    if is_small and syntax.is_encapsulated:
+        check_codestream(_frame(source, slice_.frame), int(header.Columns), int(header.Rows))
     stored = pixel_array(
-        dcmread(slice_.path) if is_small else slice_.path,
+        source,
         index=slice_.frame,
         correct_unused_bits=False,
         decoding_plugin="pydicom" if syntax == RLE else "",  # pylibjpeg-rle ends the program on bad data
@@ -165,6 +169,17 @@ def _stored(slice_: Slice) -> np.ndarray:
     if header.PixelRepresentation and stored.ndim == 2:
         return np.where(cells >= 2 ** (bits - 1), cells - 2**bits, cells)
     return cells.astype(np.uint32 if bits > 16 else np.uint16)
+
+
+def _frame(dataset: Any, index: int | None) -> bytes:
+    """A compressed frame, as it lies there."""
+    from pydicom.encaps import get_frame
+
+    offsets = None
+    if "ExtendedOffsetTable" in dataset:
+        offsets = dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    return get_frame(dataset.PixelData, index or 0, extended_offsets=offsets, number_of_frames=frames)
 
 
 def _through_window(values: np.ndarray, slice_: Slice) -> np.ndarray:

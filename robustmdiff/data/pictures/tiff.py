@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from robustmdiff.data.pictures.codestreams import check_codestream
 from robustmdiff.data.pictures.raster import (
     Raster,
     Unreadable,
@@ -122,6 +123,11 @@ def _own_unit(pages: list[TiffPage], channels: int) -> np.ndarray:
 
 def _samples(page: TiffPage) -> np.ndarray:
     """[height, width, samples] as stored."""
+    wide, high = page.tilewidth or page.imagewidth, page.tilelength or page.imagelength
+    file = page.parent.filehandle
+    for offset, size in zip(page.dataoffsets, page.databytecounts, strict=False):
+        file.seek(offset)
+        check_codestream(file.read(size), wide, high)
     samples = page.asarray(maxworkers=1)
     if samples.dtype == bool:
         samples = samples.astype(np.uint8)
