@@ -291,6 +291,7 @@ def test_a_run_whose_training_has_not_finished(say, run, tmp_path):
     assert "not finished, expected `robustmdiff train --resume`" in say("predict", unfinished).error
 
 
+@pytest.mark.slow  # three processes; what resumes is tested where it is written
 def test_ctrl_c_saves_and_resume_finishes(say, environment, tmp_path):
     out = tmp_path / "run"
     settings = ("epochs=15", "batch_size=64", "valid_every=15", "save_every=1")  # 15 steps

@@ -24,6 +24,7 @@ def tiny(monkeypatch, tmp_path, undrawn):
     return tmp_path / "demo"
 
 
+@pytest.mark.slow  # a demo, twice
 def test_it_stops_and_goes_on(tiny, monkeypatch):
     with monkeypatch.context() as stopped:
 

@@ -129,6 +129,7 @@ def test_what_is_there_is_not_made_again(plan, made, monkeypatch):
     work.run(read_plan(plan), *made)
 
 
+@pytest.mark.slow  # every run of a small plan, anew
 def test_killed_and_started_again_it_gives_the_same(plan, made, tmp_path):
     """RobustMDiff is done. mask_only takes 6 steps in each of its 2 trials, then 6 in each of its 2 runs, and
     saves every 2: it is killed after 2 steps of the second trial, and then, with 4 of it left, after 2 of the

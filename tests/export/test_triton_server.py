@@ -45,7 +45,7 @@ def rows_of(patients, task, collator: Collator) -> dict[str, np.ndarray]:
 def test_the_server_s_schema_reads_it_and_its_model_says_what_the_run_says(with_draws, tmp_path):
     run = with_draws.predictor.run
     place = write_repository(run, tmp_path) / "robustmdiff"
-    config = text_format.Parse((place / "config.pbtxt").read_text(), ModelConfig())
+    config = text_format.Parse((place / "config.pbtxt").read_text(encoding="utf-8"), ModelConfig())
     session = onnxruntime.InferenceSession(place / "1" / "model.onnx", providers=["CPUExecutionProvider"])
 
     assert config.max_batch_size == 64

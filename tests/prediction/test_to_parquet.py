@@ -244,7 +244,9 @@ def test_what_cannot_be_read_stops_it_and_a_repaired_picture_goes_on(
     assert out.read_bytes() == uninterrupted
 
     shutil.move(kept, half)  # of a process that skipped, gone on by one that does not
-    Parts(out, json.loads((half / "asked.json").read_text())).keep(0, Answered([], ["somebody"], []))
+    Parts(out, json.loads((half / "asked.json").read_text(encoding="utf-8"))).keep(
+        0, Answered([], ["somebody"], [])
+    )
     predict_to_parquet(predictor, out, other, batch=BATCH)
     assert out.read_bytes() == uninterrupted
 

@@ -55,16 +55,16 @@ def test_a_file_that_was_altered_cut_or_lost_is_refused_by_name(folder, name):
 )
 def test_a_manifest_of_something_else_is_refused(folder, change, said):
     path = folder / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(path.read_text(encoding="utf-8"))
     change(manifest)
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(Refusal, match=said):
         Artefact.load(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
 def test_a_manifest_that_is_none_is_refused(folder, text):
-    (folder / "manifest.json").write_text(text)
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
     with pytest.raises(Refusal, match="is no manifest"):
         Manifest.load(folder)
 

@@ -118,7 +118,7 @@ class House:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.audit.read_text().splitlines()]
+        return [json.loads(line) for line in self.audit.read_text(encoding="utf-8").splitlines()]
 
 
 def house(tmp_path: Path, *engines: Any, tokens: Tokens | None = None, **limits: Any) -> Iterator[House]:

@@ -35,15 +35,15 @@ def test_who_has_no_token_is_not_let_in_but_may_ask_for_health(tmp_path):
         assert served.client.get("/v2/health/ready").status_code == 200
         assert served.client.post("/predict", json={}, headers=asking(TOKEN)).status_code == 200
         assert [record["who"] for record in served.records] == [None] * 4 + ["ward-3"]
-        assert TOKEN not in served.audit.read_text()
+        assert TOKEN not in served.audit.read_text(encoding="utf-8")
 
 
 def test_tokens_come_from_a_file(tmp_path):
     path = tmp_path / "tokens"
-    path.write_text(f"ward-3 {TOKEN}\n\nward-4 another-long-secret\n")
+    path.write_text(f"ward-3 {TOKEN}\n\nward-4 another-long-secret\n", encoding="utf-8")
     assert Tokens.load(path).whose(f"Bearer {TOKEN}") == "ward-3"
     for text in ("", "ward-3", "ward-3 short", f"a {TOKEN}\na {TOKEN}", f"{TOKEN} with more words"):
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         with pytest.raises(Refusal, match="NAME TOKEN") as refused:
             Tokens.load(path)
         assert TOKEN not in str(refused.value)
@@ -63,7 +63,7 @@ def test_every_request_is_recorded_without_its_content(served):
         ("/v2/models/{model}/versions/{version}/infer", 404, None, None),
     ]
     assert served.records[0]["request"] == answer.headers["x-request-id"]
-    assert NAME not in served.audit.read_text()
+    assert NAME not in served.audit.read_text(encoding="utf-8")
     assert served.audit.stat().st_mode & 0o077 == 0
 
 
@@ -224,4 +224,4 @@ def test_a_full_queue_refuses_and_goes_on(tmp_path):
             if each.status_code == 503:
                 assert each.headers["retry-after"] == "1"
                 assert "3 patients are waiting" in each.json()["error"]
-        assert json.loads(served.audit.read_text().splitlines()[-1])["outcome"] in (200, 503)
+        assert json.loads(served.audit.read_text(encoding="utf-8").splitlines()[-1])["outcome"] in (200, 503)

@@ -154,6 +154,8 @@ def test_whoever_was_accepted_is_answered_after_sigterm(start):
     running.end()
     for client in clients:
         client.join(30)
-    recorded = Counter(str(json.loads(line)["outcome"]) for line in running.audit.read_text().splitlines())
+    recorded = Counter(
+        str(json.loads(line)["outcome"]) for line in running.audit.read_text(encoding="utf-8").splitlines()
+    )
     assert came == recorded
     assert came["200"] >= 16

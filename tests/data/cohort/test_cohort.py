@@ -241,6 +241,7 @@ def test_concepts_are_diseases_then_findings():
     assert stated == expected
 
 
+@pytest.mark.slow  # hundreds of rendered patients
 def test_the_reader_recovers_the_readings(tmp_path):
     """On 64 x 64 images from 300 patients the small ridge reader is already close to the target
     of .98 (docs/cohort.md has the table of 1,250); a shuffled reader knows nothing."""

@@ -19,7 +19,9 @@ def values(shape):
 
 
 @pytest.mark.parametrize(
-    ("engine", "dynamic"), [("native", None), ("native", True), ("torch", None)], indirect=["engine"]
+    ("engine", "dynamic"),
+    [("native", None), ("native", True), pytest.param("torch", None, marks=pytest.mark.slow)],
+    indirect=["engine"],
 )
 def test_compiles_whole_with_any_shape(engine, table, dynamic):
     key = philox_key(2, 1)
