@@ -18,10 +18,11 @@ def values(shape):
     return output, x, torch.tensor([0, 9, 4, 7, 8])[: shape[0]]
 
 
+TORCH = pytest.param("torch", None, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    ("engine", "dynamic"),
-    [("native", None), ("native", True), pytest.param("torch", None, marks=pytest.mark.slow)],
-    indirect=["engine"],
+    ("engine", "dynamic"), [("native", None), ("native", True), TORCH], indirect=["engine"]
 )
 def test_compiles_whole_with_any_shape(engine, table, dynamic):
     key = philox_key(2, 1)
