@@ -234,6 +234,7 @@ def test_another_number_of_draws_than_the_sets_were_made_for_is_warned_of(run, a
     assert [text.startswith(expected) for text in said] == ([True] if answer == "draws" else [])
 
 
+@pytest.mark.slow  # trains until it is sure
 def test_who_are_told_apart_without_error_are_answered_near_0_and_1(tmp_path):
     """With the default settings: not the first epoch that ranks all of them rightly is kept."""
     rng = np.random.default_rng(0)

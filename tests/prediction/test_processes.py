@@ -23,7 +23,7 @@ def batches(predictor, data) -> list:
     return [(number, patients[BATCH * number : BATCH * (number + 1)]) for number in range(10)]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_batches_are_read_no_further_ahead_than_needed(predictor, batches, workers):
     read = 0
 

@@ -50,7 +50,7 @@ def both(theirs, ours, config, data):
 VARIANCES = ["fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range", "other"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(configurations, st.sampled_from(VARIANCES), st.data())
 def test_ddpm_steps_as_diffusers_does(config, variance_type, data):
     a, b, t = both(DDPMScheduler, FusedDDPMScheduler, config | {"variance_type": variance_type}, data)
@@ -73,7 +73,7 @@ def test_ddpm_steps_as_diffusers_does(config, variance_type, data):
         steps_as_exact(b.step(output, t, x, noise=noise), theirs, exact, free)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(configurations, st.booleans(), st.sampled_from([-0.5, 0, 0.4, 1.0]), st.booleans(), st.data())
 def test_ddim_steps_as_diffusers_does(config, set_alpha_to_one, eta, use_clipped, data):
     config = config | {"set_alpha_to_one": set_alpha_to_one}
@@ -217,7 +217,7 @@ FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
 @pytest.mark.parametrize(("theirs", "ours"), PAIRS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     sizes=st.sampled_from([((2, 3, 4), (2, 3, 4)), ((1, 3, 4), (2, 3, 4)), ((2, 3, 4), (2, 1, 4)), ((), ())]),
     dtypes=st.tuples(st.sampled_from(FLOATS), st.sampled_from(FLOATS)),
