@@ -9,6 +9,8 @@ from typing import NamedTuple
 from robustmdiff.data.task import Task
 from robustmdiff.ranking import Array, Bools
 
+INTERVAL = (0.05, 0.95)  # of the draws
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robustmdiff.answer import INTERVAL
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.losses import Losses
@@ -21,7 +22,6 @@ from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.labels import labels_of
 from robustmdiff.refusal import Refusal
 
-INTERVAL = (0.05, 0.95)  # of the draws
 HEAD, DRAWS = "head", "draws"  # names of answers
 
 

@@ -8,7 +8,7 @@ from typing import Self, overload
 
 import numpy as np
 
-from robustmdiff.answer import Answer, Computed, answers
+from robustmdiff.answer import INTERVAL, Answer, Computed, answers
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
@@ -20,7 +20,6 @@ from robustmdiff.runtime.inputs import Arrays, feed
 from robustmdiff.runtime.manifest import NOISE, TOKENIZER, Manifest
 
 BATCH = 64  # patients at a time
-INTERVAL = (0.05, 0.95)  # of the draws
 
 Engine = Callable[[Arrays], Arrays]
 
