@@ -20,14 +20,11 @@ from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.concepts import ConceptEmbedding, DiseaseTable, Evidence
 from robustmdiff.diagnosis.contract import DRAWS, HEAD, DiagnosisModel, Logits
 from robustmdiff.diagnosis.integration import Integration
+from robustmdiff.diagnosis.joint_denoiser import JointDenoiser
 from robustmdiff.diagnosis.losses import Losses, class_loss, consistency_loss, finding_loss
 from robustmdiff.diagnosis.noise import PatientNoise
 from robustmdiff.diagnosis.signs import signs_of
 from robustmdiff.diagnosis.views import between, fullest, most_frequent
-from robustmdiff.diffusion.denoiser import Condition, LatentDenoiser
-from robustmdiff.diffusion.loss import diffusion_loss
-from robustmdiff.diffusion.sample import pure_noise, sample_ddpm
-from robustmdiff.diffusion.schedule import Schedule
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.modalities import ModalityEncoders
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
     from robustmdiff.diagnosis.second_stage import SecondStage
 
 FULL_VIEW_HEAD = "full-view head"  # the name of an answer
-NOISINGS = 4  # noise levels per patient and training step: the denoiser is cheap, the encoders are not
 ASKED = 0.25  # share of the patients of a step whom L_cons is about: to encode for the teacher costs as much
 
 
@@ -94,9 +90,7 @@ class RobustMDiff(DiagnosisModel):
         self.teacher = copy.deepcopy(self.integration).requires_grad_(False)
 
         self.latent, self.condensed = d + F, F + len(task.classes)
-        self.schedule = Schedule(config.T, config.beta_schedule, config.steps)
-        sizes = self.latent, d, M, config.width, config.depth, config.heads
-        self.denoiser = LatentDenoiser(*sizes) if denoiser else None
+        self.denoiser = JointDenoiser(self.latent, M, config) if denoiser else None
 
         self.register_buffer("log_prior", self.labels.log_prior(task.prevalence))
         self.prior_shift = nn.Parameter(torch.zeros(len(task.classes)))
@@ -105,10 +99,8 @@ class RobustMDiff(DiagnosisModel):
         self.head = nn.Linear(d, len(task.classes))
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        prevalence = self.labels.probability(self.log_prior)
-        of_each = (prevalence[:, None] * self.table.T()[: len(prevalence)]).sum(0) / prevalence.sum()
-        base = prevalence if self.signs.are_classes else of_each
-        self.sign_prior = nn.Parameter(base.detach().logit(RAREST))  # finite, too, where there is one class
+        of_signs = self.signs.prevalence(self.labels.probability(self.log_prior), self.table.T().detach())
+        self.sign_prior = nn.Parameter(of_signs.logit(RAREST))  # finite, too, where there is one class
         everything = torch.ones(1, M, dtype=torch.bool)
         self.register_buffer("views", most_frequent(everything))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -207,9 +199,7 @@ class RobustMDiff(DiagnosisModel):
             view = between(encoded.m, student.m, noise.uniform(1 + kept.shape[1], stream=1))
             with torch.no_grad():
                 x_0 = self.observe(encoded.keep(view), self.teacher)
-            # L_diff teaches the denoiser alone: what it would have of the encoders is to be predictable.
-            told = self._condition(x_m.detach(), view, student._replace(tokens=student.tokens.detach()))
-            L_diff, x_hat = self._denoise(x_0, told, noise)
+            L_diff, x_hat = self.denoiser.loss(x_0, x_m, view, student, noise)
             L_class = (L_class + class_loss(self.labels, self.logits(x_hat.detach()), batch, weight)) / 2
         return Losses(
             L_diff=L_diff,
@@ -228,22 +218,6 @@ class RobustMDiff(DiagnosisModel):
     def _noise(self, batch: Batch) -> PatientNoise:
         return PatientNoise(patient_numbers(batch.ids, self.step.device), self.step)
 
-    def _denoise(self, x_0: Tensor, condition: Condition, noise: PatientNoise) -> tuple[Tensor, Tensor]:
-        """L_diff at NOISINGS noise levels per patient, and the one-step estimates of x_0 [B, R, D]."""
-        assert self.denoiser is not None
-        (B, D), R = x_0.shape, NOISINGS
-        t = (noise.uniform(R, stream=2) * self.config.T).long().clamp(max=self.config.T - 1)
-        loss, x_hat = diffusion_loss(
-            self.denoiser,
-            self.schedule,
-            x_0.repeat_interleave(R, 0),
-            t.view(-1),
-            condition,
-            key=noise.key(stream=3),
-            row_ids=noise.rows(R),
-        )
-        return loss.mean(), x_hat.view(B, R, D)
-
     def _settle_evidence(self, x: Tensor, batch: Batch) -> Tensor:
         """x with its evidence cut off from the class loss for patients whose signs are known.
 
@@ -260,10 +234,6 @@ class RobustMDiff(DiagnosisModel):
         alone, together = student.evidence, self.total_evidence(student)
         holds, known = self.signs.truth(batch)
         return finding_loss(self.sign_prior + alone, self.sign_prior + together, student.m, holds, known)
-
-    def _condition(self, x_m: Tensor, view: Tensor, encoded: Encoded) -> Condition:
-        assert self.denoiser is not None
-        return self.denoiser.condition_on(x_m, encoded.m, view, encoded.tokens, encoded.segments)
 
     def train(self, mode: bool = True) -> Self:
         """The teacher stays in evaluation mode: its targets have no dropout."""
@@ -294,25 +264,8 @@ class RobustMDiff(DiagnosisModel):
         key = philox_key(seed, device=m.device)
         if self.second_stage is not None:
             return self.second_stage.draw(self, self.seen(encoded), view, draws, key)
-        return self.condense(self._denoised(encoded, view, draws, key))
-
-    def _denoised(self, encoded: Encoded, view: Tensor, draws: int, key: Tensor) -> Tensor:
-        """Draws of x, [B, S, d_h + F]."""
         assert self.denoiser is not None
-        x_m = self.observe(encoded)
-        condition = self._condition(x_m, view, encoded)
-        B, D = x_m.shape
-        row_ids = torch.arange(draws, device=x_m.device).repeat(B)
-        x = sample_ddpm(
-            self.denoiser,
-            self.schedule,
-            pure_noise(x_m.new_empty(B * draws, D), key, row_ids),
-            condition,
-            key=key,
-            row_ids=row_ids,
-            spread=condition.spread.repeat_interleave(draws, 0),
-        )
-        return x.view(B, draws, D)
+        return self.condense(self.denoiser.draw(self.observe(encoded), view, encoded, draws, key))
 
     @property
     def imagines(self) -> bool:

@@ -44,6 +44,12 @@ class Signs:
             )
         return torch.tensor([row[name] for name in self.names], dtype=torch.long)
 
+    def prevalence(self, of_class: Tensor, given_class: Tensor) -> Tensor:
+        """P(sign) [F], from P(class) [C] and P(sign | class), whose first C rows are the classes'."""
+        if self.are_classes:
+            return of_class
+        return (of_class[:, None] * given_class[: len(of_class)]).sum(0) / of_class.sum()
+
     def truth(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Whether each holds, 0 or 1, and of whom that is known, bool; [B, F] both."""
         if self.are_classes:

@@ -34,6 +34,14 @@ def test_a_sign_has_the_row_of_the_concept_of_its_name_and_kind(study):
         assert [(concepts.kind[i], concepts.name[i]) for i in rows] == [(kind, name) for name in names]
 
 
+def test_how_frequent_a_sign_is_follows_from_the_classes():
+    of_class = torch.tensor([0.5, 0.25, 0.25])
+    given_class = torch.tensor([[0.2, 0.0], [0.8, 1.0], [0.4, 0.0], [1.0, 1.0]])  # the last is no class
+    found = Signs(("a", "b"), "finding").prevalence(of_class, given_class)
+    torch.testing.assert_close(found, torch.tensor([0.4, 0.25]))
+    assert torch.equal(Signs(("x", "y", "z"), "disease").prevalence(of_class, given_class), of_class)
+
+
 def test_a_class_that_is_its_own_sign_needs_a_concept(study):
     with pytest.raises(ValueError, match=r"concepts lack the diseases \['hiccups'\], expected one for each"):
         Signs(("hiccups",), "disease").rows(study.cohort.concepts())
