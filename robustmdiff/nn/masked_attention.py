@@ -53,7 +53,7 @@ class MaskedCrossModalAttention(nn.Module):
             raise ValueError(f"MaskedCrossModalAttention: heads is {heads}, expected a divisor of d = {d}")
         if affinity and modalities is None:
             raise ValueError("MaskedCrossModalAttention: modalities is None, expected a number for affinity")
-        self.heads = heads
+        self.heads, self.d_k = heads, d // heads
         self.modalities = modalities
         self.exclude_own = exclude_own
         self.W_q = nn.Linear(d, d)
@@ -109,11 +109,14 @@ class MaskedCrossModalAttention(nn.Module):
             )
 
     def _project(self, x: Tensor, segments: Tensor) -> Memory:
-        k, v = (project(x).unflatten(-1, (self.heads, -1)) for project in (self.W_k, self.W_v))
-        return Memory(k, v, segments)
+        return Memory(self._by_head(self.W_k(x)), self._by_head(self.W_v(x)), segments)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """[rows, d] -> [rows, heads, d / heads]."""
+        return x.view(x.shape[0], self.heads, self.d_k)
 
     def _attend(self, memory: Memory, x: Tensor, segments: Tensor, rows: Tensor | None, total: int) -> Tensor:
-        q = self.W_q(x).unflatten(-1, (self.heads, -1))
+        q = self._by_head(self.W_q(x))
         out = masked_attention(
             q,
             memory.k,
