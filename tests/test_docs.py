@@ -251,6 +251,7 @@ def test_a_public_name_has_a_docstring(module, each):
     told = getattr(import_module(module), each).__doc__ or ""
     assert told.strip()
     assert not told.startswith(f"{each}(")  # as a dataclass makes one
+    assert not told.startswith("Of ")  # an editor shows it without the name before it
 
 
 def test_the_site_shows_every_page(site):

@@ -51,7 +51,7 @@ def workload(shape: tuple[int, ...], device: str, dtype: torch.dtype, drawn: boo
     table = ddpm_table(schedule()).to(device)
 
     def exact(x: Tensor, output: Tensor, uncond: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Of drawn noise the mean, which is what the result is without any."""
+        """The mean over noise that is drawn, which is what the result is without any."""
         noise = torch.zeros_like(x) if noise is None else noise
         return definition.ddpm_step(
             output, x, step, table, uncond=uncond, guidance=GUIDANCE, clip=1.0, noise=noise

@@ -14,7 +14,7 @@ CHUNK = 256  # patients at a time
 
 
 def prevalence(patients: Sequence[Patient], classes: Sequence[str], multilabel: bool) -> tuple[float, ...]:
-    """Of each class among the patients of whom it is known, one added to each count so that a class
+    """The share of each class among the patients of whom it is known, one added to each count so that a class
     that nobody has keeps a chance (Laplace); even odds where nothing is known. Sums to 1 unless
     `multilabel`, where each class is a yes or no of its own."""
     holds = [sum(bool(patient.labels.get(name)) for patient in patients) for name in classes]

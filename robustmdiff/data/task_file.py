@@ -102,7 +102,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
 
 
 def _first_that_fits(kinds: Sequence[Any], value: Any, where: str) -> Any:
-    """Of `X | None`: None for what JSON and YAML write as nothing."""
+    """The value as one of these kinds: of `X | None`, None is what JSON and YAML write as nothing."""
     if type(None) in kinds and (value is None or (isinstance(value, Word) and value in ("", "~", "null"))):
         return None
     refused = None

@@ -189,8 +189,8 @@ def text_backbone(task: Task) -> Modality | None:
 
 
 def load_own_tokenizer(modality: Modality) -> tuple[Tokenizer, int, int]:
-    """Of the model that a text modality names: its tokenizer, the number of its entries, and the
-    longest text in tokens that the model can read."""
+    """The tokenizer of the model that a text modality names, the number of its entries, and the longest text
+    in tokens that the model can read."""
     from transformers import AutoConfig, AutoTokenizer
 
     name = modality.encoder

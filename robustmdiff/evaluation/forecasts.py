@@ -62,7 +62,7 @@ class Asked(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Of one forecast, float64 [R + 1] each: the estimate and its bootstrap replicates over people.
+    """The scores of a forecast, float64 [R + 1] each: the estimate and its bootstrap replicates over people.
 
     energy    energy score of the posterior (Gneiting and Raftery 2007, eq. 22, the fair form); low is good
     coverage  share of the intervals of LEVEL that hold, over the classes with a probability of at least SHOWN
@@ -235,7 +235,7 @@ def _ratio(held: Bools, of: Bools, weights: Array) -> Array:
 
 
 def _spearman(a: Array, b: Array, weight: Array) -> float:
-    """Of rows that count as often as `weight` says."""
+    """Spearman's correlation of rows that count as often as `weight` says; NaN of fewer than 2."""
     rows = np.repeat(np.arange(len(a)), weight.astype(int))
     if len(rows) < 2:
         return float("nan")
@@ -266,8 +266,8 @@ def _chosen_tests(asked: Asked, expected: Tensor, labels: Labels, weights: Array
 
 
 def share_of_top(expected: Array, moved: Array, weight: Array, top: float = TOP) -> float:
-    """Of the change that the best choice of a fifth of all tests would catch, the share that is caught by the
-    fifth that is expected to change most; each [k], a test counting as often as `weight` says."""
+    """The change that is caught by the fifth of all tests that is expected to change most, as a share of what
+    the best choice of a fifth would catch; each [k], a test counting as often as `weight` says."""
 
     def caught(by: Array) -> float:
         order = np.argsort(-by, kind="stable")

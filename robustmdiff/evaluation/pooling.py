@@ -135,7 +135,7 @@ def _mean(what: str, several: Sequence[Results], mean: Callable[[Array], Array])
 
 
 def _forecasts(several: Sequence[Comparison | None], mean: Callable[[Array], Array]) -> Comparison | None:
-    """Of whatever all have: models of one study ask the same people under the same views."""
+    """The mean of whatever all have: models of one study ask the same people under the same views."""
     every = [one for one in several if one is not None]
     if len(every) < len(several):
         return None

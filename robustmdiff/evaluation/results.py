@@ -109,7 +109,7 @@ class Results:
         return None if values is None else statistics.interval(values)
 
     def _bounded(self, values: Array, metric: str) -> Interval | None:
-        """Of values [R + 1] that rest on what the metric rests on."""
+        """The interval of values [R + 1], which rest on what the metric rests on."""
         found = statistics.interval(values)
         if found is None or self.support(metric).enough:
             return found
@@ -144,7 +144,8 @@ class Results:
         return metrics.retention(curve, curve[:, :1])
 
     def retained(self, method: str, condition: Sweep) -> Interval | None:
-        """Of the macro AUROC, chance-corrected; None where it is not defined, or the method `near_chance`."""
+        """The share of the macro AUROC that is kept, chance-corrected; None where it is not defined, or the
+        method `near_chance`."""
         at_least_one = isinstance(condition, MCAR) and condition.at_least_one
         curve = self.retention(method, at_least_one)
         if not curve.shape[1]:
@@ -181,8 +182,8 @@ class Results:
     def reliability(
         self, method: str, condition: Condition, name: str | None = None, bins: int = 10
     ) -> Reliability:
-        """Of one class; without a name of the most probable class, or of all cells where classes do not
-        exclude each other."""
+        """How often what is stated is right: of one class; without a name of the most probable class, or of
+        all cells where classes do not exclude each other."""
         label, known = self.truth
         p = self.probability[method][condition].astype(np.float64).clip(0, 1)
         weight = np.ones(len(p)) if self.weight is None else self.weight

@@ -118,7 +118,7 @@ class Tuned(NamedTuple):
 
 
 def best_of(folder: Path, trials: int) -> Tuned | None:
-    """Of that many trials, by log loss; None where they are not all made."""
+    """The best of that many trials, by log loss; None where they are not all made."""
     paths = [_record(folder, number) for number in range(trials)]
     if not all(path.exists() for path in paths):
         return None
@@ -161,7 +161,7 @@ def _once(study: Study, config: TrainConfig, folder: Path, kind: str, number: in
 def _log_loss(
     model: DiagnosisModel, study: Study, collator: Collator, config: TrainConfig, place: Path
 ) -> float:
-    """Of the head in the calibration patients, tempered, under the masks that chose the epoch."""
+    """The head's log loss in the calibration patients, tempered, under the masks that chose the epoch."""
     from robustmdiff.diagnosis.validation import tempered_log_loss
     from robustmdiff.training.batches import PackedPatients
     from robustmdiff.training.loop import make_accelerator

@@ -201,8 +201,9 @@ def _findings(
 
 
 def _concepts(model: RobustMDiff, encoded: Encoded) -> tuple[ConceptRow, ...]:
-    """Of the attention in the integration, A_med; per head only the heaviest TOP are looked up, so
-    a weight may be a little too small. None without an ontology: the task's names are no knowledge."""
+    """What the attention in the integration, A_med, consulted most; per head only the heaviest TOP are looked
+    up, so a weight may be a little too small. Nothing without an ontology: the task's names are no
+    knowledge."""
     if not knows_an_ontology(model.concept_table):
         return ()
     K = encoded.K

@@ -56,7 +56,8 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Of a folder whose files are as they were written. Raises Refusal, which names one that is not."""
+        """The manifest of a folder whose files are as they were written. Raises Refusal, which names one that
+        is not."""
         path = folder / MANIFEST
         try:
             plain = json.loads(path.read_text(encoding="utf-8"))

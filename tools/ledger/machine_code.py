@@ -31,7 +31,7 @@ def tool(name: str) -> str | None:
 
 
 def resources(cubins: Sequence[bytes], arch: str) -> list[dict[str, Resources]]:
-    """Of each cubin for `arch` ("sm_90") its kernels, by their name in the machine code."""
+    """The kernels of each cubin for `arch` ("sm_90"), by their name in the machine code."""
     used = [_usage(cubin) for cubin in cubins]
     counts = _instructions([dict(_code(cubin)) for cubin in cubins], arch)
     return [

@@ -117,7 +117,7 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 
 def _cells(found: Row, titles: Mapping[str, str]) -> Cells:
-    """Of numbers by condition and metric, the metrics that have a title."""
+    """The metrics that have a title, of numbers by condition and metric."""
     whens = ("complete", "half") if titles is PROBABILITIES else ("complete", "half", "half, MNAR")
     return {
         f"{title}, {when}": _interval(found[when][metric])

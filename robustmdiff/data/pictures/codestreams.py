@@ -38,7 +38,7 @@ def stated_size(stream: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
-    """Of the largest frame that it announces before its first scan."""
+    """The size of the largest frame that it announces before its first scan."""
     at, found = 2, None
     while at + 4 <= len(stream):
         if stream[at] != 0xFF or stream[at + 1] in (0x00, 0xDA):  # no marker, or the scan

@@ -216,7 +216,7 @@ def _through_table(values: np.ndarray, slice_: Slice) -> np.ndarray:
 
 
 def _first(value: Any, default: Any) -> Any:
-    """Of a field that may hold several."""
+    """The first value of a field that may hold several."""
     from pydicom.multival import MultiValue
 
     if isinstance(value, MultiValue):

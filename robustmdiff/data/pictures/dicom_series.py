@@ -148,7 +148,7 @@ def _name(slice_: Slice) -> str:
 
 
 def _normal(slices: list[Slice]) -> np.ndarray:
-    """Of all slices' planes, pointing to where the coordinate that changes most ascends."""
+    """The normal of all slices' planes, pointing to where the coordinate that changes most ascends."""
     first: np.ndarray | None = None
     for slice_ in slices:
         directions = slice_.look_up("PlaneOrientationSequence", "ImageOrientationPatient")

@@ -59,8 +59,8 @@ def check_size(width: int, height: int, frames: int = 1) -> None:
 
 
 def central_slices(count: int, channels: int) -> list[int]:
-    """Of a stack of `count` slices, the middle ones of as many equal parts as there are channels: the
-    same places in the body however thick the slices are."""
+    """The middle slices of as many equal parts of a stack of `count` as there are channels: the same places
+    in the body however thick the slices are."""
     if count < channels:
         raise Unreadable(f"holds {count} slices, expected at least {channels} for the modality's channels")
     return [(2 * channel + 1) * count // (2 * channels) for channel in range(channels)]
