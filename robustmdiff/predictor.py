@@ -95,13 +95,13 @@ class Predictor:
         found = self._read(data, root, bad)
         if ids is None:
             return found if bad is None else readable(found, bad)
-        of = {canonical(patient.id): patient for patient in found}
-        unknown = [id for id in ids if canonical(id) not in of]
+        by_id = {canonical(patient.id): patient for patient in found}
+        unknown = [id for id in ids if canonical(id) not in by_id]
         if unknown:
             where = "DataFrame" if hasattr(data, "columns") else data
             some = ", ".join(patient.id for patient in found[:5])
             raise DataError(f"{where}: has no patient {unknown[0]!r}, expected one of {some}, ...")
-        asked = [of[canonical(id)] for id in ids]
+        asked = [by_id[canonical(id)] for id in ids]
         return asked if bad is None else readable(asked, bad)
 
     def _read(self, data: Any, root: str | Path, bad: BadRows | None) -> list[Patient]:

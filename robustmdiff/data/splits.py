@@ -86,8 +86,8 @@ def grouped_folds(
 def hold_out(patients: Sequence[Patient], seed: int) -> tuple[list[Patient], list[Patient]]:
     """A tenth of the people to validate on, stratified by label; the rest trains."""
     split = split_patients(patients, {"fit": 0.9, "watch": 0.1}, seed, stratify=labels_of(patients))
-    of = {patient.id: patient for patient in patients}
-    return [of[id] for id in split["fit"]], [of[id] for id in split["watch"]]
+    by_id = {patient.id: patient for patient in patients}
+    return [by_id[id] for id in split["fit"]], [by_id[id] for id in split["watch"]]
 
 
 def labels_of(patients: Sequence[Patient]) -> list[str]:

@@ -138,11 +138,11 @@ def _declared(source: Source, patients: Sequence[Patient]) -> Split | None:
             f"{source.root}: column 'split' has {', '.join(sorted(split))}, "
             "expected train and test, and calibration if you have one"
         )
-    of = {patient.id: patient for patient in patients}
-    split = {name: tuple(id for id in ids if id in of) for name, ids in split.items()}
+    by_id = {patient.id: patient for patient in patients}
+    split = {name: tuple(id for id in ids if id in by_id) for name, ids in split.items()}
     if "calibration" in split:
         return split
-    return _with_calibration(source, [of[id] for id in split["train"]], split)
+    return _with_calibration(source, [by_id[id] for id in split["train"]], split)
 
 
 def _with_calibration(source: Source, training: Sequence[Patient], split: Split) -> Split:
@@ -207,9 +207,9 @@ def study_of(
 ) -> Study:
     """These patients, split by id; prevalence is that of the training patients, unless their folder states
     that of the population. Where the task names no rare class, those under RARE are."""
-    of = {patient.id: patient for patient in patients}
+    by_id = {patient.id: patient for patient in patients}
     if not (source.data == "folder" and source.root and states_prevalence(source.root)):
-        training = [of[id] for id in split["train"]]
+        training = [by_id[id] for id in split["train"]]
         task = replace(task, prevalence=prevalence(training, task.classes, task.multilabel))
     if not task.rare:
         rare = (name for name, share in zip(task.classes, task.prevalence, strict=True) if share < RARE)
@@ -217,7 +217,7 @@ def study_of(
     return Study(
         source=source,
         task=task,
-        patients={name: [of[id] for id in split[name]] for name in SPLITS},
+        patients={name: [by_id[id] for id in split[name]] for name in SPLITS},
     )
 
 
