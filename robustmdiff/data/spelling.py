@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 WHOLE = re.compile(r"(-?[0-9]+)\.0+")
@@ -36,10 +36,17 @@ def match(name: str, choices: Collection[str]) -> str | None:
     return None
 
 
-def did_you_mean(name: object, choices: Collection[str]) -> str:
+def nearest(name: object, choices: Iterable[str]) -> str | None:
+    """The one of `choices` that is closest to the name, whatever the case; None where none is close."""
+    spelled = {choice.casefold(): choice for choice in choices}
+    close = get_close_matches(str(name).casefold(), spelled, n=1)
+    return spelled[close[0]] if close else None
+
+
+def did_you_mean(name: object, choices: Iterable[str]) -> str:
     """\" (did you mean 'age'?)", where one of `choices` is close to the name that is none of them; or ""."""
-    close = get_close_matches(str(name), choices, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    close = nearest(name, choices)
+    return "" if close is None else f" (did you mean {close!r}?)"
 
 
 def unknown(what: str, name: object, choices: Collection[str]) -> str:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.spelling import canonical
+from robustmdiff.data.spelling import canonical, did_you_mean
 from robustmdiff.data.tables.units import SAME, Conversion, conversion
 from robustmdiff.data.task import Field, Modality, Task
 
@@ -149,8 +148,7 @@ def _names(theirs: Iterable[str], ours: Iterable[str], what: str) -> dict[str, s
     known = {canonical(name): name for name in ours}
     for name in theirs:
         if canonical(name) not in known:
-            close = get_close_matches(name, known.values(), n=1)
-            hint = f" (is it {close[0]!r}?)" if close else ""
+            hint = did_you_mean(name, known.values())
             expected = f"expected one of {', '.join(known.values())}" if known else "expected none"
             raise DataError(f"{what} {name!r} is unknown to the run{hint}, {expected}")
     return {name: known[canonical(name)] for name in theirs}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustmdiff.data.spelling import canonical, match
+from robustmdiff.data.spelling import canonical, did_you_mean, match, nearest
 
 SPELLINGS = {
     "decomposed": ("Zo\u00eb", "Zoe\u0308"),
@@ -60,3 +60,18 @@ MATCHES = [
 @pytest.mark.parametrize(("name", "choices", "meant"), MATCHES)
 def test_a_name_is_matched_exactly_first_and_freely_only_where_one_is_meant(name, choices, meant):
     assert match(name, choices) == meant
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "close"),
+    [
+        ("lerning_rate", ("seed", "learning_rate"), "learning_rate"),
+        ("CRP", ("crp", "wbc"), "crp"),  # as shouted in a spreadsheet
+        ("crp_val", ("CRP_value", "age"), "CRP_value"),
+        ("sodium", ("crp", "wbc"), None),
+        ("x", (), None),
+    ],
+)
+def test_a_hint_names_the_closest_whatever_the_case(name, choices, close):
+    assert nearest(name, choices) == close
+    assert did_you_mean(name, choices) == ("" if close is None else f" (did you mean {close!r}?)")

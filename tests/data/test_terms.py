@@ -173,7 +173,8 @@ REFUSED = {
     ),
     "a category in another case": (
         with_field(Field("sex", categories=("f", "M")), 1),
-        "two: modality 'labs', field 'sex': category 'f' is unknown to the run, expected one of F, M",
+        "two: modality 'labs', field 'sex': category 'f' is unknown to the run (did you mean 'F'?), "
+        "expected one of F, M",
     ),
     "categories for a number": (
         with_field(Field("crp", categories=("high", "low"))),
@@ -187,7 +188,8 @@ REFUSED = {
     ),
     "a field that is not known": (
         with_field(Field("CRP", "mg/l")),
-        "two: modality 'labs', field 'CRP' is unknown to the run, expected one of crp, sex, temperature",
+        "two: modality 'labs', field 'CRP' is unknown to the run (did you mean 'crp'?), "
+        "expected one of crp, sex, temperature",
     ),
     "a window": (
         task(replace(CT, window=(-1.0, 0.4)), NOTES, LABS),
@@ -203,11 +205,11 @@ REFUSED = {
     ),
     "a modality that is not known": (
         task(CT, Modality("note", "text"), LABS),
-        "two: modality 'note' is unknown to the run (is it 'notes'?), expected one of ct, notes, labs",
+        "two: modality 'note' is unknown to the run (did you mean 'notes'?), expected one of ct, notes, labs",
     ),
     "a class that is not known": (
         replace(RUN, classes=("sick", "well", "death")),
-        "two: class 'death' is unknown to the run (is it 'dead'?), expected one of sick, well, dead",
+        "two: class 'death' is unknown to the run (did you mean 'dead'?), expected one of sick, well, dead",
     ),
     "a finding that is not known": (
         replace(RUN, findings=("wheeze",)),

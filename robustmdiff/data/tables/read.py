@@ -7,13 +7,12 @@ import io
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError
-from robustmdiff.data.spelling import canonical, did_you_mean
+from robustmdiff.data.spelling import canonical, did_you_mean, nearest
 from robustmdiff.data.tables.cells import Row, escaped, unescaped
 from robustmdiff.data.tables.csv_rows import LONGEST, LongCellError, csv_rows
 from robustmdiff.data.tables.parquet_rows import parquet_rows
@@ -132,9 +131,8 @@ def check_columns(where: str, header: list[str], required: Sequence[str], allowe
     for name in required:
         if name not in header:
             _check_delimiter(where, header)
-            spare = {other.lower(): other for other in header if other not in required}
-            close = get_close_matches(name.lower(), spare, n=1)
-            hint = f" (is it {spare[close[0]]!r}?)" if close else ""
+            close = nearest(name, (other for other in header if other not in required))
+            hint = f" (is it {close!r}?)" if close else ""
             raise DataError(f"{where}: column {name!r} is missing{hint}; there are {', '.join(header)}")
     for name in header if allowed else ():
         if name and name not in allowed:
