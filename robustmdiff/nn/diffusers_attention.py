@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustmdiff.ops import masked_attention, segments_from_key_padding, segments_from_padded
+from robustmdiff.nn.masked_attention import every_row
+from robustmdiff.ops import masked_attention, segments_from_key_padding
 
 # diffusers makes 0 of what is seen and -10000 of what is not; others use -inf or the dtype's least number.
 HIDDEN = -1e4
@@ -71,12 +72,12 @@ class MaskedAttnProcessor:
         if attn.norm_k is not None:
             key = attn.norm_k(key)
         (B, Lq), Lk = query.shape[:2], key.shape[1]
-        seen = _whole(B, Lk, key) if attention_mask is None else _seen(attention_mask, B, Lk)
+        seen = every_row(B, Lk, key.device) if attention_mask is None else _seen(attention_mask, B, Lk)
         out = masked_attention(
             query.flatten(0, 1),
             key.flatten(0, 1),
             value.flatten(0, 1),
-            _whole(B, Lq, query),
+            every_row(B, Lq, query.device),
             seen,
             scale=attn.scale,
         )
@@ -88,10 +89,6 @@ class MaskedAttnProcessor:
         if attn.residual_connection:
             out = out + residual
         return out / attn.rescale_output_factor
-
-
-def _whole(B: int, L: int, like: Tensor) -> Tensor:
-    return segments_from_padded(torch.full((B, 1), L, device=like.device), [0, L])
 
 
 def _seen(mask: Tensor, B: int, Lk: int) -> Tensor:

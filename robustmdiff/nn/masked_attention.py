@@ -132,6 +132,12 @@ class MaskedCrossModalAttention(nn.Module):
         return out.new_zeros(total, out.shape[1]).index_copy(0, rows, out)
 
 
+def every_row(B: int, L: int, device: torch.device) -> Tensor:
+    """Segments int32 [B, 1, 2] of a full [B, L, ...] viewed flat: B sequences, of which no row is absent."""
+    start = torch.arange(B, dtype=torch.int32, device=device) * L
+    return torch.stack([start, torch.full_like(start, L)], -1)[:, None]
+
+
 def pack(x: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Only what the segments name: (rows of x [.., d], segments of these rows, which rows they are).
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustmdiff.nn.masked_attention import every_row
 from robustmdiff.ops import masked_attention
 from robustmdiff.ops.masked_attention.converters import stretches
 
@@ -116,7 +117,7 @@ def attention(
     if segments is not None:
         asking = asked = segments
     else:
-        asking, asked = _whole(B, Lq, q.device), _whole(B, Lk, q.device)
+        asking, asked = every_row(B, Lq, q.device), every_row(B, Lk, q.device)
         if attention_mask is not None:
             asked = _segments(attention_mask, B, Lk)
     out = masked_attention(
@@ -179,11 +180,6 @@ def _segments(mask: Tensor, B: int, Lk: int) -> Tensor:
     start, length = mask[:, :, 0, 0, 0], mask[:, :, 1, 0, 0]
     first_row = torch.arange(B, dtype=torch.int32, device=mask.device) * Lk
     return torch.stack([start + first_row[:, None], length], -1)
-
-
-def _whole(B: int, L: int, device: torch.device) -> Tensor:
-    start = torch.arange(B, dtype=torch.int32, device=device) * L
-    return torch.stack([start, torch.full_like(start, L)], -1)[:, None]
 
 
 def _refuse_own_attention(base: Any) -> None:

@@ -5,7 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from robustmdiff.nn import MaskedCrossModalAttention
-from robustmdiff.ops import register_flops
+from robustmdiff.nn.masked_attention import every_row
+from robustmdiff.ops import register_flops, segments_from_padded
 
 D, HEADS = 12, 3
 #                         patient 0            patient 1 lacks one    patient 2 lacks both
@@ -130,3 +131,10 @@ def test_absent_tokens_are_not_paid_for():
 def test_errors_say_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(("B", "L"), [(3, 4), (1, 1), (2, 0), (0, 5)])
+def test_every_row_of_a_padded_tensor_without_padding(B, L):
+    found = every_row(B, L, torch.device("cpu"))
+    assert found.dtype == torch.int32
+    assert torch.equal(found, segments_from_padded(torch.full((B, 1), L), [0, L]))
