@@ -50,10 +50,17 @@ def describe_installation() -> dict[str, Any]:
         **{package: version(package) for package in ("torch", "triton", "transformers", "accelerate")},
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "no device",
-        "native": _native.reason or "loaded",
+        "native": _native.reason or f"loaded, {_instruction_set()}",
         **{name: ", ".join(b.name for b in op.backends) for name, op in sorted(Op.registry.items())},
         **{f"model {name}": kind.about for name, kind in MODELS.items()},
     }
+
+
+def _instruction_set() -> str:
+    """What the C++ kernels compute with; RMD_CPU_ISA may ask for less than the processor has."""
+    from robustmdiff import _host
+
+    return _host.cpu_isa()
 
 
 def describe_run(folder: str | Path) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from robustmdiff import _native
 from robustmdiff.cli import main as cli
 from robustmdiff.data.files import file_name
 from robustmdiff.evaluation.report import headline
@@ -177,6 +180,17 @@ def test_info(say, run):
     assert about["model"] == "RobustMDiff"
     assert about["findings"] == 42
     assert "congestive heart failure" in say("info", run).out.replace("\n", " ")
+
+
+def test_info_says_what_the_kernels_compute_with():
+    if _native.reason is not None:
+        pytest.skip(_native.reason)
+    code = "from robustmdiff.cli.info import describe_installation as say; print(say()['native'])"
+    env = os.environ | {"RMD_CPU_ISA": "scalar"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, encoding="utf-8", check=True
+    )
+    assert done.stdout == "loaded, scalar\n"
 
 
 @pytest.mark.parametrize("name", [*COMMANDS[:-1], "data verify"])
