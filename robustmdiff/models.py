@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from robustmdiff.data.task import Task
     from robustmdiff.diagnosis.contract import DiagnosisModel
     from robustmdiff.encoders.config import ModelConfig
+    from robustmdiff.knowledge.concepts import ConceptTable
 
 NAME_TOKENS = 30  # of a concept's name
 
@@ -43,11 +44,17 @@ def _with_knowledge(module: str, name: str) -> Callable[..., DiagnosisModel]:
     """The class `name` of `module`, which knows concepts and reads their names."""
 
     def build(
-        task: Task, config: ModelConfig, *, concepts: Any, tokenizer: Any, **options: Any
+        task: Task,
+        config: ModelConfig,
+        *,
+        concepts: ConceptTable | None,
+        tokenizer: Tokenizer | None,
+        **options: Any,
     ) -> DiagnosisModel:
         from robustmdiff.data.tokenizer import tokenize
 
         def read(name: str) -> list[int]:
+            assert tokenizer is not None
             return tokenize(tokenizer, name, min(NAME_TOKENS, config.max_tokens))[0]
 
         model = getattr(import_module(f"robustmdiff.{module}"), name)
@@ -60,7 +67,12 @@ def _without_knowledge(module: str, name: str) -> Callable[..., DiagnosisModel]:
     """The class `name` of the baseline `module`, imported when it is built: this list costs nothing."""
 
     def build(
-        task: Task, config: ModelConfig, *, concepts: Any, tokenizer: Any, **options: Any
+        task: Task,
+        config: ModelConfig,
+        *,
+        concepts: ConceptTable | None,
+        tokenizer: Tokenizer | None,
+        **options: Any,
     ) -> DiagnosisModel:
         baseline = import_module(f"robustmdiff.baselines.{module}")
         return getattr(baseline, name)(task, config, **options)

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,6 +31,7 @@ from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import SPECIAL, train_tokenizer
 from robustmdiff.diagnosis.abstention import Abstention
 from robustmdiff.diagnosis.calibration import Calibration, calibrate, say_if_calibrated_otherwise
+from robustmdiff.diagnosis.contract import DiagnosisModel
 from robustmdiff.diagnosis.pretrained import save_pretrained
 from robustmdiff.diagnosis.sets import ConformalSets
 from robustmdiff.encoders.backbone import load_own_tokenizer, text_backbone
@@ -44,6 +45,11 @@ from robustmdiff.training.checkpoint import LAST
 from robustmdiff.training.config import TrainConfig
 from robustmdiff.training.notes import read_notes
 from robustmdiff.whole import write_whole
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from robustmdiff.evaluation.results import Results
 
 SPLIT, PEOPLE, FOLDS = "split.json", "people.json", "folds.json"
 # What decides a run's answers: `cat` of those that are there, in this order, and `sha256sum` give `digest`.
@@ -112,19 +118,16 @@ def train_run(
     _claim(folder, study, resume)
     if kind == "robustmdiff":
         options = {"denoiser": config.lambda_diff > 0, **(options or {})}
-    model: Any
     model, collator, config = build_model(study, config, kind, options or {})
     # Validation picks the best weights by patients of the training split, calibration stays untouched.
     fitting, watching = hold_out(study.patients["train"], config.seed)
 
-    def then(model: Any) -> None:
+    def then(model: DiagnosisModel) -> None:
         if isinstance(model, RobustMDiff) and config.forecast != "none":
             how = collator, config.forecast, config.seed, folder / "model"
             fit_second_stage(model, fitting, watching, *how)
 
-    model = train(
-        model, fitting, watching, collator, config, folder, resume, name=kind, device=place, then=then
-    ).model
+    train(model, fitting, watching, collator, config, folder, resume, name=kind, device=place, then=then)
     calibration = calibrate(
         model, study.patients["calibration"], study.patients["train"], collator, study.calibration_weight
     )
@@ -135,7 +138,7 @@ def train_run(
 
 def build_model(
     study: Study, config: TrainConfig, kind: str, options: Mapping[str, Any]
-) -> tuple[Any, Collator, TrainConfig]:
+) -> tuple[DiagnosisModel, Collator, TrainConfig]:
     """An untrained model for a study, from the seed of `config`; what collates for it; and `config` with the
     sizes of a model that goes with the study's texts."""
     tokenizer, sizes = _tokenizer(study, config.model)
@@ -166,7 +169,7 @@ def _claim(folder: Path, study: Study, resume: bool) -> None:
     save_split(folder / PEOPLE, {"people": sorted(people)})
 
 
-def _tokenizer(study: Study, config: ModelConfig) -> tuple[Any, ModelConfig]:
+def _tokenizer(study: Study, config: ModelConfig) -> tuple[Tokenizer | None, ModelConfig]:
     """The tokenizer of the texts (their pretrained model's own, else one trained on the training
     patients' texts; None where there are no texts), and the sizes of a model that goes with it."""
     if not study.task.of_kind("text"):
@@ -259,9 +262,9 @@ def evaluate_run(
     replicates: int = 200,
     device: torch.device | str = "cpu",
     **options: Any,
-) -> Any:
+) -> Results:
     """A run (or its folder) and the baselines beside it, each with the prediction sets that it is shipped
-    with, under the missing-modality protocol -> Results, with the notes of their training.
+    with, under the missing-modality protocol, with the notes of their training.
 
     study      whose test patients are asked about; the run's own, unless given.
     physician  ask only about those whose physician stated an estimate, to show it beside the models.
