@@ -100,6 +100,19 @@ def mentioned(page: Path) -> Iterator[list[str]]:
         yield command.split("|")[0].split()
 
 
+def imported() -> Iterator[tuple[str, str]]:
+    """(module, name) of all that an example of a page imports from us: what is told to others is public. The
+    page on ops makes an op of its own, which is none of ours."""
+    for page in PAGES:
+        for _, block in blocks(page, "python"):
+            for node in ast.walk(ast.parse(block)):
+                module = getattr(node, "module", None) or ""
+                file = ROOT / module.replace(".", "/")
+                if module.startswith("robustmdiff") and (file.is_dir() or file.with_suffix(".py").exists()):
+                    names = (each.name for each in node.names if not each.name.isupper())  # no constant
+                    yield from ((module, each) for each in names)
+
+
 def public() -> Iterator[tuple[str, str]]:
     """(module, name) of every `__all__`, but for what comes from other packages."""
     for path in sorted((ROOT / "robustmdiff").rglob("*.py")):
@@ -119,7 +132,7 @@ EXAMPLES = [
     if page not in RUN_ELSEWHERE
     for i, (more, block) in enumerate(blocks(page, "python"))
 ]
-PUBLIC = list(public())
+PUBLIC = sorted({*public(), *imported()})
 GROUP = typer.main.get_command(app)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 

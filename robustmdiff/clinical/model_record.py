@@ -33,6 +33,7 @@ class ModelRecord(NamedTuple):
 
 
 def record_of(predictor: Predictor) -> ModelRecord:
+    """What a report says of the model behind a predictor."""
     from robustmdiff import __version__
     from robustmdiff.experiment.run import digest
 
