@@ -26,6 +26,7 @@ from robustmdiff.encoders.backbone import save_architectures, with_architectures
 from robustmdiff.encoders.config import ModelConfig, without_retired
 from robustmdiff.knowledge.archive import read_concepts, save_concepts
 from robustmdiff.refusal import Refusal
+from robustmdiff.training.checkpoint import CheckpointError, load_weights
 from robustmdiff.whole import write_whole
 
 if TYPE_CHECKING:
@@ -111,16 +112,11 @@ def load_pretrained(
     own = model.state_dict()
     state = {model.renamed.get(name, name): value for name, value in state.items()}
     state = {name: own[name] for name in model.added} | state
-    expected = {name: tuple(value.shape) for name, value in own.items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    if expected != found:
-        name = min(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
-        raise PretrainedError(
-            f"{weights}: {name} is {found.get(name, 'missing')}, "
-            f"expected {expected.get(name, 'no such weight')}; "
-            "these weights belong to another configuration than model.json"
-        )
-    model.load_state_dict(state)
+    try:
+        load_weights(model, state, weights)
+    except CheckpointError as error:
+        another = "these weights belong to another configuration than model.json"
+        raise PretrainedError(f"{error}; {another}") from error
     if isinstance(model, RobustMDiff) and (folder / WEIGHTS).exists():
         model.second_stage = SecondStage.load(folder, model)
     model.answer = description.get("answer", model.answer)  # of an earlier version the one that it gave

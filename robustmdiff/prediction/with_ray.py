@@ -63,7 +63,7 @@ class RayWorker:
         self.answering: Answering = ray.get(answering)
 
     def __call__(self, table: Any) -> Any:
-        """Of rows `number`, `patients` those of `number`, `answered`."""
+        """A table of `number`, `answered` for one of `number`, `patients`."""
         import pyarrow as pa
 
         asked = table.to_pylist()

@@ -123,7 +123,10 @@ def test_weights_of_another_configuration_name_the_first_difference(saved):
     description = json.loads((saved / "model.json").read_text(encoding="utf-8"))
     description["config"]["d_h"] = 12
     (saved / "model.json").write_text(json.dumps(description), encoding="utf-8")
-    with pytest.raises(PretrainedError, match=r"is \(.*\), expected \(.*\); these weights belong to another"):
+    with pytest.raises(
+        PretrainedError,
+        match=r"weight '.*' is \[.*\], RobustMDiff expects \[.*\]; these weights belong to another",
+    ):
         load_model(saved)
 
 
