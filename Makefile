@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/include/rmd/*)
 
-.PHONY: help demo test test-slow interpret engines fuzz lint ledger format bench results docs clean
+.PHONY: help demo test test-slow interpret engines fuzz lint ledger format bench results wheel docs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -56,9 +56,12 @@ bench: $(READY)  ## measure the kernels beside their peers and the machine's lim
 results: $(READY)  ## every method on every data set, tuned alike (CPU hours: docs/evaluation.md); may be stopped and goes on
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.results
 
+wheel: $(READY)  ## a wheel with the native CPU code in dist/, installed and tried in a fresh environment (about 6 minutes)
+	$(BIN)/python -m tools.wheel
+
 docs: $(READY)  ## build the site with the reference into site/, and run every example, command and link in it
 	$(BIN)/python -m mkdocs build --quiet --strict
 	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_docs.py
 
 clean:  ## remove the environment, the build and the caches; runs/ stays
-	rm -rf .venv build site *.egg-info robustmdiff/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info robustmdiff/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -40,6 +40,11 @@ def program(name: str) -> str | None:
     return shutil.which(name)
 
 
+def nvcc() -> str | None:
+    """The CUDA code is compiled where there is nvcc, unless RMD_CUDA is OFF."""
+    return None if os.environ.get("RMD_CUDA") == "OFF" else shutil.which("nvcc")
+
+
 def why_not_native() -> str | None:
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
         here = f"{platform.system()} on {platform.machine()}"
@@ -78,7 +83,7 @@ class CMakeBuild(build_ext):
             Path(self.get_ext_fullpath(ext.name)).absolute().parent,
         )
         build.mkdir(parents=True, exist_ok=True)
-        nvcc = shutil.which("nvcc")
+        cuda = nvcc()
         options = {
             "CMAKE_MAKE_PROGRAM": program("ninja"),
             "CMAKE_BUILD_TYPE": "Release",
@@ -87,8 +92,8 @@ class CMakeBuild(build_ext):
             "HOST_SUFFIX": sysconfig.get_config_var("EXT_SUFFIX"),
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
-            "RMD_CUDA": "ON" if nvcc else "OFF",
-        } | ({"CMAKE_CUDA_COMPILER": nvcc} if nvcc else {})
+            "RMD_CUDA": "ON" if cuda else "OFF",
+        } | ({"CMAKE_CUDA_COMPILER": cuda} if cuda else {})
         cmake = program("cmake")
         arguments = [f"-D{name}={value}" for name, value in options.items()]
         (build / "CMakeCache.txt").unlink(missing_ok=True)  # an isolated build leaves paths that are gone
@@ -102,7 +107,7 @@ class CMakeBuild(build_ext):
 
 
 modules = ["robustmdiff._C", "robustmdiff._host"]
-if shutil.which("nvcc"):
+if nvcc():
     modules.append("robustmdiff._C_cuda")
 setup(
     packages=[

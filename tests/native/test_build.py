@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -132,3 +133,19 @@ print(build.get_outputs())
     assert run.stdout == "[]\n"
     assert f"robustmdiff is installed WITHOUT its native code: {reason}" in run.stderr
     assert "It works, slower." in run.stderr
+
+
+@pytest.mark.parametrize(("said", "built"), [("OFF", False), ("ON", True)])
+def test_the_cuda_code_can_be_left_out(said, built):
+    code = """
+import runpy, setuptools, shutil
+shutil.which = lambda name, *a, **k: f"/somewhere/{name}"
+given = {}
+setuptools.setup = given.update
+runpy.run_path("setup.py")
+print(*[ext.name for ext in given["ext_modules"]])
+"""
+    environment = {**os.environ, "RMD_CUDA": said}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
+    assert ("robustmdiff._C_cuda" in run.stdout.split()) == built
