@@ -56,7 +56,7 @@ bench: $(READY)  ## measure the kernels beside their peers and the machine's lim
 results: $(READY)  ## every method on every data set, tuned alike (CPU hours: docs/evaluation.md); may be stopped and goes on
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.results
 
-wheel: $(READY)  ## a wheel with the native CPU code in dist/, installed and tried in a fresh environment (about 6 minutes)
+wheel: $(READY)  ## a wheel with the native CPU code in dist/, installed and tried in a fresh environment (5 minutes)
 	$(BIN)/python -m tools.wheel
 
 docs: $(READY)  ## build the site with the reference into site/, and run every example, command and link in it

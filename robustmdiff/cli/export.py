@@ -23,6 +23,10 @@ def export(
         bool,
         typer.Option("--verify", help="Export nothing: ask the folder and the run the same, and compare."),
     ] = False,
+    sign: Annotated[
+        Path | None,
+        typer.Option(metavar="KEY", help="Sign what is written with this private key (EC, PEM)."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """The whole of a model (encoders, sampler, head, temperature, prediction sets) as one file, with what
@@ -43,17 +47,25 @@ def export(
     from robustmdiff.export.parity import check, compare
     from robustmdiff.export.triton_server import write_repository
     from robustmdiff.predictor import Predictor
-    from robustmdiff.runtime import Artefact
+    from robustmdiff.runtime import Artefact, signature
 
+    if sign is not None:
+        if verify:
+            raise Refusal(f"--sign is {sign} with --verify, which writes nothing, expected one of them")
+        signature.check_key(sign)
     predictor = Predictor.from_pretrained(run)
     if to == "triton-server":
         write_repository(predictor.run, out)
+        if sign is not None:
+            signature.sign(out, sign)
         show({"wrote": str(out)}, as_json)
         return
     if not verify:
         export_run(predictor.run, out, to=to)
     parity = compare(predictor, Artefact.load(out))
     check(parity, out)
+    if sign is not None:
+        signature.sign(out, sign)
     if as_json:
         show(parity._asdict() | {"folder": str(out)}, as_json)
     else:

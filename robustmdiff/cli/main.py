@@ -26,6 +26,7 @@ from robustmdiff.cli import (
     report,
     serve,
     train,
+    verify,
 )
 from robustmdiff.refusal import Refusal
 
@@ -41,6 +42,7 @@ app.command(short_help="Take modalities away and measure what is left.")(evaluat
 app.command(short_help="Diagnose patients: probabilities and prediction sets.")(predict.predict)
 app.command(short_help="One page on one patient: what is likely, and why.")(explain.explain)
 app.command(short_help="The model as one file, for where there is no torch.")(export.export)
+app.command(short_help="Whether an exported folder is as it was signed.")(verify.verify)
 app.command(short_help="An exported model behind HTTP, for one machine.")(serve.serve)
 app.command(short_help="DICOM or FHIR in, a DICOM SR or a FHIR report out.")(report.report)
 app.command(short_help="Every form of a run side by side.")(benchmark.benchmark)

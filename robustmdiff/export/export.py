@@ -12,6 +12,8 @@ import numpy as np
 import robustmdiff
 from robustmdiff.data.tokenizer import save_tokenizer
 from robustmdiff.experiment.run import Run, load_run
+from robustmdiff.export.bill_of_materials import BOM, bill_of_materials, to_bytes
+from robustmdiff.export.card import CARD, model_card
 from robustmdiff.export.graph import DiagnosisGraph, check_exportable
 from robustmdiff.export.onnx import to_onnx
 from robustmdiff.export.program import axes_of, example_of, noise_of
@@ -53,6 +55,10 @@ def export_run(run: Run | str | Path, folder: str | Path, *, to: str = "onnx") -
         files.append(ENGINE)
         built = build_engine(folder / MODEL, folder / ENGINE, config.max_tokens, config.draws if noise else 0)
         engines[ENGINE] = built._asdict()
+    card = model_card(run, {name: sha256(folder / name) for name in files})
+    for name, document in ((CARD, card), (BOM, bill_of_materials(card))):
+        files.append(name)
+        write_whole(folder / name, to_bytes(document))
     Manifest(
         task=model.task,
         engine="onnx",

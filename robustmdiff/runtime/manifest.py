@@ -6,6 +6,9 @@ artefact/
   model.engine     another one, of TensorRT, where it was asked for
   noise.npz        what the draws are made of, where the model makes draws
   tokenizer.json   where the task has text
+  model_card.json  what it is for, of whom it was made, how well it does for whom
+  bom.cdx.json     what it consists of (CycloneDX)
+  model.sig        who vouches for it, where it was signed; no other file names it
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ COMMANDS = (
     "export",
     "report",
     "benchmark",
+    "verify",
     "serve",
     "info",
     "demo",

@@ -115,6 +115,12 @@ def test_a_module_to_run():
     assert done.stdout == "robustmdiff 0.1.0\n"
 
 
+def test_verify_says_that_a_folder_is_not_signed(say, tmp_path):
+    said = say("verify", tmp_path, "--key", tmp_path / "ours.pub")
+    assert said.code == 2
+    assert said.err.startswith(f"error: {tmp_path / 'model.sig'}: is not there, expected the signature")
+
+
 def test_export_says_which_packages_it_needs(say, monkeypatch, tmp_path):
     found = importlib.util.find_spec
     monkeypatch.setattr("robustmdiff.cli.export.find_spec", lambda n: None if n == "onnx" else found(n))

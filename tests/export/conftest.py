@@ -10,9 +10,10 @@ import pytest
 from robustmdiff import Predictor
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
+from robustmdiff.data.splits import save_split
 from robustmdiff.diagnosis.calibration import calibrate
 from robustmdiff.diagnosis.second_stage import fit_second_stage
-from robustmdiff.experiment.run import Run
+from robustmdiff.experiment.run import SPLIT, Run
 from robustmdiff.experiment.source import Source
 from robustmdiff.export.export import export_run
 from robustmdiff.forecast import fitting
@@ -46,6 +47,8 @@ def small_run(folder: Path, *, second_stage: bool = True, **options) -> tuple[Ru
         model.answer = "draws"
     collator = Collator(study.task, study.tokenizer, study.config.max_tokens)
     sets, abstention = calibrate(model, patients, patients, collator)
+    ids = [patient.id for patient in patients]
+    save_split(folder / SPLIT, {"train": ids[:10], "calibration": ids[10:], "test": []})
     return Run(folder, Source("cohort"), model, collator, sets, abstention), patients
 
 

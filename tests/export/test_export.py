@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,15 +11,19 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from robustmdiff.baselines.mask_only import MaskOnly
+from robustmdiff.cli import export
 from robustmdiff.data.patient import Patient
 from robustmdiff.export.export import export_run
 from robustmdiff.export.forms import quality, side_by_side
 from robustmdiff.export.graph import check_exportable
 from robustmdiff.export.parity import Parity, check, compare, views_of
 from robustmdiff.refusal import Refusal
+from robustmdiff.runtime.signature import verify
 from tests.export.conftest import exported, small_run
+from tests.runtime.test_signature import written
 
 WITHOUT = """
 import pickle, sys
@@ -149,6 +154,42 @@ def test_what_ties_in_calibration_ties_in_a_diagnosis(with_draws):
     exact = np.array([task.prevalence])
     nothing = np.zeros((1, len(task.modalities)), dtype=bool)
     assert (sets.sets(exact, nothing) == sets.sets(exact.astype(np.float32), nothing)).all()
+
+
+@pytest.fixture
+def command(with_draws, monkeypatch):
+    """`robustmdiff export`, where the run is at hand and its graph is made."""
+    monkeypatch.setattr(
+        "robustmdiff.predictor.Predictor.from_pretrained", lambda folder: with_draws.predictor
+    )
+    monkeypatch.setattr(with_draws.predictor, "patients", lambda: with_draws.patients[:1])
+
+    def copied(run, out, *, to):
+        shutil.copytree(with_draws.folder, out)
+
+    monkeypatch.setattr("robustmdiff.export.export.export_run", copied)
+    return export.export
+
+
+def test_what_is_signed_is_what_was_compared(command, tmp_path, capsys):
+    key = written(tmp_path / "ours", ec.generate_private_key(ec.SECP256R1()))
+    command(tmp_path, tmp_path / "exported", sign=key)
+    assert "wrote" in capsys.readouterr().out
+    verify(tmp_path / "exported", tmp_path / "ours.pub")
+    (tmp_path / "exported" / "bom.cdx.json").write_text("{}")
+    with pytest.raises(Refusal, match=r"bom\.cdx\.json: is not the file that was signed"):
+        verify(tmp_path / "exported", tmp_path / "ours.pub")
+    with pytest.raises(Refusal, match=r"bom\.cdx\.json: is not the file that was exported"):
+        command(tmp_path, tmp_path / "exported", verify=True)
+
+
+def test_nothing_is_exported_with_a_key_that_cannot_sign(command, tmp_path):
+    (tmp_path / "text").write_text("no key")
+    with pytest.raises(Refusal, match="text: is no private key to sign with"):
+        command(tmp_path, tmp_path / "exported", sign=tmp_path / "text")
+    with pytest.raises(Refusal, match=r"--sign is .*text with --verify, which writes nothing"):
+        command(tmp_path, tmp_path / "exported", verify=True, sign=tmp_path / "text")
+    assert not (tmp_path / "exported").exists()
 
 
 def test_forms_side_by_side(with_draws, monkeypatch):
