@@ -5,10 +5,10 @@
 
 Stages: probe the machine; one call of every op on every backend; the whole grid of contract tests;
 determinism and poisoned memory; hidden synchronisation, CUDA graphs and torch.compile on other
-streams; compute-sanitizer on tiny shapes; benchmarks. After every stage the results are written to
-benchmarks/results/<gpu>-<commit>.jsonl (under another name, then renamed). Called again, the command
-goes on with what is not finished: stages that ended stay, and so do the tests that ended in a stage
-that was cut. A stage that fails does not stop the next, nor does a test that hangs or takes its
+streams; a TensorRT engine; compute-sanitizer on tiny shapes; benchmarks. After every stage the results are
+written to benchmarks/results/<gpu>-<commit>.jsonl (under another name, then renamed). Called again, the
+command goes on with what is not finished: stages that ended stay, and so do the tests that ended in a
+stage that was cut. A stage that fails does not stop the next, nor does a test that hangs or takes its
 process down stop the other tests.
 
 The tests are those of tests/, on the device that RMD_TEST_DEVICE names. `--device cpu` runs the same
@@ -74,6 +74,10 @@ def stages(workers: int, commit: str) -> tuple[Stage, ...]:
         Stage(
             "streams", 150, 120, (*tests, "tests/device/test_streams.py"), quick=("-k", "tiny and ddpm"),
             not_on_a_cpu="a CPU has no streams, no CUDA graphs and nothing to wait for",
+        ),
+        Stage(
+            "engines", 240, 200, (*PYTEST, "tests/device/test_engines.py"), quick=("-k", "loads"),
+            not_on_a_cpu="an engine needs a GPU to be loaded; `make engines` builds it without one",
         ),
         *(
             Stage(

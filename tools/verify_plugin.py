@@ -46,7 +46,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if WORKER or not (report.when == "call" or report.outcome != "passed"):
         return
     why = "" if report.outcome == "passed" else str(report.longrepr)[-1500:]
-    note({"test": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 3), "why": why})
+    row = {"test": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 3), "why": why}
+    note(row | dict(report.user_properties))  # what the test measured
 
 
 @pytest.hookimpl(wrapper=True)

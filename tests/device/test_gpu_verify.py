@@ -58,7 +58,7 @@ def test_every_stage_in_two_calls_of_which_the_first_is_stopped(tmp_path):
     assert "smoke ..." not in second.stdout
     rows = rows_of(tmp_path)
     assert [row for row in rows if row["stage"] == "smoke" and "test" in row] == smoke
-    cuda = dict.fromkeys(("streams", "memcheck", "racecheck", "initcheck"), "cannot run here")
+    cuda = dict.fromkeys(("streams", "engines", "memcheck", "racecheck", "initcheck"), "cannot run here")
     passed = dict.fromkeys(("probe", "smoke", "contracts", "determinism", "benchmarks"), "passed")
     assert ends_of(rows) == passed | cuda
     assert [row["op"] for row in rows if row["stage"] == "benchmarks" and "ms" in row]
@@ -137,6 +137,24 @@ def test_a_stage_past_its_limit_is_cut_and_says_where(tmp_path, gpu_verify):
     assert first["test"] == "test_slow.py::test_first"
     assert end["outcome"] == "out of time"
     assert "in test_slow.py::test_slow" in end["why"]
+
+
+def test_what_a_test_measures_is_in_its_row(tmp_path, gpu_verify):
+    file = tmp_path / "test_speed.py"
+    file.write_text("def test_speed(record_property): record_property('ms', 1.5)\n", encoding="utf-8")
+    command = (*gpu_verify.PYTEST, "-c", "/dev/null", "--rootdir", str(tmp_path), str(file))
+    row, end = gpu_verify.run(gpu_verify.Stage("s", 60, 60, command), "cpu", False, gpu_verify.Clock(60))
+    assert (row["ms"], row["outcome"], end["outcome"]) == (1.5, "passed", "passed")
+
+
+def test_every_stage_tests_something_that_is_there(gpu_verify):
+    every = {stage.name: stage for stage in gpu_verify.stages(1, "abc")}
+    named = [word for stage in every.values() for word in stage.command + stage.whole if word.endswith(".py")]
+    assert "tests/device/test_engines.py" in named
+    assert all((SCRIPT.parents[1] / word).is_file() for word in named)
+    (row,) = gpu_verify.run(every["engines"], "cpu", False, gpu_verify.Clock(60))
+    assert row["outcome"] == "cannot run here"
+    assert "needs a GPU to be loaded" in row["why"]
 
 
 def test_what_cannot_run_says_why(gpu_verify):
