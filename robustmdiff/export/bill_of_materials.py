@@ -1,6 +1,6 @@
-"""bom.cdx.json: what an exported model consists of, as a CycloneDX 1.6 ML-BOM (ECMA-424, 2nd edition).
+"""bom.cdx.json: what an exported model consists of, as a CycloneDX 1.6 ML-BOM (ECMA-424).
 
-The same run gives the same bytes: there is no time in it, and its serial number is made of the files'.
+The same files give the same bytes: there is no time in it, and its serial number is made of theirs.
 """
 
 from __future__ import annotations
