@@ -89,7 +89,8 @@ def thresholds(run: Run) -> Json:
 
 def evaluation(run: Run) -> Json | None:
     """What `robustmdiff evaluate` found of the run's own test patients, [value, low, high] by condition and
-    metric, of all and of each subgroup; None where it was not asked."""
+    metric, of all and of each subgroup; None where it was not asked. An evaluation of an earlier version may
+    lack people, notes and subgroups."""
     path = run.folder / "evaluation" / "results.json"
     if not path.exists():
         return None
@@ -99,14 +100,12 @@ def evaluation(run: Run) -> Json | None:
         conditions = found["methods"][method]["conditions"]
         shown = found["methods"][method]["reliability"]  # the two to look at: complete, and half missing
         return {
-            "records": found["records"],
-            "people": found["people"],
-            "notes": found["notes"],
+            **{key: found.get(key) for key in ("records", "people", "notes")},
             "metrics": {key: _some(conditions[key]) for key in shown},
             "subgroups": [
                 {"group": name} | {key: group[key] for key in ("people", "records")}
                 | {"metrics": group["methods"].get(method, {})}
-                for name, group in found["groups"].items()
+                for name, group in found.get("groups", {}).items()
             ],
         }  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -93,6 +93,16 @@ def test_what_was_evaluated_is_there_with_its_subgroups(evaluated):
     assert "coverage" in str(north) or "ece" in str(north)
 
 
+def test_an_evaluation_of_an_earlier_version_has_what_it_has(evaluated):
+    run, found = evaluated
+    before = {key: found[key] for key in ("records", "methods")}
+    (run.folder / "evaluation" / "results.json").write_text(json.dumps(before), encoding="utf-8")
+    shown = evaluation(run)
+    assert (shown["people"], shown["subgroups"]) == (None, [])
+    complete = found["methods"]["RobustMDiff"]["conditions"]["mcar/0.0"]
+    assert shown["metrics"]["mcar/0.0"]["accuracy"] == complete["accuracy"]
+
+
 @pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"methods": {"RobustMDiff": null}}'])
 def test_a_damaged_evaluation_is_refused(evaluated, damage):
     run, _ = evaluated
