@@ -164,7 +164,7 @@ def command(with_draws, monkeypatch):
     )
     monkeypatch.setattr(with_draws.predictor, "patients", lambda: with_draws.patients[:1])
 
-    def copied(run, out, *, to):
+    def copied(run, out, **how):
         shutil.copytree(with_draws.folder, out)
 
     monkeypatch.setattr("robustmdiff.export.export.export_run", copied)
