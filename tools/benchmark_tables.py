@@ -25,7 +25,7 @@ from benchmarks.runs import RESULTS, Row, latest, machines, slug  # noqa: E402
 PLACE = re.compile(r"(<!-- numbers: (\w+) -->\n).*?(<!-- end of numbers -->)", re.DOTALL)
 PASSES = ("forward", "backward", "forward+backward")
 NONE = "No run is recorded yet: `python -m pytest benchmarks`.\n"
-OPS = ("masked_attention", "knowledge_attention", "graph_attention", "ddpm_step")
+OPS = ("masked_attention", "knowledge_attention", "graph_attention", "ddpm_step", "chain")
 
 
 def main() -> int:

@@ -208,6 +208,7 @@ void split(Random& random, int64_t count, int64_t parts, const Work& work) {
 }
 constexpr int64_t SPLITS[] = {1, 2, 3, 8};
 
+void chain(Case&);
 void ddpm(Case&);
 void graph_attention(Case&);
 void knowledge_attention(Case&);

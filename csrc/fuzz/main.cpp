@@ -23,7 +23,8 @@ struct Op {
   const char* name;
   void (*fuzz)(Case&);
 };
-constexpr Op OPS[] = {{"ddpm", ddpm},
+constexpr Op OPS[] = {{"chain", chain},
+                      {"ddpm", ddpm},
                       {"graph_attention", graph_attention},
                       {"knowledge_attention", knowledge_attention},
                       {"masked_attention", masked_attention}};

@@ -12,6 +12,8 @@ from torch.nn.functional import linear
 from robustmdiff.diffusion.precondition import Precondition
 from robustmdiff.diffusion.schedule import Level
 from robustmdiff.nn import MaskedCrossModalAttention, Memory
+from robustmdiff.ops.chain import BlockWeights, LinearWeights
+from robustmdiff.ops.chain.definition import block
 
 MOVED = 0.3  # sigma before anything is learned, in units of the latent
 STILL = 0.02  # sigma where nothing is added; 0 would leave nothing to divide by
@@ -38,7 +40,6 @@ class Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulate = nn.Linear(width, 2 * width)
         self.up = nn.Linear(width, width)
         self.down = nn.Linear(width, width)
@@ -46,8 +47,14 @@ class Block(nn.Module):
         nn.init.zeros_(self.down.bias)
 
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
-        shift, scale = self.modulate(c).chunk(2, dim=-1)
-        return h + self.down(nn.functional.gelu(self.up(self.norm(h) * (1 + scale) + shift)))
+        return block(h, c, self.weights())
+
+    def weights(self) -> BlockWeights:
+        return BlockWeights(*(weights_of(layer) for layer in (self.modulate, self.up, self.down)))
+
+
+def weights_of(layer: nn.Linear) -> LinearWeights:
+    return LinearWeights(layer.weight, layer.bias)
 
 
 class LatentDenoiser(nn.Module):
@@ -112,8 +119,8 @@ class LatentDenoiser(nn.Module):
         own = torch.stack([rows, torch.full_like(rows, S)], dim=-1)[:, None]  # a patient's draws: one segment
         read = self.read.recall(condition.memory, self.query(h + c).flatten(0, 1), own)
         h = h + self.use(read).view(B, S, self.width)
-        for block in self.blocks:
-            h = block(h, c)
+        for layer in self.blocks:
+            h = layer(h, c)
         return (x_m + p.c_skip * y + p.c_out * self.leave(h)).view_as(x)
 
     def _embed(self, t: Tensor, told: Tensor) -> Tensor:

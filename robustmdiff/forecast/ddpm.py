@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robustmdiff.diffusion.loss import diffusion_loss
 from robustmdiff.diffusion.precondition import Precondition
-from robustmdiff.diffusion.sample import sample_ddpm
+from robustmdiff.diffusion.recurrence import ddpm
 from robustmdiff.diffusion.schedule import Level, Schedule
 from robustmdiff.forecast.flow import FlowForecast, random_philox_key
 
@@ -27,7 +27,8 @@ class DDPMForecast(FlowForecast):
         schedule: Schedule,
         spread: float = 1.0,
     ) -> None:
-        super().__init__(latent, modalities, classes, exclusive=exclusive, spread=spread)
+        steps = ddpm(schedule, variance=1.0)
+        super().__init__(latent, modalities, classes, exclusive=exclusive, spread=spread, steps=steps)
         self.schedule = schedule
 
     def loss(self, z: Tensor, told: Tensor) -> Tensor:
@@ -39,9 +40,3 @@ class DDPMForecast(FlowForecast):
         """The estimate of z ~ N(0, 1) [rows, D]; its exact one before anything is learned."""
         p = Precondition.of_gaussian(level, x.new_ones(1))
         return p.c_skip * x + p.c_out * self.network(p.c_in * x, p.c_noise, told)
-
-    def residual(self, noise: Tensor, told: Tensor, key: Tensor | None, row_ids: Tensor) -> Tensor:
-        assert key is not None
-        return sample_ddpm(
-            self.denoise, self.schedule, noise, told, key=key, row_ids=row_ids, spread=torch.ones_like(noise)
-        )

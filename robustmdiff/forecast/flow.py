@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
-from robustmdiff.diffusion.denoiser import Block, sinusoid
+from robustmdiff.diffusion.denoiser import Block, sinusoid, weights_of
 from robustmdiff.diffusion.loss import flow_loss
-from robustmdiff.diffusion.sample import sample_heun
+from robustmdiff.diffusion.recurrence import Steps, heun
 from robustmdiff.diffusion.schedule import Level, StraightPath
 from robustmdiff.forecast.fitting import fit
 from robustmdiff.forecast.gaussian import WIDTH, GaussianForecast
+from robustmdiff.ops import chain
+from robustmdiff.ops.chain import NetworkWeights
+from robustmdiff.ops.chain.definition import network
 
 BLOCKS = 2
 TIME = 32  # numbers that tell the time
 TIME_UNIT = 1000.0  # a flow's t in [0, 1] as the timesteps that `sinusoid` is made for
 FARTHEST = 6.0  # standard deviations; a residual beyond teaches nothing but itself
-STEPS = 2  # of Heun's method: four evaluations
+FOUR = heun(StraightPath(2), unit=TIME_UNIT)  # evaluations
 FITTING = 450  # steps
 
 
@@ -37,17 +42,36 @@ class ResidualNetwork(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, told: Tensor) -> Tensor:
         """x [rows, D], t [rows] or [], 0 to 1000, told [rows, f]."""
-        time = sinusoid(t, TIME).to(told.dtype).expand(told.shape[0], TIME)
-        c = self.condition(torch.cat([told, time], dim=-1))
-        h = self.enter(x)
-        for block in self.blocks:
-            h = block(h, c)
-        return self.leave(h)
+        return network(x, self.time(t).to(told.dtype), told, self.weights())
+
+    def time(self, t: Tensor) -> Tensor:
+        """t [...] -> [..., TIME]."""
+        return sinusoid(t, TIME)
+
+    def weights(self) -> NetworkWeights:
+        first, _, second, _ = cast(list[nn.Linear], self.condition)
+        told, condition, enter, leave = map(weights_of, (first, second, self.enter, self.leave))
+        blocks = tuple(block.weights() for block in cast(list[Block], self.blocks))
+        return NetworkWeights(told, condition, enter, blocks, leave)
 
 
 class FlowForecast(GaussianForecast):
     """The Gaussian's standardised residual by a rectified flow (Liu et al. 2023), from noise in four
     evaluations."""
+
+    def __init__(
+        self,
+        latent: int,
+        modalities: int,
+        classes: int,
+        *,
+        exclusive: bool,
+        spread: float = 1.0,
+        steps: Steps = FOUR,
+    ) -> None:
+        """steps  of the chain that becomes a residual."""
+        super().__init__(latent, modalities, classes, exclusive=exclusive, spread=spread)
+        self.time, self.table = sinusoid(steps.t, TIME), steps.table
 
     def start(self) -> None:
         super().start()
@@ -72,7 +96,8 @@ class FlowForecast(GaussianForecast):
         return self.network(x, TIME_UNIT * level.t, told)
 
     def residual(self, noise: Tensor, told: Tensor, key: Tensor | None, row_ids: Tensor) -> Tensor:
-        return sample_heun(self.velocity, StraightPath(STEPS), noise, told)
+        time = self.time.to(told)
+        return chain(noise, told, self.network.weights(), time, self.table, key=key, row_ids=row_ids)
 
 
 def random_philox_key(device: torch.device) -> Tensor:

@@ -1,5 +1,6 @@
 """The ops: one function each, one definition each, several backends behind it."""
 
+from robustmdiff.ops.chain import chain
 from robustmdiff.ops.ddpm import DynamicThreshold, ddpm_noise, ddpm_noise_loss, ddpm_step, ddpm_table
 from robustmdiff.ops.graph_attention import Graph, graph_attention
 from robustmdiff.ops.knowledge_attention import knowledge_attention, knowledge_top
@@ -17,6 +18,7 @@ from robustmdiff.ops.registration import register_flops
 __all__ = [
     "DynamicThreshold",
     "Graph",
+    "chain",
     "ddpm_noise",
     "ddpm_noise_loss",
     "ddpm_step",

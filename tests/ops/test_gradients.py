@@ -12,6 +12,7 @@ from torch import Tensor
 from robustmdiff import use_backend
 from robustmdiff.ops import (
     Graph,
+    chain,
     ddpm_noise,
     ddpm_noise_loss,
     ddpm_step,
@@ -23,6 +24,7 @@ from robustmdiff.ops.dispatch import Op
 from robustmdiff.ops.philox import philox_key
 from robustmdiff.ops.triton_support import INTERPRETED
 from robustmdiff.testing import DEVICE, draw
+from tests.ops.chain.networks import FEATURES, network_of, to
 
 SEGMENTS = torch.tensor([[[0, 2], [2, 0]], [[3, 1], [4, 1]]], dtype=torch.int32, device=DEVICE)
 GRAPH = Graph.from_edges(
@@ -59,6 +61,16 @@ def step(sample: Tensor, output: Tensor, uncond: Tensor, variance: Tensor, *guid
         output, sample, STEP, TABLE, uncond=uncond, guidance=guidance[0] if guidance else 1.7,
         variance_output=variance, variance="learned_range", key=KEY,
     )  # fmt: skip
+
+
+def chained(x: Tensor | None = None, told: Tensor | None = None) -> Tensor:
+    """With the gradient of x and told; every other one is of the same kind."""
+    x = torch.ones(2, 3, device=DEVICE) if x is None else x
+    told = x[:, :2].detach() if told is None else told
+    weights, time = to(network_of(3, 2, 16, 16, 1), x.dtype), draw(2, FEATURES, seed=2).to(x.dtype)
+    return chain(
+        x, told, weights, time, torch.rand(2, 6, generator=torch.Generator().manual_seed(0)), key=KEY
+    )
 
 
 CALLS = [
@@ -108,6 +120,7 @@ CALLS = [
         (*(draw(3, 2, seed=i) for i in range(4)), draw(3, seed=4)),
         only_torch=1,
     ),
+    Call("chain", "one-block", chained, (draw(2, 3, seed=0), draw(2, 2, seed=1)), only_torch=2),
     Call("ddpm_noise", "key", lambda x: ddpm_noise(x, STEP, TABLE, key=KEY), (draw(3, 2, seed=0),)),
     Call(
         "ddpm_noise_loss",
@@ -163,6 +176,8 @@ def ways() -> list:
     """Eager and under torch.func on every backend; compiled on one, being the bridge's."""
     found = []
     for call, backend in (param.values for param in on_backends(lambda _: True)):
+        if backend != "torch" and call.only_torch == len(call.tensors):
+            continue  # it declines where a gradient is asked for
         more = ("compiled",) if backend == "native" else ()
         for way in ("eager", "torch.func", *more):
             found.append(pytest.param(call, backend, way, id=f"{call.op}-{call.name}-{backend}-{way}"))
