@@ -14,7 +14,7 @@ from robustmdiff.cli.show import show
 def benchmark(
     run: RunFolder,
     exported: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="What `robustmdiff export` wrote of it.")
+        list[Path], typer.Argument(metavar="FOLDER...", help="What `robustmdiff export` wrote of it.")
     ],
     as_json: AsJson = False,
 ) -> None:
@@ -23,7 +23,7 @@ def benchmark(
 
     \b
     Example:
-      robustmdiff benchmark runs/mine exported
+      robustmdiff benchmark runs/mine exported exported-fp16
     """
     from robustmdiff.export.forms import side_by_side
     from robustmdiff.predictor import Predictor

@@ -17,7 +17,7 @@ def export(
     run: RunFolder,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write it.")],
     to: Annotated[
-        str, typer.Option(metavar="FORMAT", help="onnx; tensorrt: an engine of it as well; triton-server.")
+        str, typer.Option(metavar="FORMAT", help="onnx; tensorrt, aoti: built of it as well; triton-server.")
     ] = "onnx",
     verify: Annotated[
         bool,
@@ -47,7 +47,9 @@ def export(
     from robustmdiff.export.parity import check, compare
     from robustmdiff.export.triton_server import write_repository
     from robustmdiff.predictor import Predictor
-    from robustmdiff.runtime import Artefact, signature
+    from robustmdiff.runtime import signature
+    from robustmdiff.runtime.artefact import ENGINES, Artefact
+    from robustmdiff.runtime.manifest import Manifest
 
     if sign is not None:
         if verify:
@@ -62,15 +64,18 @@ def export(
         return
     if not verify:
         export_run(predictor.run, out, to=to)
-    parity = compare(predictor, Artefact.load(out))
-    check(parity, out)
+    parities = {}
+    for engine in (name for name in Manifest.load(out).files_of_engines() if name in ENGINES):
+        parities[engine] = compare(predictor, Artefact.load(out, engine=engine))
+        check(parities[engine], out)
     if sign is not None:
         signature.sign(out, sign)
     if as_json:
-        show(parity._asdict() | {"folder": str(out)}, as_json)
-    else:
+        found = {engine: parity._asdict() for engine, parity in parities.items()}
+        show({"folder": str(out), "engines": found}, as_json)
+    for engine, parity in parities.items() if not as_json else ():
         print(
-            f"{'verified' if verify else 'wrote'} {out}: {parity.views} views of {parity.people} patients, "
-            f"probabilities differ by at most {parity.largest:.1g} from the run's, {parity.sets} prediction "
-            "sets do"
+            f"{'verified' if verify else 'wrote'} {out}, {engine}: {parity.views} views of {parity.people} "
+            f"patients, probabilities differ by at most {parity.largest:.1g} from the run's, {parity.sets} "
+            "prediction sets do"
         )

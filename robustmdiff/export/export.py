@@ -12,24 +12,26 @@ import numpy as np
 import robustmdiff
 from robustmdiff.data.tokenizer import save_tokenizer
 from robustmdiff.experiment.run import Run, load_run
+from robustmdiff.export.aoti import build_package
 from robustmdiff.export.bill_of_materials import BOM, bill_of_materials, to_bytes
 from robustmdiff.export.card import CARD, model_card
 from robustmdiff.export.graph import DiagnosisGraph, check_exportable
 from robustmdiff.export.onnx import to_onnx
-from robustmdiff.export.program import axes_of, example_of, noise_of
+from robustmdiff.export.program import axes_of, example_of, noise_of, trace
 from robustmdiff.export.tensorrt import build_engine
 from robustmdiff.refusal import Refusal
 from robustmdiff.runtime.manifest import MANIFEST, NOISE, TOKENIZER, Manifest, sha256
 from robustmdiff.whole import write_whole
 
-FORMATS = ("onnx", "tensorrt")
-MODEL, ENGINE = "model.onnx", "model.engine"
+FORMATS = ("onnx", "tensorrt", "aoti")
+MODEL, ENGINE, PACKAGE = "model.onnx", "model.engine", "model.pt2"
 
 
 def export_run(run: Run | str | Path, folder: str | Path, *, to: str = "onnx") -> Path:
     """Write the folder; the manifest last, so that a folder that loads is whole.
 
-    to  "onnx"; "tensorrt": a TensorRT engine of the graph as well, beside it.
+    to  "onnx"; "tensorrt", "aoti": a TensorRT engine or an AOTInductor package of the graph as well, beside
+        it.
 
     Raises Refusal for a model that cannot be exported, a format that is not known, and a folder that holds
     an exported model.
@@ -44,7 +46,8 @@ def export_run(run: Run | str | Path, folder: str | Path, *, to: str = "onnx") -
     graph = DiagnosisGraph(model, run.conformal, run.abstention)
     files, engines = [MODEL], {}
     example = example_of(graph)
-    write_whole(folder / MODEL, to_onnx(graph, example, axes_of(example)))
+    traced = trace(graph, example, axes_of(example))
+    write_whole(folder / MODEL, to_onnx(traced))
     if noise := noise_of(graph):
         files.append(NOISE)
         write_whole(folder / NOISE, _npz(noise))
@@ -54,7 +57,10 @@ def export_run(run: Run | str | Path, folder: str | Path, *, to: str = "onnx") -
     if to == "tensorrt":
         files.append(ENGINE)
         built = build_engine(folder / MODEL, folder / ENGINE, config.max_tokens, config.draws if noise else 0)
-        engines[ENGINE] = built._asdict()
+        engines[ENGINE] = {"engine": "tensorrt", **built._asdict()}
+    if to == "aoti":
+        files.append(PACKAGE)
+        engines[PACKAGE] = build_package(traced, folder / PACKAGE, model.task.classes)
     card = model_card(run, {name: sha256(folder / name) for name in files})
     for name, document in ((CARD, card), (BOM, bill_of_materials(card))):
         files.append(name)

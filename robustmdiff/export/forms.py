@@ -17,7 +17,9 @@ from robustmdiff.data.task import Task
 from robustmdiff.export.parity import compare
 from robustmdiff.predictor import Predictor
 from robustmdiff.ranking import macro_auroc
+from robustmdiff.refusal import Refusal
 from robustmdiff.runtime.artefact import Artefact
+from robustmdiff.runtime.manifest import Manifest
 
 SIZES = (1, 64)  # patients at a time
 ROUNDS = 7
@@ -27,6 +29,8 @@ Diagnose = Callable[[Sequence[Patient]], list[Answer]]
 class Form(NamedTuple):
     """One form. What was not measured is None, and `reason` says why.
 
+    form        "torch", or the file that answers
+    precision   of its products
     bytes       on disk, of what answers
     auroc       macro, of the run's test patients, complete
     coverage    the share of them whose class is in the prediction set
@@ -35,7 +39,8 @@ class Form(NamedTuple):
     """
 
     form: str
-    bytes: int | None = None
+    precision: str
+    bytes: int
     auroc: float | None = None
     coverage: float | None = None
     difference: float | None = None
@@ -44,25 +49,29 @@ class Form(NamedTuple):
     reason: str = ""
 
 
-def side_by_side(predictor: Predictor, folder: Path, patients: Sequence[Patient]) -> list[Form]:
-    """The run in torch, and what `export_run` wrote of it into the folder."""
-    artefact = Artefact.load(folder)
-    manifest, run = artefact.manifest, predictor.run
-    asked: dict[str, Diagnose] = {"torch": predictor.diagnose, "onnx": artefact.diagnose}
-    difference = compare(predictor, artefact).largest
-    weights = sum(path.stat().st_size for path in (run.folder / "model").glob("*.safetensors"))
-    of_files = {"torch": weights, "onnx": (folder / manifest.model).stat().st_size}
+def side_by_side(predictor: Predictor, folders: Sequence[Path], patients: Sequence[Patient]) -> list[Form]:
+    """The run in torch, and whatever `export_run` wrote of it into the folders."""
+    weights = sum(path.stat().st_size for path in (predictor.run.folder / "model").glob("*.safetensors"))
+    forms = {"torch": Form("torch", "fp32", weights, difference=0.0)}
+    asked: dict[str, Diagnose] = {"torch": predictor.diagnose}
+    for folder in folders:
+        manifest = Manifest.load(folder)
+        for engine, file in manifest.files_of_engines().items():
+            path = folder / file
+            form = Form(str(path), manifest.precision, path.stat().st_size)
+            try:
+                artefact = Artefact.load(folder, engine=engine)
+            except Refusal as error:
+                forms[form.form] = form._replace(reason=str(error))
+                continue
+            asked[form.form] = artefact.diagnose
+            forms[form.form] = form._replace(difference=compare(predictor, artefact).largest)
     speed = milliseconds(asked, patients)
-    forms = []
     for name, diagnose in asked.items():
         auroc, coverage = quality(diagnose(patients), patients, predictor.task)
-        apart = 0.0 if name == "torch" else difference
         one, many = speed[name]
-        forms.append(Form(name, of_files[name], auroc, coverage, apart, one, many))
-    for name, built in manifest.engines.items():
-        reason = "an engine needs a GPU to be loaded; none has been run"
-        forms.append(Form(f"{built['package']} ({name})", built["bytes"], reason=reason))
-    return forms
+        forms[name] = forms[name]._replace(auroc=auroc, coverage=coverage, ms_1=one, ms_64=many)
+    return list(forms.values())
 
 
 def quality(answers: Sequence[Answer], patients: Sequence[Patient], task: Task) -> tuple[float, float]:

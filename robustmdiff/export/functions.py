@@ -5,13 +5,15 @@ A runtime that has a kernel for `robustmdiff::masked_attention` may take it; eve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx
-import torch
 from onnx.defs import OpSchema
 from onnxscript.values import Op, Opset
+
+from robustmdiff.export.operators import check_exported, exported_operators
+from robustmdiff.ops.ddpm.arguments import Step
 
 DOMAIN, VERSION, OPSET = "robustmdiff", 1, 18
 
@@ -130,6 +132,29 @@ knowledge_attention <scale: float = 1.0> (q, concepts, log_prior) => (out, lse)
     lse = Where (anything, sum, none)
 }
 """,
+    """
+ddpm_step (sample, x_0, step, table, log_variance, noise) => (previous)
+{
+    rows = Gather (table, step)
+    of_x_0 = Constant <value_ints = [2]> ()
+    weight_x_0 = Gather <axis = 1> (rows, of_x_0)
+    of_x_t = Constant <value_ints = [3]> ()
+    weight_x_t = Gather <axis = 1> (rows, of_x_t)
+    of_sigma = Constant <value_ints = [4]> ()
+    sigma = Gather <axis = 1> (rows, of_sigma)
+    told = Mul (weight_x_0, x_0)
+    kept = Mul (weight_x_t, sample)
+    mean = Add (told, kept)
+    zero = Constant <value_float = 0.0> ()
+    draws = Greater (sigma, zero)
+    z = Where (draws, noise, zero)
+    half = Constant <value_float = 0.5> ()
+    log_deviation = Mul (half, log_variance)
+    deviation = Exp (log_deviation)
+    moved = Mul (deviation, z)
+    previous = Add (mean, moved)
+}
+""",
 )
 FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
 
@@ -142,7 +167,11 @@ def functions() -> list[onnx.FunctionProto]:
 
 def translations() -> dict[Any, Callable[..., Any]]:
     """For `torch.onnx.export`: the operators of ours that a graph may hold -> their nodes."""
-    attend, consult = _node("masked_attention", 5), _node("knowledge_attention", 3)
+    scale = OpSchema.Attribute("scale", OpSchema.AttrType.FLOAT, required=True)
+    lse = OpSchema.FormalParameter("lse", "tensor(float)")
+    attend = _node("masked_attention", 5, [lse], [scale])
+    consult = _node("knowledge_attention", 3, [lse], [scale])
+    step = _node("ddpm_step", 6)
 
     def masked_attention(
         q: Any,
@@ -163,23 +192,24 @@ def translations() -> dict[Any, Callable[..., Any]]:
     def knowledge_attention(q: Any, concepts: Any, log_prior: Any, scale: float) -> Any:
         return consult(q, concepts, log_prior, scale=scale)
 
-    found: dict[Any, Callable[..., Any]] = {}
-    for translate in (masked_attention, knowledge_attention):
-        for suffix in ("", "_torch"):
-            found[getattr(torch.ops.robustmdiff, f"{translate.__name__}_fwd{suffix}").default] = translate
-    return found
+    def ddpm_step(*arguments: Any) -> Any:
+        a = Step(*arguments, out=None)
+        check_exported(a)
+        return step(a.sample, a.model_output, a.step, a.table, a.variance_output, a.noise)
+
+    return exported_operators(masked_attention, knowledge_attention, ddpm_step)
 
 
-def _node(name: str, inputs: int) -> Op:
-    """A node of ours, whose first input gives the output's type."""
+def _node(name: str, inputs: int, more: Sequence[Any] = (), attributes: Sequence[Any] = ()) -> Op:
+    """A node of ours, whose first input gives the first output's type; `more` outputs follow."""
     schema = OpSchema(
         name,
         DOMAIN,
         VERSION,
         inputs=[OpSchema.FormalParameter(f"input_{i}", f"T{i}") for i in range(inputs)],
-        outputs=[OpSchema.FormalParameter("out", "T0"), OpSchema.FormalParameter("lse", "tensor(float)")],
-        type_constraints=[(f"T{i}", [*FLOATS, "tensor(int32)"], "") for i in range(inputs)],
-        attributes=[OpSchema.Attribute("scale", OpSchema.AttrType.FLOAT, required=True)],
+        outputs=[OpSchema.FormalParameter("out", "T0"), *more],
+        type_constraints=[(f"T{i}", [*FLOATS, "tensor(int32)", "tensor(int64)"], "") for i in range(inputs)],
+        attributes=list(attributes),
     )
     if not onnx.defs.has(name, DOMAIN):
         onnx.defs.register_schema(schema)

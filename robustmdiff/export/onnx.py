@@ -9,24 +9,22 @@ import onnx
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, NameFixPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
-from torch import Tensor, nn
 
 from robustmdiff.export.functions import OPSET, functions, translations
-from robustmdiff.export.program import Axes, trace
+from robustmdiff.export.program import Traced
 
 
-def to_onnx(graph: nn.Module, example: dict[str, Tensor], axes: Axes) -> bytes:
-    """The model of a graph, checked; its inputs have the names of the example's."""
-    program, outputs = trace(graph, example, axes)
+def to_onnx(traced: Traced) -> bytes:
+    """The model, checked."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its trees
         made = torch.onnx.export(
-            program,
+            traced.program,
             custom_translation_table=translations(),
             opset_version=OPSET,
-            input_names=list(example),
-            output_names=outputs,
+            input_names=traced.inputs,
+            output_names=traced.outputs,
             dynamo=True,
             optimize=False,  # runtimes do that better, and it takes as long as all the rest
             verbose=False,

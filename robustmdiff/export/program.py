@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,13 +23,21 @@ EXAMPLES = 3  # patients that the graph is traced with; of sizes 0 and 1 tracing
 Axes = dict[str, dict[int, Dim]]
 
 
-def trace(graph: nn.Module, example: dict[str, Tensor], axes: Axes) -> tuple[ExportedProgram, list[str]]:
-    """The program of a graph, whose inputs have open sizes along these axes, and the names of its outputs."""
+class Traced(NamedTuple):
+    """The program of a graph, and the names of its inputs and outputs in its order."""
+
+    program: ExportedProgram
+    inputs: list[str]
+    outputs: list[str]
+
+
+def trace(graph: nn.Module, example: dict[str, Tensor], axes: Axes) -> Traced:
+    """A graph whose inputs have the names of the example's, and open sizes along these axes."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its trees
-        names = list(graph(example))
+        outputs = list(graph(example))
         program = torch.export.export(graph, (example,), dynamic_shapes=(axes,), strict=False)
-    return program, names
+    return Traced(program, list(example), outputs)
 
 
 def noise_of(graph: DiagnosisGraph) -> dict[str, np.ndarray]:

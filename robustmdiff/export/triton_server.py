@@ -19,7 +19,7 @@ from torch.export import Dim
 from robustmdiff.experiment.run import Run
 from robustmdiff.export.graph import DiagnosisGraph, check_exportable, inputs_of
 from robustmdiff.export.onnx import to_onnx
-from robustmdiff.export.program import EXAMPLES, noise_of
+from robustmdiff.export.program import EXAMPLES, noise_of, trace
 from robustmdiff.refusal import Refusal
 from robustmdiff.whole import write_whole
 
@@ -89,7 +89,7 @@ def write_repository(run: Run, folder: str | Path) -> Path:
     axes = {name: {0: patients} for name in example}
     with torch.no_grad():
         outputs = graph(example)
-    write_whole(place / "1" / "model.onnx", to_onnx(graph, example, axes))
+    write_whole(place / "1" / "model.onnx", to_onnx(trace(graph, example, axes)))
     write_whole(place / CONFIG, config_of(example, outputs).encode())
     return folder
 

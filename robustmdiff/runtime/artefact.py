@@ -39,24 +39,29 @@ class Artefact:
         self.manifest, self.engine, self.collator, self.noise = manifest, engine, collator, noise
 
     @classmethod
-    def load(cls, folder: str | Path, *, threads: int | None = None) -> Self:
-        """threads  that one call may use; unless given, as many as the engine takes.
+    def load(cls, folder: str | Path, *, engine: str | None = None, threads: int | None = None) -> Self:
+        """engine   "onnx"; or "aoti", which needs torch, where it was exported as well.
+        threads  that one call of ONNX Runtime may use; unless given, as many as it takes.
 
         Raises Refusal for a folder whose files are not those that were exported, and where the engine's
         package is not installed.
         """
         folder = Path(folder)
         manifest = Manifest.load(folder)
-        if manifest.engine not in ENGINES:
-            raise Refusal(f"{folder}: engine is {manifest.engine!r}, expected one of {', '.join(ENGINES)}")
+        engine, there = engine or manifest.engine, manifest.files_of_engines()
+        if engine not in there:
+            raise Refusal(f"{folder}: engine is {engine!r}, expected one that it holds: {', '.join(there)}")
+        if engine not in ENGINES:
+            known = ", ".join(ENGINES)
+            raise Refusal(f"{folder / there[engine]}: {engine} cannot be run here, expected one of {known}")
         tokenizer, noise = None, {}
         if (folder / TOKENIZER).exists():
             tokenizer = load_tokenizer(folder / TOKENIZER)
         if manifest.draws:
             with np.load(folder / NOISE) as saved:
                 noise = {f"noise_{name}": saved[name] for name in saved.files}
-        engine = ENGINES[manifest.engine](folder / manifest.model, threads)
-        return cls(manifest, engine, Collator(manifest.task, tokenizer, manifest.max_tokens), noise)
+        run = ENGINES[engine](folder / there[engine], threads)
+        return cls(manifest, run, Collator(manifest.task, tokenizer, manifest.max_tokens), noise)
 
     @property
     def task(self) -> Task:
@@ -75,7 +80,11 @@ class Artefact:
 
     def _diagnose(self, patients: Sequence[Patient]) -> list[Answer]:
         batch = self.collator(patients)
-        return self.answers(batch, self.engine(feed(batch, self.task) | self.noise))
+        return self.answers(batch, self.engine(self.inputs(batch)))
+
+    def inputs(self, batch: Batch[np.ndarray]) -> Arrays:
+        """What the engine takes, of the patients of a batch: `model.inputs(model.collator([patient]))`."""
+        return feed(batch, self.task) | self.noise
 
     def answers(self, batch: Batch[np.ndarray], said: Arrays) -> list[Answer]:
         """What the engine said of the patients of a batch, in words."""
@@ -114,4 +123,21 @@ def onnx_runtime(model: Path, threads: int | None) -> Engine:
     return run
 
 
-ENGINES: Mapping[str, Callable[[Path, int | None], Engine]] = {"onnx": onnx_runtime}
+def aot_inductor(model: Path, threads: int | None) -> Engine:
+    try:
+        import torch
+        from torch._inductor import aoti_load_package
+    except ImportError as error:
+        raise Refusal(f"{model}: needs torch, expected `pip install torch`") from error
+    package = aoti_load_package(str(model))
+    names = package.get_metadata()["inputs"].splitlines()
+
+    def run(arrays: Arrays) -> Arrays:
+        # The package goes by the order of its inputs, and reads them end to end.
+        inputs = {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in names}
+        return {name: x.numpy() for name, x in package(inputs).items()}
+
+    return run
+
+
+ENGINES: Mapping[str, Callable[[Path, int | None], Engine]] = {"onnx": onnx_runtime, "aoti": aot_inductor}

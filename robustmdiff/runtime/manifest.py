@@ -4,6 +4,7 @@ artefact/
   manifest.json    written last
   model.onnx       the engine
   model.engine     another one, of TensorRT, where it was asked for
+  model.pt2        another one, of AOTInductor, where it was asked for
   noise.npz        what the draws are made of, where the model makes draws
   tokenizer.json   where the task has text
   model_card.json  what it is for, of whom it was made, how well it does for whom
@@ -39,7 +40,8 @@ class Manifest:
     draws       how many are made; 0: none
     version     of the package that exported
     files       SHA-256 of every other file of the folder, by name
-    engines     others that were built of the model, by the name of their file: what built them, and for what
+    engines     others that were built of the model, by the name of their file: their format, what built them,
+                and for what
     """
 
     task: Task
@@ -52,6 +54,10 @@ class Manifest:
     version: str
     files: Mapping[str, str]
     engines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def files_of_engines(self) -> dict[str, str]:
+        """The file of each format."""
+        return {self.engine: self.model} | {built["engine"]: name for name, built in self.engines.items()}
 
     def save(self, folder: Path) -> None:
         plain = {"format": FORMAT, **asdict(self), "task": self.task.to_json()}

@@ -141,7 +141,7 @@ def test_what_cannot_be_exported(with_draws, make_study, tmp_path):
         with pytest.raises(Refusal, match=said):
             check_exportable(model)
     run = with_draws.predictor.run
-    with pytest.raises(Refusal, match="to is 'pdf', expected one of onnx, tensorrt"):
+    with pytest.raises(Refusal, match="to is 'pdf', expected one of onnx, tensorrt, aoti"):
         export_run(run, tmp_path, to="pdf")
     with pytest.raises(Refusal, match="holds an exported model"):
         export_run(run, with_draws.folder)
@@ -196,8 +196,8 @@ def test_forms_side_by_side(with_draws, monkeypatch):
     monkeypatch.setattr("robustmdiff.export.forms.SIZES", (1, 5))
     people = with_draws.patients
     monkeypatch.setattr(with_draws.predictor, "patients", lambda: people)
-    torch, onnx = side_by_side(with_draws.predictor, with_draws.folder, people)
-    assert (torch.form, onnx.form) == ("torch", "onnx")
+    torch, onnx = side_by_side(with_draws.predictor, [with_draws.folder], people)
+    assert (torch.form, onnx.form) == ("torch", str(with_draws.folder / "model.onnx"))
     assert torch.difference == 0 < onnx.difference < ROUNDING
     assert onnx.auroc == torch.auroc
     assert onnx.coverage == torch.coverage

@@ -48,7 +48,7 @@ def test_a_file_that_was_altered_cut_or_lost_is_refused_by_name(folder, name):
         (lambda m: m.update(format=2), "format is not 1"),
         (lambda m: m.pop("task"), "is no manifest"),
         (lambda m: m.update(more=1), "is no manifest"),
-        (lambda m: m.update(engine="abacus"), "engine is 'abacus', expected one of onnx"),
+        (lambda m: m.update(engine="abacus"), "model.onnx: abacus cannot be run here, expected one of onnx, aoti"),
         (lambda m: m.update(files={"../model.onnx": "0"}), "expected one of its own folder"),
         (lambda m: m["task"].update(classes=[]), "classes"),
     ],
@@ -60,6 +60,11 @@ def test_a_manifest_of_something_else_is_refused(folder, change, said):
     path.write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(Refusal, match=said):
         Artefact.load(folder)
+
+
+def test_an_engine_that_was_not_exported_is_refused(folder):
+    with pytest.raises(Refusal, match="engine is 'aoti', expected one that it holds: onnx"):
+        Artefact.load(folder, engine="aoti")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
