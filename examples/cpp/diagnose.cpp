@@ -9,7 +9,6 @@
 #include <torch/csrc/jit/serialization/pickle.h>
 
 #include <cstdio>
-#include <exception>
 #include <fstream>
 #include <iterator>
 #include <sstream>

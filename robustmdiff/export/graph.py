@@ -42,6 +42,7 @@ class DiagnosisGraph(nn.Module):
         NAME.value         float32 [n, F] and NAME.present bool [n, F], of values
     and, of a model that makes draws:
         noise_u, noise_z   float32, `forecast.gaussian.Noise`: S draws
+        noise_steps        float32 [T, S, D], of a model whose second stage is DDPM
 
     Out:
         probability        float32 [B, C]
@@ -75,7 +76,7 @@ class DiagnosisGraph(nn.Module):
         encoded = model.observed(self._encode(inputs))
         imagined = None
         if model.second_stage is not None:
-            noise = Noise(inputs["noise_u"], inputs["noise_z"])
+            noise = Noise(inputs["noise_u"], inputs["noise_z"], steps=inputs.get("noise_steps"))
             view = fullest(model.views, encoded.m)
             imagined = model.said_at(model.second_stage.drawn(model, model.seen(encoded), view, noise))
         found = model.answered(encoded, model.answer, imagined)
@@ -136,8 +137,6 @@ def check_exportable(model: Any) -> None:
         raise Refusal(f"export: the model is a {type(model).__name__}, expected RobustMDiff")
     if model.denoiser is not None:
         raise Refusal("export: the model has a jointly trained denoiser, expected a second stage, or none")
-    if model.second_stage is not None and model.second_stage.kind != "flow":
-        raise Refusal(f"export: the second stage is of kind {model.second_stage.kind!r}, expected 'flow'")
     for name in model.encoders.own:
         raise Refusal(f"export: the encoder of {name!r} is of your own, expected one that is built in")
 

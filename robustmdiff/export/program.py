@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 from robustmdiff.data.batch import Batch, Images, Panels, Texts
 from robustmdiff.data.task import Modality, Task
 from robustmdiff.export.graph import DiagnosisGraph
+from robustmdiff.forecast.ddpm import DDPMForecast
 from robustmdiff.ops import philox_key
 from robustmdiff.runtime.inputs import feed
 
@@ -45,8 +46,12 @@ def noise_of(graph: DiagnosisGraph) -> dict[str, np.ndarray]:
     stage, model = graph.model.second_stage, graph.model
     if stage is None:
         return {}
-    noise = stage.forecast.noise(len(model.task.classes), model.config.draws, philox_key(SEED))
-    return {"u": noise.u.float().numpy(), "z": noise.z.float().numpy()}
+    draws, key = model.config.draws, philox_key(SEED)
+    noise = stage.forecast.noise(len(model.task.classes), draws, key)
+    found = {"u": noise.u, "z": noise.z}
+    if isinstance(stage.forecast, DDPMForecast):
+        found["steps"] = stage.forecast.steps(draws, key)
+    return {name: x.float().numpy() for name, x in found.items()}
 
 
 def example_of(graph: DiagnosisGraph) -> dict[str, Tensor]:
@@ -87,7 +92,7 @@ def axes_of(example: dict[str, Tensor]) -> Axes:
     for name in example:
         modality, _, what = name.rpartition(".")
         if not modality:
-            found[name] = {1: draws} if what == "noise_u" else {0: draws}
+            found[name] = {0: draws} if what == "noise_z" else {1: draws}
         elif what == "at":
             found[name] = {0: patients}
         else:

@@ -12,7 +12,7 @@ from robustmdiff.diffusion.loss import flow_loss
 from robustmdiff.diffusion.recurrence import Steps, heun
 from robustmdiff.diffusion.schedule import Level, StraightPath
 from robustmdiff.forecast.fitting import fit
-from robustmdiff.forecast.gaussian import WIDTH, GaussianForecast
+from robustmdiff.forecast.gaussian import WIDTH, GaussianForecast, Noise
 from robustmdiff.ops import chain
 from robustmdiff.ops.chain import NetworkWeights
 from robustmdiff.ops.chain.definition import network
@@ -95,9 +95,9 @@ class FlowForecast(GaussianForecast):
     def velocity(self, x: Tensor, level: Level, told: Tensor) -> Tensor:
         return self.network(x, TIME_UNIT * level.t, told)
 
-    def residual(self, noise: Tensor, told: Tensor, key: Tensor | None, row_ids: Tensor) -> Tensor:
-        time = self.time.to(told)
-        return chain(noise, told, self.network.weights(), time, self.table, key=key, row_ids=row_ids)
+    def residual(self, x: Tensor, told: Tensor, noise: Noise, row_ids: Tensor) -> Tensor:
+        time, drawn = self.time.to(told), {"key": noise.key, "row_ids": row_ids}
+        return chain(x, told, self.network.weights(), time, self.table, **drawn)
 
 
 def random_philox_key(device: torch.device) -> Tensor:

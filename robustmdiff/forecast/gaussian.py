@@ -25,14 +25,16 @@ LOG_VARIANCE = -6.0, 3.0  # of a standardised change
 class Noise(NamedTuple):
     """What S draws are made of.
 
-    u    uniform numbers that decide the classes (`told.uniform_of_classes`).
-    z    [S, D], N(0, 1).
-    key  int64 [2], what a chain draws on the way; None for one that draws nothing.
+    u      uniform numbers that decide the classes (`told.uniform_of_classes`).
+    z      [S, D], N(0, 1).
+    key    int64 [2], by which a chain draws on its way.
+    steps  [T, S, D], instead: what it draws in each step.
     """
 
     u: Tensor
     z: Tensor
     key: Tensor | None = None
+    steps: Tensor | None = None
 
 
 class GaussianNetwork(nn.Module):
@@ -120,10 +122,11 @@ class GaussianForecast(Forecast):
         told = self.tell(seen, view, holds).flatten(0, 1)  # [n S, f]
         mean, log_variance = self.gaussian(told)
         row_ids = torch.arange(S, device=told.device).repeat(n)
-        z = self.residual(noise.z.repeat(n, 1), told, noise.key, row_ids)
+        z = self.residual(noise.z.repeat(n, 1), told, noise, row_ids)
         change = self.change.back(mean + self.spread * (log_variance / 2).exp() * z)
         return seen.y[:, None] + change.view(n, S, self.latent)
 
-    def residual(self, noise: Tensor, told: Tensor, key: Tensor | None, row_ids: Tensor) -> Tensor:
-        """The standardised residual [rows, D] that is made of the noise: here the noise itself."""
-        return noise
+    def residual(self, x: Tensor, told: Tensor, noise: Noise, row_ids: Tensor) -> Tensor:
+        """The standardised residual [rows, D] that is made of x, noise.z of each row: here x itself. On its
+        way a row draws as row_ids [rows] says which of the S it is."""
+        return x

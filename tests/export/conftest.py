@@ -31,18 +31,18 @@ class Exported:
     patients: list[Patient]
 
 
-def small_run(folder: Path, *, second_stage: bool = True, **options) -> tuple[Run, list[Patient]]:
+def small_run(folder: Path, *, second_stage: str | None = "flow", **options) -> tuple[Run, list[Patient]]:
     """A run as `train_run` makes one, of a model that has hardly learned anything."""
     study = small_study(missingness="mcar", rate=0.3, cell_rate=0.2, **options).of(KEPT)
     model, patients = study.model(denoiser=False), study.patients
-    if second_stage:
+    if second_stage is not None:
         with pytest.MonkeyPatch.context() as patch:
             fit = fitting.fit
             for module in ("gaussian", "flow", "head"):
                 patch.setattr(
                     f"robustmdiff.forecast.{module}.fit", lambda *a, **k: fit(*a, **{**k, "steps": 20})
                 )
-            how = study.collator, "flow", 0, folder / "model"
+            how = study.collator, second_stage, 0, folder / "model"
             fit_second_stage(model, patients[:10], patients[10:], *how)
         model.answer = "draws"
     collator = Collator(study.task, study.tokenizer, study.config.max_tokens)

@@ -103,7 +103,7 @@ def test_it_answers_where_there_is_no_torch(with_draws, tmp_path):
 
 @pytest.mark.slow  # a second graph
 def test_several_labels_and_no_draws(tmp_path):
-    many = exported(tmp_path, multilabel=True, second_stage=False)
+    many = exported(tmp_path, multilabel=True, second_stage=None)
     parity = compare(many.predictor, many.artefact, many.patients[:4])
     assert parity.largest < ROUNDING
     assert parity.sets == 0
