@@ -19,6 +19,10 @@ def export(
     to: Annotated[
         str, typer.Option(metavar="FORMAT", help="onnx; tensorrt, aoti: built of it as well; triton-server.")
     ] = "onnx",
+    precision: Annotated[
+        str,
+        typer.Option(metavar="PRECISION", help="Of its layers: fp32, fp16, bf16, or int8 (not to aoti)."),
+    ] = "fp32",
     verify: Annotated[
         bool,
         typer.Option("--verify", help="Export nothing: ask the folder and the run the same, and compare."),
@@ -44,12 +48,10 @@ def export(
             f"export needs {' and '.join(missing)}, expected installed (pip install 'robustmdiff[export]')"
         )
     from robustmdiff.export.export import export_run
-    from robustmdiff.export.parity import check, compare
     from robustmdiff.export.triton_server import write_repository
+    from robustmdiff.export.verify import verified
     from robustmdiff.predictor import Predictor
     from robustmdiff.runtime import signature
-    from robustmdiff.runtime.artefact import ENGINES, Artefact
-    from robustmdiff.runtime.manifest import Manifest
 
     if sign is not None:
         if verify:
@@ -57,25 +59,28 @@ def export(
         signature.check_key(sign)
     predictor = Predictor.from_pretrained(run)
     if to == "triton-server":
+        if precision != "fp32":
+            raise Refusal(f"export: precision is {precision!r} to triton-server, expected fp32")
         write_repository(predictor.run, out)
         if sign is not None:
             signature.sign(out, sign)
         show({"wrote": str(out)}, as_json)
         return
     if not verify:
-        export_run(predictor.run, out, to=to)
-    parities = {}
-    for engine in (name for name in Manifest.load(out).files_of_engines() if name in ENGINES):
-        parities[engine] = compare(predictor, Artefact.load(out, engine=engine))
-        check(parities[engine], out)
+        export_run(predictor.run, out, to=to, precision=precision)
+    parities = verified(predictor, out)
     if sign is not None:
         signature.sign(out, sign)
     if as_json:
-        found = {engine: parity._asdict() for engine, parity in parities.items()}
+        found = {engine: None if parity is None else parity._asdict() for engine, parity in parities.items()}
         show({"folder": str(out), "engines": found}, as_json)
-    for engine, parity in parities.items() if not as_json else ():
+        return
+    for engine, parity in parities.items():
+        what = f"{'verified' if verify else 'wrote'} {out}, {engine}: "
+        if parity is None:
+            print(f"{what}it was built, and cannot be run on this machine")
+            continue
         print(
-            f"{'verified' if verify else 'wrote'} {out}, {engine}: {parity.views} views of {parity.people} "
-            f"patients, probabilities differ by at most {parity.largest:.1g} from the run's, {parity.sets} "
-            "prediction sets do"
+            f"{what}{parity.views} views of {parity.people} patients, probabilities differ by at most "
+            f"{parity.largest:.1g} from the run's, {parity.sets} prediction sets do"
         )

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustmdiff.export.operators import check_exported, exported_operators
+from robustmdiff.export.operators import exported_operators, exported_step
 from robustmdiff.export.program import Traced
 from robustmdiff.ops.ddpm import definition
-from robustmdiff.ops.ddpm.arguments import Step
 from robustmdiff.ops.registration import NOTHING, lse_dtype
 from robustmdiff.refusal import Refusal
 from robustmdiff.whole import write_whole
@@ -101,12 +100,16 @@ def knowledge_attention(
 
 
 def ddpm_step(*arguments: Any) -> Tensor:
-    a = Step(*arguments, out=None)
-    check_exported(a)
+    a, noise = exported_step(arguments)
     return definition.ddpm_step(
-        a.model_output, a.sample, a.step, a.table, log_variance=a.variance_output, prediction="sample",
-        noise=a.noise,
-    )  # fmt: skip
+        a.model_output,
+        a.sample,
+        a.step,
+        a.table,
+        log_variance=a.variance_output,
+        prediction="sample",
+        noise=noise,
+    )
 
 
 def _within(rows: Tensor, segments: Tensor) -> Tensor:

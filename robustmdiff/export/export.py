@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import robustmdiff
 from robustmdiff.data.tokenizer import save_tokenizer
@@ -16,22 +17,31 @@ from robustmdiff.export.aoti import build_package
 from robustmdiff.export.bill_of_materials import BOM, bill_of_materials, to_bytes
 from robustmdiff.export.card import CARD, model_card
 from robustmdiff.export.graph import DiagnosisGraph, check_exportable
+from robustmdiff.export.int8 import to_int8
 from robustmdiff.export.onnx import to_onnx
+from robustmdiff.export.precision import DTYPES
 from robustmdiff.export.program import axes_of, example_of, noise_of, trace
 from robustmdiff.export.tensorrt import build_engine
 from robustmdiff.refusal import Refusal
+from robustmdiff.runtime.inputs import Arrays, feed
 from robustmdiff.runtime.manifest import MANIFEST, NOISE, TOKENIZER, Manifest, sha256
 from robustmdiff.whole import write_whole
 
 FORMATS = ("onnx", "tensorrt", "aoti")
+PRECISIONS = (*DTYPES, "int8")
+CALIBRATING, EIGHT = 64, 8  # patients, and how many at a time
 MODEL, ENGINE, PACKAGE = "model.onnx", "model.engine", "model.pt2"
 
 
-def export_run(run: Run | str | Path, folder: str | Path, *, to: str = "onnx") -> Path:
+def export_run(
+    run: Run | str | Path, folder: str | Path, *, to: str = "onnx", precision: str = "fp32"
+) -> Path:
     """Write the folder; the manifest last, so that a folder that loads is whole.
 
     to  "onnx"; "tensorrt", "aoti": a TensorRT engine or an AOTInductor package of the graph as well, beside
         it.
+    precision  that layers multiply in: "fp32", "fp16", "bf16"; "int8", whose scales are from the run's
+               calibration patients, of what is made of the ONNX model.
 
     Raises Refusal for a model that cannot be exported, a format that is not known, and a folder that holds
     an exported model.
@@ -41,14 +51,21 @@ def export_run(run: Run | str | Path, folder: str | Path, *, to: str = "onnx") -
         raise Refusal(f"export: to is {to!r}, expected one of {', '.join(FORMATS)}")
     if (folder / MANIFEST).exists():
         raise Refusal(f"{folder}: holds an exported model, expected a new folder")
+    if precision not in PRECISIONS:
+        raise Refusal(f"export: precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if precision == "int8" and to == "aoti":
+        raise Refusal("export: precision is 'int8' to aoti, expected fp32, fp16 or bf16")
     model, config = run.model, run.model.config
     check_exportable(model)
-    graph = DiagnosisGraph(model, run.conformal, run.abstention)
+    graph = DiagnosisGraph(model, run.conformal, run.abstention, DTYPES.get(precision, torch.float32))
     files, engines = [MODEL], {}
     example = example_of(graph)
     traced = trace(graph, example, axes_of(example))
-    write_whole(folder / MODEL, to_onnx(traced))
-    if noise := noise_of(graph):
+    content, noise = to_onnx(traced), noise_of(graph)
+    if precision == "int8":
+        content = to_int8(content, calibrating(run, noise))
+    write_whole(folder / MODEL, content)
+    if noise:
         files.append(NOISE)
         write_whole(folder / NOISE, _npz(noise))
     if run.collator.tokenizer is not None:
@@ -69,7 +86,7 @@ def export_run(run: Run | str | Path, folder: str | Path, *, to: str = "onnx") -
         task=model.task,
         engine="onnx",
         model=MODEL,
-        precision="fp32",
+        precision=precision,
         max_tokens=config.max_tokens,
         answer=model.answer,
         draws=config.draws if noise else 0,
@@ -78,6 +95,14 @@ def export_run(run: Run | str | Path, folder: str | Path, *, to: str = "onnx") -
         engines=engines,
     ).save(folder)
     return folder
+
+
+def calibrating(run: Run, noise: Arrays) -> Iterator[Arrays]:
+    """A graph's inputs, of the run's first calibration patients: complete, and with what they lack."""
+    patients = run.study().patients["calibration"][:CALIBRATING]
+    given = {f"noise_{name}": x for name, x in noise.items()}
+    for i in range(0, len(patients), EIGHT):
+        yield feed(run.collator(patients[i : i + EIGHT]), run.model.task) | given
 
 
 def _npz(arrays: Mapping[str, Any]) -> bytes:

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from robustmdiff.answer import Answer
-from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Task
 from robustmdiff.export.parity import compare
+from robustmdiff.export.quality import Diagnose, quality
 from robustmdiff.predictor import Predictor
-from robustmdiff.ranking import macro_auroc
 from robustmdiff.refusal import Refusal
 from robustmdiff.runtime.artefact import Artefact
 from robustmdiff.runtime.manifest import Manifest
 
 SIZES = (1, 64)  # patients at a time
 ROUNDS = 7
-Diagnose = Callable[[Sequence[Patient]], list[Answer]]
 
 
 class Form(NamedTuple):
@@ -72,17 +66,6 @@ def side_by_side(predictor: Predictor, folders: Sequence[Path], patients: Sequen
         one, many = speed[name]
         forms[name] = forms[name]._replace(auroc=auroc, coverage=coverage, ms_1=one, ms_64=many)
     return list(forms.values())
-
-
-def quality(answers: Sequence[Answer], patients: Sequence[Patient], task: Task) -> tuple[float, float]:
-    """Macro AUROC, and the share of those known to have a class that have it in their set."""
-    bare = [Patient(p.id, {}, labels=p.labels, source=p.source) for p in patients]
-    batch = Collator(task)(bare)
-    label, known = np.asarray(batch.label) > 0.5, np.asarray(batch.label_known)
-    p = np.array([list(answer.probability.values()) for answer in answers])
-    held = np.array([[name in answer.prediction for name in task.classes] for answer in answers])
-    has = label & known
-    return macro_auroc(p, label, known), float(held[has].mean())
 
 
 def milliseconds(

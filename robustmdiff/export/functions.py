@@ -12,8 +12,7 @@ import onnx
 from onnx.defs import OpSchema
 from onnxscript.values import Op, Opset
 
-from robustmdiff.export.operators import check_exported, exported_operators
-from robustmdiff.ops.ddpm.arguments import Step
+from robustmdiff.export.operators import exported_operators, exported_step
 
 DOMAIN, VERSION, OPSET = "robustmdiff", 1, 18
 
@@ -193,9 +192,8 @@ def translations() -> dict[Any, Callable[..., Any]]:
         return consult(q, concepts, log_prior, scale=scale)
 
     def ddpm_step(*arguments: Any) -> Any:
-        a = Step(*arguments, out=None)
-        check_exported(a)
-        return step(a.sample, a.model_output, a.step, a.table, a.variance_output, a.noise)
+        a, noise = exported_step(arguments)
+        return step(a.sample, a.model_output, a.step, a.table, a.variance_output, noise)
 
     return exported_operators(masked_attention, knowledge_attention, ddpm_step)
 

@@ -21,6 +21,7 @@ from robustmdiff.diagnosis.views import fullest
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.encoder import Embedded
 from robustmdiff.encoders.modalities import summaries
+from robustmdiff.export.precision import LayersIn
 from robustmdiff.forecast.gaussian import Noise
 from robustmdiff.refusal import Refusal
 
@@ -58,9 +59,16 @@ class DiagnosisGraph(nn.Module):
     whiten: Tensor
     threshold: Tensor
 
-    def __init__(self, model: RobustMDiff, sets: ConformalSets, abstention: Abstention | None) -> None:
+    def __init__(
+        self,
+        model: RobustMDiff,
+        sets: ConformalSets,
+        abstention: Abstention | None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """dtype  that layers multiply in."""
         super().__init__()
-        self.model = model
+        self.model, self.dtype = model, dtype
         self.abstains = abstention is not None
         with torch.no_grad():
             self.register_buffer("K", model.embed_concepts())
@@ -72,6 +80,10 @@ class DiagnosisGraph(nn.Module):
         self.eval()
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with LayersIn(self.dtype):
+            return self._diagnose(inputs)
+
+    def _diagnose(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         model = self.model
         encoded = model.observed(self._encode(inputs))
         imagined = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from robustmdiff.ops.ddpm.arguments import PREDICTIONS, Step
 
@@ -26,8 +27,11 @@ def exported_operators(*translations: Callable[..., Any]) -> dict[Any, Callable[
     return {operator: become[op] for operator, op in of.items()}
 
 
-def check_exported(a: Step) -> None:
-    """Raises ValueError for a step that an exported graph does not have."""
+def exported_step(arguments: Sequence[Any]) -> tuple[Step, Tensor]:
+    """What the operator of `ddpm_step` was called with, and its noise. Raises ValueError for a step that an
+    exported graph does not have."""
+    a = Step._make([*arguments, None])
     plain = a.uncond is None and a.guidances is None and a.clip == math.inf and a.exact
     if not plain or a.noise is None or PREDICTIONS[a.prediction] != "sample":
         raise ValueError("ddpm_step: exported are steps to an estimate of x_0, of given noise and variance")
+    return a, a.noise

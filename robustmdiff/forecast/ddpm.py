@@ -45,7 +45,7 @@ class DDPMForecast(FlowForecast):
         return p.c_skip * x + p.c_out * self.network(p.c_in * x, p.c_noise, told)
 
     def residual(self, x: Tensor, told: Tensor, noise: Noise, row_ids: Tensor) -> Tensor:
-        """Of noise that is given for each step by the sampler itself, which is a loop where it is exported."""
+        """Noise that is given for each step is the sampler's, which is a loop where it is exported."""
         if noise.steps is None:
             return super().residual(x, told, noise, row_ids)
         given = {"noise": noise.steps, "row_ids": row_ids, "spread": torch.ones_like(x)}

@@ -34,7 +34,7 @@ NOISE, TOKENIZER = "noise.npz", "tokenizer.json"
 class Manifest:
     """task        modalities with their fields, units, windows and sizes, and the classes
     engine      the format of the engine ("onnx"), and model the file that it is
-    precision   "fp32"
+    precision   that layers multiply in: "fp32", "fp16", "bf16" or "int8"
     max_tokens  of a text; longer ones lose their end
     answer      which of the model's answers the probability is
     draws       how many are made; 0: none

@@ -17,9 +17,10 @@ from robustmdiff.baselines.mask_only import MaskOnly
 from robustmdiff.cli import export
 from robustmdiff.data.patient import Patient
 from robustmdiff.export.export import export_run
-from robustmdiff.export.forms import quality, side_by_side
+from robustmdiff.export.forms import side_by_side
 from robustmdiff.export.graph import check_exportable
 from robustmdiff.export.parity import Parity, check, compare, views_of
+from robustmdiff.export.quality import quality
 from robustmdiff.refusal import Refusal
 from robustmdiff.runtime.signature import verify
 from tests.export.conftest import exported, small_run
@@ -111,6 +112,18 @@ def test_several_labels_and_no_draws(tmp_path):
     assert not (many.folder / "noise.npz").exists()
 
 
+@pytest.mark.slow  # a second graph
+def test_a_diffusion_is_a_loop_and_its_layers_multiply_in_fp16(tmp_path):
+    found = exported(tmp_path, second_stage="ddpm", precision="fp16")
+    graph = onnx.load(found.folder / "model.onnx").graph
+    assert [node.op_type for node in graph.node].count("Loop") == 1
+    assert found.artefact.noise["noise_steps"].ndim == 3
+    halves = [x.name for x in graph.initializer if x.data_type == onnx.TensorProto.FLOAT16]
+    assert len(halves) > 20
+    parity = compare(found.predictor, found.artefact, found.patients[:4])
+    assert 0 < parity.largest < 1e-3  # 1.4e-4 measured
+
+
 def test_a_difference_is_told(with_draws, tmp_path):
     other, patients = small_run(tmp_path, seed=3)
     parity = compare(type(with_draws.predictor)(other), with_draws.artefact, patients[:2])
@@ -141,6 +154,10 @@ def test_what_cannot_be_exported(with_draws, make_study, tmp_path):
         with pytest.raises(Refusal, match=said):
             check_exportable(model)
     run = with_draws.predictor.run
+    with pytest.raises(Refusal, match="precision is 'fp8', expected one of fp32, fp16, bf16, int8"):
+        export_run(run, tmp_path, precision="fp8")
+    with pytest.raises(Refusal, match="precision is 'int8' to aoti, expected fp32, fp16 or bf16"):
+        export_run(run, tmp_path, to="aoti", precision="int8")
     with pytest.raises(Refusal, match="to is 'pdf', expected one of onnx, tensorrt, aoti"):
         export_run(run, tmp_path, to="pdf")
     with pytest.raises(Refusal, match="holds an exported model"):
