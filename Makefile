@@ -32,7 +32,7 @@ test-slow: $(READY)  ## the tests that take minutes
 interpret: $(READY)  ## the Triton kernels in Triton's interpreter (2 minutes)
 	$(BIN)/python -m pytest -m interpreter tests/kernels
 
-engines: $(READY)  ## TensorRT engines, built without a GPU (1 minute)
+engines: $(READY)  ## TensorRT engines and an AOTInductor package, built without a GPU (3 minutes)
 	$(BIN)/python -m pytest -m engines tests/export
 
 fuzz: $(READY)  ## the CPU kernels under AddressSanitizer and UBSan (2 minutes on 2 cores)

@@ -54,6 +54,9 @@ void diagnose(const std::string& model, const std::string& patient) {
 int main(int count, char** arguments) try {
     if (count != 3) throw std::runtime_error("expected two arguments: model.pt2 patient.pt");
     diagnose(arguments[1], arguments[2]);
+} catch (const c10::Error& error) {  // whose what() is a page
+    std::fprintf(stderr, "%s\n", error.what_without_backtrace());
+    return 1;
 } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -209,17 +209,24 @@ def test_nothing_is_exported_with_a_key_that_cannot_sign(command, tmp_path):
     assert not (tmp_path / "exported").exists()
 
 
-def test_forms_side_by_side(with_draws, monkeypatch):
+def test_forms_side_by_side(with_draws, tmp_path, monkeypatch):
     monkeypatch.setattr("robustmdiff.export.forms.SIZES", (1, 5))
+    folder = shutil.copytree(with_draws.folder, tmp_path / "exported")
+    (folder / "model.engine").write_bytes(b"an engine")
+    built = {"model.engine": {"engine": "tensorrt"}}
+    replace(with_draws.artefact.manifest, engines=built).save(folder)
     people = with_draws.patients
     monkeypatch.setattr(with_draws.predictor, "patients", lambda: people)
-    torch, onnx = side_by_side(with_draws.predictor, [with_draws.folder], people)
-    assert (torch.form, onnx.form) == ("torch", str(with_draws.folder / "model.onnx"))
+    torch, onnx, tensorrt = side_by_side(with_draws.predictor, [folder], people)
+    assert (torch.form, onnx.form) == ("torch", str(folder / "model.onnx"))
+    assert (torch.precision, onnx.precision) == ("fp32", "fp32")
     assert torch.difference == 0 < onnx.difference < ROUNDING
     assert onnx.auroc == torch.auroc
     assert onnx.coverage == torch.coverage
     assert onnx.bytes == (with_draws.folder / "model.onnx").stat().st_size
     assert all(form.ms_1 > 0 and form.ms_64 > 0 for form in (torch, onnx))
+    assert (tensorrt.form, tensorrt.bytes, tensorrt.auroc) == (str(folder / "model.engine"), 9, None)
+    assert "tensorrt cannot be run here" in tensorrt.reason
 
 
 def test_quality_of_what_is_right_and_of_what_is_wrong(with_draws):
