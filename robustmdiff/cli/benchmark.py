@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +15,7 @@ from robustmdiff.cli.show import show
 def benchmark(
     run: RunFolder,
     exported: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", help="What `robustmdiff export` wrote of it.")
+        list[Path], typer.Argument(metavar="FOLDER", help="What `robustmdiff export` wrote of it.")
     ],
     as_json: AsJson = False,
 ) -> None:
@@ -30,11 +31,19 @@ def benchmark(
 
     predictor = Predictor.from_pretrained(run)
     forms = [form._asdict() for form in side_by_side(predictor, exported, predictor.patients())]
-    rows = [
-        form | {"difference": None if form["difference"] is None else f"{form['difference']:.0e}"}
-        for form in forms
-    ]
-    reasons = {row["form"]: reason for row in rows if (reason := row.pop("reason"))}
-    show({"forms": forms}, as_json, {f"{run}, {len(predictor.patients())} test patients": rows})
-    for form, reason in reasons.items() if not as_json else ():
-        print(f"{form}: {reason}")
+    show({"forms": forms}, as_json, {f"{run}, {len(predictor.patients())} test patients": _rows(forms)})
+    for form in forms if not as_json else ():
+        if form["reason"]:  # which names the file
+            print(form["reason"])
+
+
+def _rows(forms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For 80 columns."""
+    rows = []
+    for form in forms:
+        row = {name: x for name, x in form.items() if name not in ("precision", "reason")}
+        row["form"] += f" {form['precision']}"
+        if row["difference"] is not None:
+            row["difference"] = f"{row['difference']:.0e}"
+        rows.append(row)
+    return rows

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._higher_order_ops import while_loop
 from torch.compiler import is_exporting
 
 from robustmdiff.diffusion.schedule import Level, Path, Schedule, StraightPath, along, deterministic_table
@@ -60,6 +59,8 @@ def sample_ddpm(
 def in_turn(stepped: Callable[[Tensor, Tensor], Tensor], x: Tensor, steps: int) -> Tensor:
     """x after all the steps, stepped(i, x) each, i int64 []."""
     if is_exporting():
+        from torch._higher_order_ops import while_loop  # it brings the compiler along
+
         first = torch.zeros((), dtype=torch.int64, device=x.device)
         _, x = while_loop(lambda i, x: i < steps, lambda i, x: (i + 1, stepped(i, x)), (first, x))
         return x

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 
 import onnx
 import torch
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, NameFixPass, RemoveUnusedNodesPass
+from onnx_ir import Node
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    CommonSubexpressionEliminationPass,
+    NameFixPass,
+    RemoveUnusedNodesPass,
+)
 from onnxscript.optimizer import fold_constants
 
 from robustmdiff.export.functions import OPSET, functions, translations
@@ -30,7 +37,10 @@ def to_onnx(traced: Traced) -> bytes:
             verbose=False,
         )
     assert made is not None
-    fold_constants(made.model)  # axes have to be constants for TensorRT
+    # What several evaluations of a network make of its weights, once. Weights are stored as they are cast;
+    # axes have to be constants for TensorRT.
+    CommonSubexpressionEliminationPass()(made.model)
+    fold_constants(made.model, should_fold=_is_cast, output_size_limit=sys.maxsize)
     # What is left unnamed, unused, or tells of the machine that it was made on.
     for tidy in (NameFixPass(), RemoveUnusedNodesPass(), ClearMetadataAndDocStringPass()):
         tidy(made.model)
@@ -38,3 +48,8 @@ def to_onnx(traced: Traced) -> bytes:
     model.functions.extend(functions())
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
+
+
+def _is_cast(node: Node) -> bool | None:
+    """True: fold it, however large. None: decide by the size of what it takes."""
+    return True if node.op_type == "Cast" else None
