@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from robustmdiff.coalitions import every_subset
 from robustmdiff.ranking import Bools
 
 FEW = 6  # modalities of which every subset is asked about
 ORDERS = 4  # in which more than these are taken away, one by one
-
-
-def every_subset(n: int) -> Bools:
-    """bool [2^n, n]; row s has the members whose bits are set in s, so the first is empty, the last full."""
-    return (np.arange(2**n)[:, None] >> np.arange(n)) & 1 == 1
 
 
 def subsets(M: int) -> Bools:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from robustmdiff.coalitions import every_subset, shapley_values
 from robustmdiff.diagnosis.contract import DiagnosisModel
-from robustmdiff.diagnosis.subsets import every_subset
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.refusal import Refusal
 
@@ -29,7 +28,7 @@ class ShapleyValues(NamedTuple):
 def modality_shapley(
     model: DiagnosisModel, encoded: Encoded, *, patient: int = 0, draws: int | None = None, seed: int = 0
 ) -> ShapleyValues:
-    """Shapley values (Shapley 1953) of the modalities that one patient of `encoded` has.
+    """Shapley values of the modalities that one patient of `encoded` has.
 
     A player is a modality, the worth of a coalition is `model.diagnose` with only its members
     left. Encoders are not run again: the 2^n masks are the rows of one batch, all reading the
@@ -44,28 +43,5 @@ def modality_shapley(
     mask[:, players] = torch.from_numpy(every_subset(n)).to(present.device)
     worth = model.diagnose(encoded.repeat(patient, 2**n).keep(mask), draws=draws, seed=seed).probability
     contribution = worth.new_zeros(len(present), worth.shape[1])
-    contribution[players] = shapley_values(worth)
+    contribution[players] = torch.from_numpy(shapley_values(worth.double().cpu().numpy())).to(worth)
     return ShapleyValues(contribution, worth[0], worth[-1])
-
-
-def shapley_values(worth: Tensor) -> Tensor:
-    """worth [2^n, ...], of the coalition whose members are the set bits of the row -> [n, ...]:
-
-    phi_i = sum over S without i of |S|! (n - |S| - 1)! / n! (worth(S + i) - worth(S))
-    """
-    n = len(worth).bit_length() - 1
-    if len(worth) != 2**n:
-        raise ValueError(f"shapley_values: worth has {len(worth)} rows, expected a power of two")
-    subset = torch.arange(2**n, device=worth.device)
-    size = sum(((subset >> i) & 1 for i in range(n)), torch.zeros_like(subset))
-    weight = torch.tensor(
-        [math.factorial(s) * math.factorial(n - s - 1) / math.factorial(n) for s in range(n)],
-        dtype=worth.dtype,
-        device=worth.device,
-    )
-    phi = []
-    for i in range(n):
-        without = subset[(subset >> i) & 1 == 0]
-        gain = worth[without | 1 << i] - worth[without]  # [2^(n-1), ...]
-        phi.append(torch.tensordot(weight[size[without]], gain, dims=1))
-    return torch.stack(phi) if phi else worth.new_zeros(0, *worth.shape[1:])

@@ -1,9 +1,9 @@
-"""The routes: the KServe protocol, a raw patient, health, metrics."""
+"""The routes: the KServe protocol, a raw patient, the page, health, metrics."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
-from robustmdiff.serving import kserve, patients
+from robustmdiff.serving import kserve, page, patients
 from robustmdiff.serving.door import Door, answered, refusal
 from robustmdiff.serving.limits import Refused
 from robustmdiff.serving.served import Served
@@ -97,7 +98,26 @@ class Service:
         content, headers = await self.read(kserve.write_response, self.door.name, served.version, asked, said)
         return Response(content, headers=headers)
 
+    async def page(self, request: Request, body: bytes) -> Response:
+        return Response(page.HTML, headers=page.HEADERS, media_type="text/html")
+
+    async def task(self, request: Request, body: bytes) -> Response:
+        served = self.default
+        told = page.described(served.artefact.task)
+        return answered({"model": self.door.name, "version": served.version, **told})
+
     async def predict(self, request: Request, body: bytes) -> Response:
+        return await self._of_a_patient(request, body, Served.diagnose)
+
+    async def explain(self, request: Request, body: bytes) -> Response:
+        return await self._of_a_patient(request, body, Served.explain)
+
+    async def _of_a_patient(
+        self,
+        request: Request,
+        body: bytes,
+        ask: Callable[[Served, Patient, Collator], Awaitable[Mapping[str, Any]]],
+    ) -> Response:
         served = self.served(request, request.query_params.get("version"))
         collator, limits = served.collator(), self.door.limits
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -109,7 +129,7 @@ class Service:
             patient = await self.read(patients.from_parts, parts, collator, limits)
         else:
             raise Refused(415, "Content-Type is another, expected application/json or multipart/form-data")
-        answer = await served.diagnose(patient, collator)
+        answer = await ask(served, patient, collator)
         return answered({"model": self.door.name, "version": served.version} | dict(answer))
 
     async def metrics(self, request: Request, body: bytes) -> Response:
@@ -133,8 +153,11 @@ def make_app(versions: Sequence[Served], door: Door) -> FastAPI:
     add("/health", service.ready, anyone=True)
     add("/v2/health/live", service.live, anyone=True)
     add("/v2/health/ready", service.ready, anyone=True)
+    add("/", service.page, anyone=True)
+    add("/task", service.task)
     add("/metrics", service.metrics)
     add("/predict", service.predict, "POST", recorded=True)
+    add("/explain", service.explain, "POST", recorded=True)
     add("/v2", service.server)
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         add(path, service.model)

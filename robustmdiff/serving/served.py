@@ -7,12 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
+from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.runtime import Artefact
-from robustmdiff.runtime.inputs import feed
+from robustmdiff.runtime.inputs import Arrays, feed
 from robustmdiff.runtime.manifest import MANIFEST, sha256
 from robustmdiff.serving.batching import Batcher
+from robustmdiff.serving.contributions import contributions, under_every_subset
 from robustmdiff.serving.limits import Limits
 from robustmdiff.serving.tensors import input_specs, output_specs
 
@@ -32,6 +36,7 @@ class Served:
         observed: Callable[[int], None] = lambda n: None,
     ) -> None:
         self.artefact, self.manifest, self.version = artefact, manifest, manifest[:12]
+        self.limits = limits
         self.batcher = Batcher(artefact.engine, artefact.noise, limits, observed)
         nobody = feed(artefact.collator([Patient("", {})]), artefact.task)
         self.inputs = input_specs(artefact)
@@ -51,6 +56,21 @@ class Served:
     async def diagnose(self, patient: Patient, collator: Collator) -> Mapping[str, Any]:
         """The `Answer`, without the patient's id."""
         batch = collator([patient])
-        said = await self.batcher.ask(feed(batch, self.artefact.task), 1)
+        return self._answer(batch, await self.batcher.ask(feed(batch, self.artefact.task), 1))
+
+    async def explain(self, patient: Patient, collator: Collator) -> Mapping[str, Any]:
+        """That, and the `contributions` of its modalities; `contribution` is None where they have more
+        subsets than one call of the engine takes patients."""
+        names = [name for name in self.artefact.task.modality_names if name in patient.modalities]
+        if 2 ** len(names) > self.limits.patients:
+            return {**await self.diagnose(patient, collator), "nothing": None, "contribution": None}
+        batch = collator([patient])
+        arrays = under_every_subset(feed(batch, self.artefact.task), names)
+        said = await self.batcher.ask(arrays, 2 ** len(names))
+        whole = {name: x[-1:] for name, x in said.items()}
+        told = contributions(said["probability"], names, self.artefact.task)
+        return {**self._answer(batch, whole), **told}
+
+    def _answer(self, batch: Batch[np.ndarray], said: Arrays) -> dict[str, Any]:
         (answer,) = self.artefact.answers(batch, said)
         return {key: value for key, value in asdict(answer).items() if key != "patient"}

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from robustmdiff.coalitions import every_subset
 from robustmdiff.data.collate import Collator
 from robustmdiff.diagnosis.abstention import Abstention
 from robustmdiff.diagnosis.asking import encode, evaluating, under
 from robustmdiff.diagnosis.calibration import Calibration, calibrate, say_if_calibrated_otherwise
 from robustmdiff.diagnosis.sets import ConformalSets
-from robustmdiff.diagnosis.subsets import every_subset, subsets
+from robustmdiff.diagnosis.subsets import subsets
 from robustmdiff.encoders.tensors import tensors
 from tests import elsewhere
 from tests.elsewhere import TASK, Reader, ward

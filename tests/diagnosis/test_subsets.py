@@ -1,23 +1,9 @@
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 
-from robustmdiff.diagnosis.subsets import (
-    ORDERS,
-    distinct,
-    every_subset,
-    first_of_each,
-    of_every_size,
-    subsets,
-)
-
-
-def test_every_subset_is_there_in_the_order_of_its_bits():
-    assert set(map(tuple, every_subset(3).tolist())) == set(itertools.product([False, True], repeat=3))
-    assert every_subset(3)[6].tolist() == [False, True, True]  # 6 = 110 in binary
-    assert every_subset(0).shape == (1, 0)
+from robustmdiff.coalitions import every_subset
+from robustmdiff.diagnosis.subsets import ORDERS, distinct, first_of_each, of_every_size, subsets
 
 
 def test_subsets_of_few_modalities_are_all_of_them():

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import itertools
-import math
-
 import pytest
 import torch
 
 from robustmdiff.diagnosis.contract import Diagnosis
 from robustmdiff.encoders.encoded import Encoded
-from robustmdiff.explanation.shapley import modality_shapley, shapley_values
+from robustmdiff.explanation.shapley import modality_shapley
 
 
 class Stub:
@@ -37,29 +34,6 @@ def encoded(presence, d=3):
     g = torch.Generator().manual_seed(0)
     H = torch.randn(B, M, d, generator=g).masked_fill(~presence[..., None], torch.nan)
     return Encoded(torch.randn(start, d, generator=g), segments, H)
-
-
-def by_permutations(worth):
-    """The other definition: a player's gain on arrival, averaged over all orders of arrival."""
-    n = len(worth).bit_length() - 1
-    phi = torch.zeros(n, *worth.shape[1:], dtype=torch.float64)
-    for order in itertools.permutations(range(n)):
-        before = 0
-        for i in order:
-            phi[i] += worth[before | 1 << i] - worth[before]
-            before |= 1 << i
-    return phi / math.factorial(n)
-
-
-@pytest.mark.parametrize("n", [0, 1, 2, 5])
-def test_equals_the_mean_over_orders_of_arrival(n):
-    worth = torch.rand(2**n, 3, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
-    torch.testing.assert_close(shapley_values(worth), by_permutations(worth), rtol=0, atol=1e-14)
-
-
-def test_rows_that_are_no_power_of_two():
-    with pytest.raises(ValueError, match="worth has 6 rows, expected a power of two"):
-        shapley_values(torch.rand(6, 2))
 
 
 def interacting(m, h):

@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -136,3 +140,48 @@ def house(tmp_path: Path, *engines: Any, tokens: Tokens | None = None, **limits:
 @pytest.fixture
 def served(tmp_path) -> Iterator[House]:
     yield from house(tmp_path)
+
+
+ROOT = Path(__file__).parents[2]
+
+
+class Running(NamedTuple):
+    """A server on a socket."""
+
+    process: subprocess.Popen
+    port: int
+    audit: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def end(self) -> str:
+        """What it has logged."""
+        self.process.send_signal(signal.SIGTERM)
+        _, logged = self.process.communicate(timeout=30)
+        assert self.process.returncode == 0, logged
+        return logged
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Iterator[Callable[..., Running]]:
+    started: list[subprocess.Popen] = []
+
+    def started_with(call: float = 0, seconds: float = 30, patients: int = 2, token: str = "") -> Running:
+        audit = tmp_path_factory.mktemp("server") / "audit.jsonl"
+        given = [str(each) for each in (audit, call, seconds, patients, token)]
+        words = [sys.executable, "-m", "tests.serving.process", *given]
+        process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if found := re.search(r"running on http://127.0.0.1:(\d+)", line):
+                return Running(process, int(found[1]), audit)
+        raise AssertionError("it has not started")
+
+    yield started_with
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()

@@ -1,4 +1,5 @@
-"""A server of the made model as a process of its own: AUDIT, the seconds of a call, and of a request."""
+"""A server of the made model as a process of its own: AUDIT, the seconds of a call and of a request, the
+patients of a call, and a TOKEN that is asked for, or nothing."""
 
 from __future__ import annotations
 
@@ -13,17 +14,19 @@ from robustmdiff.serving.limits import Limits
 from robustmdiff.serving.metrics import Metrics
 from robustmdiff.serving.serve import run
 from robustmdiff.serving.served import Served
+from robustmdiff.serving.tokens import Tokens
 from tests.serving.conftest import artefact, engine
 
 
-def main(audit: str, call: str, seconds: str) -> None:
-    limits = Limits(seconds=float(seconds), idle=1, patients=2)
+def main(audit: str, call: str, seconds: str, patients: str, token: str) -> None:
+    limits = Limits(seconds=float(seconds), idle=1, patients=int(patients))
+    tokens = Tokens({"ward-3": token}) if token else None
 
     def slow(arrays):
         time.sleep(float(call))
         return engine(arrays)
 
-    door = Door("ward", limits, Metrics(), None, Audit(Path(audit)))
+    door = Door("ward", limits, Metrics(), tokens, Audit(Path(audit)))
     run(make_app([Served(artefact(slow), "a" * 64, limits)], door), "127.0.0.1", 0, limits)
 
 

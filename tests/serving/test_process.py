@@ -3,62 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections import Counter
-from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 import numpy as np
 import pytest
 
 from tests.serving.conftest import FULL, NAME, TEXT, feed_of
-
-ROOT = Path(__file__).parents[2]
-
-
-class Running(NamedTuple):
-    process: subprocess.Popen
-    port: int
-    audit: Path
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def end(self) -> str:
-        """What it has logged."""
-        self.process.send_signal(signal.SIGTERM)
-        _, logged = self.process.communicate(timeout=30)
-        assert self.process.returncode == 0, logged
-        return logged
-
-
-@pytest.fixture
-def start(tmp_path):
-    started = []
-
-    def started_with(call: float = 0, seconds: float = 30) -> Running:
-        audit = tmp_path / "audit.jsonl"
-        words = [sys.executable, "-m", "tests.serving.process", str(audit), str(call), str(seconds)]
-        process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        started.append(process)
-        assert process.stderr is not None
-        for line in process.stderr:
-            if found := re.search(r"running on http://127.0.0.1:(\d+)", line):
-                return Running(process, int(found[1]), audit)
-        raise AssertionError("it has not started")
-
-    yield started_with
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
 
 
 def inputs_of(feed, binary: bool):

@@ -1,0 +1,214 @@
+"""The page in a headless Chromium: on a desktop and a phone, by keys alone, and as a screen reader has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.serving.browser import CHROMIUM, Browser
+from tests.serving.conftest import Running, base64_of, png
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
+]
+DESKTOP, PHONE = (1280, 800), (390, 844)
+READY = "typeof task === 'object' && !form.hidden"
+ANSWERED = (
+    "document.getElementById('answer').getAttribute('aria-busy') === 'false' && "
+    "document.getElementById('said').childElementCount > 0"
+)
+STATUS = "document.getElementById('status').textContent"
+ERROR = "document.getElementById('error').hidden ? '' : document.getElementById('error').textContent"
+MODEL = "document.getElementById('model').textContent"
+CRP = "document.querySelector('[data-name=CRP]')"
+ROWS = (
+    "[...document.querySelectorAll('[aria-label=\"What each modality contributed\"] tbody tr')]"
+    ".map((row) => [...row.children].map((cell) => cell.textContent))"
+)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory) -> Iterator[Browser]:
+    chromium = Browser(tmp_path_factory.mktemp("profile"))
+    yield chromium
+    chromium.close()
+
+
+@pytest.fixture
+def browser(chromium) -> Browser:
+    chromium.complaints.clear()
+    return chromium
+
+
+@pytest.fixture(scope="module")
+def running(start) -> Iterator[Running]:
+    running = start(patients=64)
+    yield running
+    logged = running.end()
+    assert "cough" not in logged
+
+
+@pytest.fixture
+def page(browser, running) -> Browser:
+    browser.open(running.url, *DESKTOP)
+    browser.until(READY)
+    return browser
+
+
+def fill(browser, tmp_path, crp="10"):
+    scan = tmp_path / "white.png"
+    scan.write_bytes(png())
+    browser.choose("#modalities input[type=file]", scan)
+    browser.value("document.querySelector('textarea').value = 'cough\\nfever'")
+    browser.value(f"{CRP}.value = '{crp}'")
+
+
+def change(browser, expression):
+    browser.value(f"{expression}; form.dispatchEvent(new Event('input'))")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_patient_is_diagnosed_and_nothing_sticks_out(browser, running, tmp_path, size, dark):
+    browser.open(running.url, *size, dark=dark)
+    browser.until(READY)
+    fill(browser, tmp_path)
+    browser.value("form.requestSubmit()")
+    browser.until(ANSWERED)
+    assert browser.value(STATUS) == "Most probable: healthy, 75 %. Seen: scan, note, labs."
+    assert browser.value(ROWS) == [["scan", "", "0.0"], ["note", "", "0.0"], ["labs", "", "−25.0"]]
+    said = browser.value("last")
+    patient = {"scan": base64_of(png()), "note": "cough\nfever", "labs": {"CRP": 10}}
+    assert said == httpx.post(f"{running.url}/explain", json=patient).json()
+    width = browser.value("document.documentElement.scrollWidth")
+    assert width <= browser.value("document.documentElement.clientWidth")
+    colour = browser.value("getComputedStyle(document.body).backgroundColor")
+    assert (colour == "rgb(17, 22, 28)") == dark
+    assert browser.value("document.querySelector('.picture').naturalWidth") == 4
+    assert browser.complaints == []
+
+
+def test_keys_alone_are_enough(page):
+    focused = "document.activeElement.dataset.name ?? document.activeElement.id"
+    page.press("Tab")
+    assert page.value(focused) == "files"
+    page.press("Tab", 3)  # scan, note, CRP
+    assert page.value(focused) == "CRP"
+    page.press("10")
+    page.press("Enter")
+    page.until(ANSWERED)
+    page.until(focused, lambda id: id == "answered")
+    assert page.value(STATUS) == "Most probable: healthy, 75 %. Seen: labs."
+    page.press("Tab")  # the only switch that there is something to switch with
+    page.press("Space")
+    page.until(STATUS, lambda said: said.startswith("Nothing is known"))
+    assert page.value("document.activeElement.checked") is False
+    page.press("Space")
+    page.until(STATUS, lambda said: said.endswith("Seen: labs."))
+    assert page.complaints == []
+
+
+def test_a_screen_reader_has_a_name_for_whatever_can_be_reached(page, tmp_path):
+    fill(page, tmp_path)
+    page.value("form.requestSubmit()")
+    page.until(ANSWERED)
+    controls = page.controls()
+    assert all(name for _, name in controls), controls
+    assert {
+        ("button", "scan: an image"),
+        ("textbox", "note: a text"),
+        ("spinbutton", "CRP mg/L"),
+        ("combobox", "sex"),
+        ("switch", "scan"),
+        ("switch", "labs"),
+        ("button", "Diagnose"),
+        ("combobox", "Class"),
+    } <= {*controls}
+
+
+def test_an_answer_follows_its_patient_or_goes(page, tmp_path):
+    fill(page, tmp_path)
+    page.value("form.requestSubmit()")
+    page.until(ANSWERED)
+    change(page, f"{CRP}.value = '30'")
+    page.until(STATUS, lambda said: said.startswith("Most probable: ill, 75 %"))
+    change(page, f"{CRP}.min = 31")  # what does not hold in the form is not asked
+    assert page.until(ERROR) == "A value is not a number."
+    assert page.value("document.getElementById('said').childElementCount") == 0
+    page.value("form.reset()")
+    page.until(STATUS, lambda said: said == "Nothing is known of this patient. Seen: nothing.")
+    assert page.value(f"{CRP}.value") == ""
+
+
+def test_a_switch_takes_a_modality_away_and_gives_it_back(page, tmp_path):
+    fill(page, tmp_path)
+    page.value("form.requestSubmit()")
+    page.until(ANSWERED)
+    page.value("boxes.get('labs').click()")
+    page.until(STATUS, lambda said: said == "Most probable: healthy, 100 %. Seen: scan, note.")
+    assert page.value(ROWS)[2] == ["labs", "switched off"]
+    page.value("boxes.get('labs').click()")
+    page.until(STATUS, lambda said: said == "Most probable: healthy, 75 %. Seen: scan, note, labs.")
+
+
+def drop(browser, name, content, onto="document.body"):
+    """As a hand does it; content in base64."""
+    browser.value(
+        f"""{{
+        const held = new DataTransfer();
+        const bytes = Uint8Array.from(atob('{content}'), (each) => each.charCodeAt(0));
+        held.items.add(new File([bytes], '{name}'));
+        {onto}.dispatchEvent(new DragEvent('drop', {{bubbles: true, cancelable: true, dataTransfer: held}}));
+        }}"""
+    )
+
+
+def test_files_are_dropped(page):
+    drop(page, "any.png", base64_of(png()))
+    page.until("document.querySelector('.picture').naturalWidth", lambda width: width == 4)
+    drop(page, "any.txt", base64_of(b"cough"), onto="document.querySelector('textarea')")
+    page.until("document.querySelector('textarea').value", lambda text: text == "cough")
+    patient = {"scan": base64_of(png(size=(6, 4))), "note": None, "labs": {"CRP": 12.5, "sex": "m"}}
+    drop(page, "patient.json", base64_of(json.dumps(patient).encode()))
+    page.until("document.querySelector('.picture').naturalWidth", lambda width: width == 6)
+    assert page.value(f"[{CRP}.value, document.querySelector('select').value]") == ["12.5", "m"]
+    assert page.value("document.querySelector('textarea').value") == ""
+    for what in ({"x": 1}, {"note": 3}, {"labs": {"sex": "x"}}, {"labs": {"CRP": "y"}}, {"labs": {"Na": 1}}):
+        drop(page, "patient.json", base64_of(json.dumps(what).encode()))
+        page.until(ERROR, lambda said: said.startswith("patient.json: is no patient of this model"))
+        page.value("withdraw('')")
+    drop(page, "patient.json", base64_of(b"{"))
+    assert page.until(ERROR) == "patient.json: is not JSON."
+
+
+def test_what_the_server_refuses_is_said(page, tmp_path):
+    path = tmp_path / "scan.png"
+    path.write_bytes(b"no picture")
+    page.choose("#modalities input[type=file]", path)
+    page.value("form.requestSubmit()")
+    assert page.until(ERROR) == "scan: is not an image that can be read (PNG, JPEG, TIFF, DICOM)"
+
+
+def test_where_a_token_is_asked_for_the_page_asks_for_it_and_forgets_it(browser, start):
+    running = start(patients=64, token="correct-horse-battery")
+    browser.open(running.url, *DESKTOP)
+    browser.until("typeof form === 'object' && !document.getElementById('door').hidden")
+    browser.press("wrong")
+    browser.press("Enter")
+    browser.until(
+        "document.getElementById('model').textContent", lambda said: "not one that is known" in said
+    )
+    browser.press("correct-horse-battery")
+    browser.press("Enter")
+    browser.until(READY)
+    browser.value("form.requestSubmit()")
+    browser.until(ANSWERED)
+    assert browser.value("document.documentElement.outerHTML.includes('correct-horse')") is False
+    assert browser.value("document.getElementById('token').value") == ""
+    browser.open(running.url, *DESKTOP)
+    browser.until("typeof form === 'object' && !document.getElementById('door').hidden")
+    running.end()
