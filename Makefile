@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/include/rmd/*)
 
-.PHONY: help demo deploy-demo test test-slow interpret engines browser fuzz lint ledger format bench results wheel docs clean
+.PHONY: help demo deploy-demo test test-slow interpret engines browser fuzz-api fuzz lint ledger format bench results wheel docs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -24,7 +24,7 @@ deploy-demo: $(READY)  ## take runs/demo to ONNX, a TensorRT engine, a server an
 	$(BIN)/python -m tools.deploy_demo
 
 test: $(READY)  ## every test that takes seconds (about 8 minutes on 2 cores)
-	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not interpreter and not engines and not browser" -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not interpreter and not engines and not browser and not fuzz" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
@@ -37,6 +37,9 @@ engines: $(READY)  ## TensorRT engines and an AOTInductor package, built without
 
 browser: $(READY)  ## the page of `robustmdiff serve` in a headless Chromium, where there is one (30 seconds)
 	$(BIN)/python -m pytest -m browser tests/serving
+
+fuzz-api: $(READY)  ## the server, asked by schemathesis whatever its OpenAPI schema allows, and does not (2 minutes)
+	$(BIN)/python -m pytest -m fuzz tests/serving
 
 fuzz: $(READY)  ## the CPU kernels under AddressSanitizer and UBSan (2 minutes on 2 cores)
 	$(BIN)/cmake -S . -B build/fuzz -G Ninja -DRMD_FUZZ=ON -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja

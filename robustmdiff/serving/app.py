@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
-from robustmdiff.serving import kserve, page, patients
+from robustmdiff.serving import kserve, openapi, page, patients
 from robustmdiff.serving.door import Door, answered, refusal
 from robustmdiff.serving.limits import Refused
 from robustmdiff.serving.served import Served
@@ -106,6 +106,11 @@ class Service:
         told = page.described(served.artefact.task)
         return answered({"model": self.door.name, "version": served.version, **told})
 
+    async def openapi(self, request: Request, body: bytes) -> Response:
+        door = self.door
+        versions = [*self.versions.values()]
+        return answered(openapi.document(door.name, versions, door.limits, door.tokens is not None))
+
     async def predict(self, request: Request, body: bytes) -> Response:
         return await self._of_a_patient(request, body, Served.diagnose)
 
@@ -154,6 +159,7 @@ def make_app(versions: Sequence[Served], door: Door) -> FastAPI:
     add("/v2/health/live", service.live, anyone=True)
     add("/v2/health/ready", service.ready, anyone=True)
     add("/", service.page, anyone=True)
+    add("/openapi.json", service.openapi)
     add("/task", service.task)
     add("/metrics", service.metrics)
     add("/predict", service.predict, "POST", recorded=True)
@@ -167,7 +173,9 @@ def make_app(versions: Sequence[Served], door: Door) -> FastAPI:
     async def elsewhere(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         what = {404: "there is nothing at this path", 405: "the method is another than this path takes"}
-        return refusal(Refused(error.status_code, what.get(error.status_code, "the request is not one")))
+        response = refusal(Refused(error.status_code, what.get(error.status_code, "the request is not one")))
+        response.headers.update(error.headers or {})  # of 405, the methods that there are
+        return response
 
     app.add_exception_handler(HTTPException, elsewhere)
     return app

@@ -23,6 +23,8 @@ EXTENSIONS = ["binary_tensor_data"]
 DATATYPES = {"b": "BOOL", "i": "INT64", "f": "FP32"}  # by NumPy's kind
 PYTHON: Mapping[str, set[type]] = {"b": {bool}, "i": {int}, "f": {int, float}}  # what JSON writes them as
 LONGEST_AXIS = 2**31
+LONGEST_ID = 256  # characters
+NOISE = "noise_"  # inputs of such a name may be left out
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def _no_constant(name: str) -> NoReturn:
 def read_request(
     body: bytes, header_length: str | None, inputs: Mapping[str, Spec], outputs: Mapping[str, Spec]
 ) -> Asked:
-    """Inputs whose names begin with noise_ may be left out. Raises Refused."""
+    """Raises Refused."""
     head, rest = body, memoryview(b"")
     if header_length is not None:
         if not (header_length.isdecimal() and len(header_length) < 20 and int(header_length) <= len(body)):
@@ -76,8 +78,8 @@ def read_request(
     if not isinstance(request, dict):
         raise Refused(400, "the request is no JSON object, expected one with 'inputs'")
     id = request.get("id", "")
-    if not isinstance(id, str) or len(id) > 256:
-        raise Refused(400, "id is not a text of at most 256 characters")
+    if not isinstance(id, str) or len(id) > LONGEST_ID:
+        raise Refused(400, f"id is not a text of at most {LONGEST_ID} characters")
     binary = _flag(_parameters(request, "the request", ("binary_data_output",)), "binary_data_output", False)
     given: Arrays = {}
     for tensor in _tensors(request.get("inputs"), "inputs", inputs):
@@ -85,7 +87,7 @@ def read_request(
     if len(rest):
         raise Refused(400, f"{len(rest)} bytes follow the inputs, expected none")
     for name in inputs:
-        if name not in given and not name.startswith("noise_"):
+        if name not in given and not name.startswith(NOISE):
             raise Refused(400, f"inputs: {name} is missing")
     wanted = {}
     for tensor in _tensors(request.get("outputs") or [], "outputs", outputs):

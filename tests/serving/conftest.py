@@ -62,7 +62,7 @@ def engine(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         at = arrays[f"{modality}.at"]
         return np.where(at >= 0, x[at], 0).astype(np.float32)
 
-    ill = of("labs", arrays["labs.value"][:, 0] * arrays["labs.present"][:, 0]) / FULL
+    ill = of("labs", arrays["labs.value"][:, 0] * arrays["labs.present"][:, 0]).clip(0, FULL) / FULL
     findings = np.stack(
         [of("scan", arrays["scan.pixels"].mean((1, 2, 3))), of("note", arrays["note.lengths"])], axis=1
     )

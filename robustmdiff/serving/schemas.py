@@ -1,0 +1,180 @@
+"""JSON Schemas of what the server takes and says, of the very task that it serves.
+
+Two things they cannot say: which strings are pictures that can be read (the format "picture"), and that a
+tensor has as many numbers as its shape asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from robustmdiff.data.tables.cells import LARGEST
+from robustmdiff.data.task import Modality, Task
+from robustmdiff.serving.kserve import DATATYPES, LONGEST_AXIS, LONGEST_ID, NOISE
+from robustmdiff.serving.limits import Limits
+from robustmdiff.serving.tensors import OPEN, Spec
+
+Schema = dict[str, Any]
+BOOLEAN, TEXT, OBJECT = {"type": "boolean"}, {"type": "string"}, {"type": "object"}
+SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+
+
+def record(needed: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
+    """An object of these keys and no others."""
+    return {
+        "type": "object",
+        "properties": {**needed, **(optional or {})},
+        "required": [*needed],
+        "additionalProperties": False,
+    }
+
+
+ERROR = record({"error": TEXT})
+
+
+def or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def some_of(names: tuple[str, ...]) -> Schema:
+    return {"type": "array", "items": {"enum": [*names]}, "uniqueItems": True}
+
+
+def patient(task: Task, limits: Limits) -> Schema:
+    return record({}, {each.name: or_null(_observation(each, limits)) for each in task.modalities})
+
+
+def parts(task: Task, limits: Limits) -> Schema:
+    """The same as multipart: what is missing has no part, an image is its file, and values are JSON."""
+    file = TEXT | {"contentMediaType": "application/octet-stream"}
+    own = {each.name: _observation(each, limits) for each in task.modalities}
+    own |= {each.name: file for each in task.of_kind("image")}
+    own |= {each.name: or_null(own[each.name]) for each in task.of_kind("values")}
+    return record({}, own)
+
+
+def _observation(modality: Modality, limits: Limits) -> Schema:
+    if modality.kind == "image":
+        return TEXT | {"format": "picture", "contentEncoding": "base64"}
+    if modality.kind == "text":
+        return TEXT | {"maxLength": limits.text}
+    number = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
+    cells = {}
+    for field in modality.fields:
+        cell = {"enum": [*field.categories]} if field.categories else number | {"description": field.unit}
+        cells[field.name] = or_null(cell)
+    return record({}, cells)
+
+
+def answer(task: Task, name: str, versions: list[str]) -> Schema:
+    """As `robustmdiff.answer.Answer` has it."""
+    by_class = record(dict.fromkeys(task.classes, SHARE))
+    interval = record({}, {each: _list(SHARE, 2) for each in task.classes})
+    return record(
+        {
+            "model": {"const": name},
+            "version": {"enum": versions},
+            "probability": by_class,
+            "interval": interval,
+            "prediction": some_of(task.classes),
+            "findings": record({}, dict.fromkeys(task.findings, SHARE)),
+            "unlike_training": or_null(BOOLEAN),
+            "missing": some_of(task.modality_names),
+            "answer": TEXT,
+            "nothing_known": BOOLEAN,
+        }
+    )
+
+
+def explanation(task: Task, name: str, versions: list[str]) -> Schema:
+    """The answer, and the contributions."""
+    difference = {"type": "number", "minimum": -1, "maximum": 1}
+    points = record(dict.fromkeys(task.classes, difference))
+    found = answer(task, name, versions)
+    more = {
+        "nothing": or_null(found["properties"]["probability"]),
+        "contribution": or_null(record({}, dict.fromkeys(task.modality_names, points))),
+    }
+    return record({**found["properties"], **more})
+
+
+def _list(of: Schema, length: int | None = None) -> Schema:
+    bounds = {} if length is None else {"minItems": length, "maxItems": length}
+    return {"type": "array", "items": of, **bounds}
+
+
+def metadata(name: str, versions: list[str]) -> Schema:
+    described = record(
+        {
+            "name": TEXT,
+            "datatype": {"enum": [*DATATYPES.values()]},
+            "shape": _list({"type": "integer", "minimum": OPEN}),
+        }
+    )
+    return record(
+        {
+            "name": {"const": name},
+            "versions": _list({"enum": versions}),
+            "platform": TEXT,
+            "inputs": _list(described),
+            "outputs": _list(described),
+        }
+    )
+
+
+def infer_request(inputs: Mapping[str, Spec], outputs: Mapping[str, Spec]) -> Schema:
+    wanted = record(
+        {"name": {"enum": [*outputs]}}, {"parameters": or_null(record({}, {"binary_data": BOOLEAN}))}
+    )
+    return {
+        "type": "object",
+        "properties": {
+            "id": TEXT | {"maxLength": LONGEST_ID},
+            "parameters": or_null(record({}, {"binary_data_output": BOOLEAN})),
+            "inputs": {
+                "type": "array",
+                "items": {"anyOf": [_given(*each) for each in inputs.items()]},
+                "minItems": sum(not name.startswith(NOISE) for name in inputs),
+                "maxItems": len(inputs),
+            },
+            "outputs": or_null(_list(wanted)),
+        },
+        "required": ["inputs"],
+    }
+
+
+def _given(name: str, spec: Spec) -> Schema:
+    axis = {"type": "integer", "minimum": 0, "maximum": LONGEST_AXIS}
+    shape = [axis if n == OPEN else {"const": n} for n in spec.shape]
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": name},
+            "datatype": {"const": DATATYPES[spec.dtype.kind]},
+            "shape": {"type": "array", "prefixItems": shape, "minItems": len(shape), "maxItems": len(shape)},
+            "data": {"type": "array"},
+            "parameters": or_null(record({}, {"binary_data_size": {"type": "integer", "minimum": 0}})),
+        },
+        "required": ["name", "datatype", "shape"],
+    }
+
+
+def infer_response(name: str, versions: list[str], outputs: Mapping[str, Spec]) -> Schema:
+    size = {"type": "integer", "minimum": 0}
+
+    def said(output: str, spec: Spec) -> Schema:
+        datatype = {"const": DATATYPES[spec.dtype.kind]}
+        return record(
+            {"name": {"const": output}, "datatype": datatype, "shape": _list(size)},
+            {"data": {"type": "array"}, "parameters": record({"binary_data_size": size})},
+        )
+
+    return record(
+        {
+            "model_name": {"const": name},
+            "model_version": {"enum": versions},
+            "outputs": _list({"anyOf": [said(*each) for each in outputs.items()]}),
+        },
+        {"id": TEXT},
+    )
