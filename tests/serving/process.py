@@ -26,8 +26,14 @@ def main(audit: str, call: str, seconds: str, patients: str, token: str) -> None
         time.sleep(float(call))
         return engine(arrays)
 
-    door = Door("ward", limits, Metrics(), tokens, Audit(Path(audit)))
-    run(make_app([Served(artefact(slow), "a" * 64, limits)], door), "127.0.0.1", 0, limits)
+    metrics = Metrics()
+    door = Door("ward", limits, metrics, tokens, Audit(Path(audit)))
+    run(
+        make_app([Served(artefact(slow), "a" * 64, limits, metrics.batch.observe)], door),
+        "127.0.0.1",
+        0,
+        limits,
+    )
 
 
 if __name__ == "__main__":
