@@ -118,18 +118,25 @@ def _headers(path: Path) -> list[Dataset]:
     return list({slice_.path: slice_.header for slice_ in slices}.values())
 
 
-def _modality(header: Dataset, task: Task, code_map: CodeMap, path: Path) -> Modality:
+def modality_of(header: Dataset, task: Task, code_map: CodeMap) -> Modality | None:
+    """The task's modality that an image is by its header; None: it is none of them."""
     kind, series = _text(header, "Modality"), _text(header, "SeriesDescription")
     column = code_map.column([said(kind), said(series)], "image")
     if column is not None:
         return column.modality
     images = task.of_kind("image")
-    if len(images) == 1 and images[0].name not in code_map.named:
-        return images[0]
-    expected = ", ".join(modality.name for modality in images) or "no image: the model reads none"
-    raise DataError(
-        f"{path.name}: has Modality {kind!r}, for which the map has no modality, expected {expected}"
-    )
+    return images[0] if len(images) == 1 and images[0].name not in code_map.named else None
+
+
+def _modality(header: Dataset, task: Task, code_map: CodeMap, path: Path) -> Modality:
+    found = modality_of(header, task, code_map)
+    if found is None:
+        images = ", ".join(each.name for each in task.of_kind("image"))
+        raise DataError(
+            f"{path.name}: has Modality {_text(header, 'Modality')!r}, for which the map has no modality, "
+            f"expected {images or 'no image: the model reads none'}"
+        )
+    return found
 
 
 def _person(image: Dataset) -> str:

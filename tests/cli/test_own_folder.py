@@ -16,6 +16,7 @@ from robustmdiff import __version__
 from robustmdiff.data.sources.folder import write_template
 from robustmdiff.experiment.run import DECIDING
 from tests.cli.said import SETTINGS, Said
+from tests.clinical.dicomweb_server import TOKEN, archive
 from tests.clinical.patients import bundle, image, observation, patient
 
 
@@ -83,6 +84,15 @@ def test_a_folder_of_one_s_own_from_training_to_explanation(say, trained, tmp_pa
     assert "patients.csv:1: column 'structured.crp' is missing (is it 'structured.CRP'?)" in error
 
 
+def probabilities(report):
+    """Of a Structured Report, by class and finding."""
+    return {
+        group.tracking_identifier: group.get_measurements(name=codes.DCM.Probability)[0].value
+        for group in report.content.get_image_measurement_groups()
+        if group.get_measurements(name=codes.DCM.Probability)
+    }
+
+
 def test_dicom_and_fhir_in_a_structured_report_and_a_fhir_report_out(say, trained, tmp_path):
     chest, record = image(tmp_path / "chest.dcm"), tmp_path / "record.json"
     bundle(
@@ -97,13 +107,23 @@ def test_dicom_and_fhir_in_a_structured_report_and_a_fhir_report_out(say, traine
     assert told["missing"] == ["notes"]
     assert told["notes"] == ["record.json: entry 2 (Observation) is no field of the task, by code or by text"]
     report = srread(tmp_path / "sr.dcm")
-    p = {
-        group.tracking_identifier: group.get_measurements(name=codes.DCM.Probability)[0].value
-        for group in report.content.get_image_measurement_groups()
-        if group.get_measurements(name=codes.DCM.Probability)
-    }
+    p = probabilities(report)
     assert p["pneumonia"] + p["no pneumonia"] == pytest.approx(1, abs=1e-6)
     assert report.PatientID == "12345"
+
+    token = tmp_path / "token"
+    token.write_text(f"{TOKEN}\n", encoding="utf-8")
+    with archive(chest) as server:
+        web = ("--dicomweb", server.url, "--study", report.StudyInstanceUID, "--token-file", token)
+        asked = (*web, *given[2:], "--to", "sr", "--out", tmp_path / "web.dcm", "--store")
+        assert say("report", trained, *asked).code == 0
+        (stored,) = server.stored
+    from_web = srread(tmp_path / "web.dcm")
+    assert (stored.StudyInstanceUID, stored.SOPInstanceUID) == (
+        report.StudyInstanceUID,
+        from_web.SOPInstanceUID,
+    )
+    assert probabilities(from_web) == p
 
     assert say("report", trained, *given, "--to", "fhir", "--out", tmp_path / "out.json").code == 0
     read = Bundle.model_validate_json((tmp_path / "out.json").read_bytes())
@@ -128,10 +148,23 @@ def test_dicom_and_fhir_in_a_structured_report_and_a_fhir_report_out(say, traine
     ("given", "error"),
     [
         (("--to", "pdf"), "--to is 'pdf', expected sr or fhir"),
-        (("--to", "fhir"), "neither --dicom nor --fhir is given, expected one of them"),
+        (("--to", "fhir"), "neither --dicom, --dicomweb nor --fhir is given, expected one of them"),
         (
             ("--to", "sr", "--fhir", "record.json"),
-            "--to is 'sr', expected --dicom with the images whose study the report belongs to",
+            "--to is 'sr', expected --dicom or --dicomweb with the images whose study the report belongs to",
+        ),
+        (("--to", "fhir", "--study", "1.2"), "--dicomweb and --study go together, expected both or none"),
+        (
+            ("--to", "fhir", "--series", "1.2"),
+            "--series and --token-file are of a DICOMweb server, expected --dicomweb",
+        ),
+        (
+            ("--to", "sr", "--dicom", "x.dcm", "--store"),
+            "--store is given, expected --dicomweb and --to sr with it",
+        ),
+        (
+            ("--to", "sr", "--dicom", "x.dcm", "--dicomweb", "http://127.0.0.1:1", "--study", "1.2"),
+            "--dicom and --dicomweb are both given, expected one of them",
         ),
         (("--to", "fhir", "--fhir", "none.json"), "none.json: No such file or directory"),
     ],
