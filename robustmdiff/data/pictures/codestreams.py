@@ -1,9 +1,13 @@
-"""What a compressed picture says of its own size: JPEG, JPEG-LS and JPEG 2000, as DICOM and TIFF hold them.
+"""What a compressed picture says of its own size: JPEG, JPEG-LS and JPEG 2000, as DICOM and TIFF hold them;
+and how long the run lengths of DICOM's RLE are.
 
-A decoder goes by that size and not by the file's header, so a few bytes may ask for gigabytes.
+A decoder goes by that and not by the file's header, so a few bytes may ask for gigabytes.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
 
 from robustmdiff.data.pictures.raster import Unreadable
 
@@ -12,6 +16,10 @@ JPEG, JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 # Start of frame: ITU-T T.81, table B.1 (without DHT, JPG and DAC, which lie between), and of JPEG-LS, T.87.
 FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7})
 ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a segment
+
+
+RLE_HEADER = 64  # bytes: the number of segments, and where each begins (PS3.5, G.5)
+RLE_SEGMENTS = 15
 
 
 def check_codestream(stream: bytes, width: int, height: int) -> None:
@@ -37,6 +45,35 @@ def stated_size(stream: bytes) -> tuple[int, int] | None:
     return x - x_offset, y - y_offset
 
 
+def check_rle(frame: bytes, width: int, height: int) -> None:
+    """Raises Unreadable where a segment of a frame in DICOM's RLE (PS3.5, annex G) decodes to more than twice
+    the bytes of a plane; a few bytes of padding it may have."""
+    count = min(_number(frame, 0, 4, "little"), RLE_SEGMENTS)
+    starts = [_number(frame, 4 + 4 * i, 4, "little") for i in range(count)]
+    for start, end in pairwise([*starts, len(frame)]):
+        if _longer_than(2 * width * height, frame[start:end]):
+            raise Unreadable(
+                f"holds a run-length segment of more than {2 * width * height} bytes, expected {width} x "
+                f"{height} as its header says"
+            )
+
+
+def _longer_than(most: int, segment: bytes) -> bool:
+    """Whether PackBits gives more than `most` bytes; counted, not decoded."""
+    at = found = 0
+    while at < len(segment) and found <= most:
+        control = segment[at]
+        if control < 128:  # so many bytes and one follow
+            at += control + 2
+            found += control + 1
+        elif control > 128:  # the next byte, 257 - control times
+            at += 2
+            found += 257 - control
+        else:
+            at += 1
+    return found > most
+
+
 def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
     """The size of the largest frame that it announces before its first scan."""
     at, found = 2, None
@@ -56,5 +93,5 @@ def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
     return found
 
 
-def _number(stream: bytes, at: int, size: int) -> int:
-    return int.from_bytes(stream[at : at + size], "big")
+def _number(stream: bytes, at: int, size: int, order: Literal["big", "little"] = "big") -> int:
+    return int.from_bytes(stream[at : at + size], order)

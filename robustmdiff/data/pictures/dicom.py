@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustmdiff.data.pictures.codestreams import check_codestream
+from robustmdiff.data.pictures.codestreams import check_codestream, check_rle
 from robustmdiff.data.pictures.dicom_series import Slice, is_volume, slices_of
 from robustmdiff.data.pictures.raster import (
     Raster,
@@ -149,7 +149,8 @@ def _stored(slice_: Slice) -> np.ndarray:
     syntax = header.file_meta.TransferSyntaxUID
     source = dcmread(slice_.path) if is_small else slice_.path
     if is_small and syntax.is_encapsulated:
-        check_codestream(_frame(source, slice_.frame), int(header.Columns), int(header.Rows))
+        check = check_rle if syntax == RLE else check_codestream
+        check(_frame(source, slice_.frame), int(header.Columns), int(header.Rows))
     stored = pixel_array(
         source,
         index=slice_.frame,
