@@ -37,7 +37,8 @@ def serve(
     ] = None,
     deadline: Annotated[float, typer.Option(min=0.01, help="Seconds that an answer may take.")] = 30.0,
 ) -> None:
-    """Answer the KServe protocol (/v2), raw patients (/predict), /health and /metrics, until SIGTERM.
+    """Answer a web page (/), raw patients (/predict), the KServe protocol (/v2), /health and /metrics, until
+    SIGTERM.
 
     \b
     Example:
