@@ -73,4 +73,4 @@ docs: $(READY)  ## build the site with the reference into site/, and run every e
 	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_docs.py
 
 clean:  ## remove the environment, the build and the caches; runs/ stays
-	rm -rf .venv build dist site *.egg-info robustmdiff/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info robustmdiff/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis
