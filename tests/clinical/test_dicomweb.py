@@ -29,12 +29,16 @@ def report(tmp_path):
 def test_the_images_of_a_study_come_as_they_are_stored(tmp_path):
     there = image(tmp_path / "there.dcm")
     (tmp_path / "report.dcm").write_bytes(report(tmp_path))
+    segmented = image(tmp_path / "segmented.dcm", Modality="SEG", SeriesInstanceUID="1.2.5")
     other = image(tmp_path / "other.dcm", StudyInstanceUID="1.3", SeriesInstanceUID="1.3.1")
-    with archive(there, tmp_path / "report.dcm", other) as server:
+    with archive(there, tmp_path / "report.dcm", segmented, other) as server:
         (tmp_path / "fetched").mkdir()
         paths, notes = study_of(server).fetch(tmp_path / "fetched", TASK, CodeMap(TASK))
         received = read_dicom(paths, TASK, CodeMap(TASK))
-    assert notes == ["series 2 of 2: has Modality 'SR', which the model does not read; not used"]
+    assert notes == [
+        "series 2 of 3: has Modality 'SR', which the model does not read; not used",
+        "series 3 of 3: has Modality 'SEG', which the model does not read; not used",
+    ]
     direct = read_dicom([there], TASK, CodeMap(TASK))
     assert (received.studies, received.identifiers) == (direct.studies, direct.identifiers)
     pixels = (received.observed["xray"].pixels(), direct.observed["xray"].pixels())
