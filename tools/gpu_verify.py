@@ -62,6 +62,7 @@ def stages(workers: int, commit: str) -> tuple[Stage, ...]:
     # Several processes compile kernels at the same time, which is what takes long the first time.
     spread = ("-n", str(workers)) if workers > 2 and find_spec("xdist") else ()
     tests, alone = (*PYTEST, *spread), (("OMP_NUM_THREADS", "1"),) if spread else ()
+    streams = "tests/device/test_streams.py", "tests/device/test_chain.py"
     contracts = ("tests/ops/test_contracts.py", "tests/device/test_forward.py", "tests/device/test_ddpm.py")
     bench = (*PYTEST, "benchmarks", "--commit", commit)
     apart = (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),)  # or memory goes on past the end of a tensor
@@ -72,7 +73,7 @@ def stages(workers: int, commit: str) -> tuple[Stage, ...]:
             "determinism", 90, 60, (*tests, "tests/device/test_determinism.py"), quick=FEW, environment=alone
         ),
         Stage(
-            "streams", 150, 120, (*tests, "tests/device/test_streams.py"), quick=("-k", "tiny and ddpm"),
+            "streams", 150, 120, (*tests, *streams), quick=("-k", "tiny and ddpm"),
             not_on_a_cpu="a CPU has no streams, no CUDA graphs and nothing to wait for",
         ),
         Stage(

@@ -137,14 +137,23 @@ def score(
     weights = statistics.resamples(asked.persons, replicates, seed)
     found = {}
     for name, forecast in tqdm(forecasts.items(), desc="score", disable=None, leave=False):
-        y = _draw(forecast, asked.seen, asked.view, draws, key)
-        p = torch.cat([model.probability_from(part) for part in y.split(256)])
+        scores, _ = scored(model, forecast, asked, weights, draws, key)
         expected = _expected_changes(model, forecast, asked, draws, key)
-        tests = _chosen_tests(asked, expected, model.labels, weights)
-        found[name] = _scores(model.labels, asked, y, p, weights)._replace(tests=tests)
+        found[name] = scores._replace(tests=_chosen_tests(asked, expected, model.labels, weights))
     order = usual_change.nan_to_num(0).expand(asked.view.shape)
     people = len(set(asked.persons))
     return Comparison(found, _chosen_tests(asked, order, model.labels, weights), people)
+
+
+@torch.no_grad()
+def scored(
+    model: RobustMDiff, forecast: Draw, asked: Asked, weights: Array, draws: int, key: Tensor
+) -> tuple[Scores, Tensor]:
+    """The scores of one forecast, all but those of its tests, under the resamples `weights` [R + 1, n]; and
+    the posteriors that it drew [n, S, C]."""
+    y = _draw(forecast, asked.seen, asked.view, draws, key)
+    p = torch.cat([model.probability_from(part) for part in y.split(256)])
+    return _scores(model.labels, asked, y, p, weights), p
 
 
 def difference(a: Scores, b: Scores, metric: str = "energy") -> Interval | None:
@@ -205,7 +214,6 @@ def _draw(forecast: Draw, seen: Seen, view: Tensor, draws: int, key: Tensor) -> 
 
 
 def _scores(labels: Labels, asked: Asked, y: Tensor, p: Tensor, weights: Array) -> Scores:
-    """All but those of the tests."""
     energy = energy_score(p, asked.p).double().cpu().numpy()
     low, high = interval_of(p)
     cells = (asked.seen.p > SHOWN).cpu().numpy()

@@ -71,6 +71,10 @@ class FlowForecast(GaussianForecast):
     ) -> None:
         """steps  of the chain that becomes a residual."""
         super().__init__(latent, modalities, classes, exclusive=exclusive, spread=spread)
+        self.follow(steps)
+
+    def follow(self, steps: Steps) -> None:
+        """From now on draw with these steps."""
         self.time, self.table = sinusoid(steps.t, TIME), steps.table
 
     def start(self) -> None:

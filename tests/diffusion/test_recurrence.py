@@ -8,15 +8,23 @@ from torch import Tensor
 
 from robustmdiff import use_backend
 from robustmdiff.diffusion.precondition import Precondition
-from robustmdiff.diffusion.recurrence import ddpm, heun
-from robustmdiff.diffusion.sample import sample_ddpm, sample_heun
-from robustmdiff.diffusion.schedule import Level, Schedule, StraightPath
+from robustmdiff.diffusion.recurrence import Steps, ddim, ddpm, dpmpp_2m, euler, heun
+from robustmdiff.diffusion.sample import (
+    Denoise,
+    reverse_variance,
+    sample_ddim,
+    sample_ddpm,
+    sample_dpmpp_2m,
+    sample_heun,
+)
+from robustmdiff.diffusion.schedule import Level, Schedule, StraightPath, along
 from robustmdiff.forecast.ddpm import DDPMForecast
 from robustmdiff.forecast.flow import FlowForecast
-from robustmdiff.ops import chain, philox_key
+from robustmdiff.ops import philox_key
+from robustmdiff.ops.ddpm.table import Coefficients
 
 KEY = philox_key(7, 1)
-D, TOLD = 5, 3
+D = 5
 
 
 def network(x: Tensor, t: Tensor, told: Tensor) -> Tensor:
@@ -29,14 +37,9 @@ def test_heun(path):
     z, told = torch.randn(2, 9, D, dtype=torch.float64).unbind()
     t, table = heun(path, unit=1000.0)
     assert len(t) == 2 * path.steps
-    x = z
-    before = said_before = torch.zeros_like(z)
-    for at, (c_in, keep, add, kept, said, sigma) in zip(t, table.double(), strict=True):
-        o = network(c_in * x, at, told)
-        x, before, said_before = keep * x + add * o + kept * before + said * said_before, x, o
-        assert sigma == 0
+    assert not table[:, 5].any()
     exact = sample_heun(lambda x, level, told: network(x, 1000 * level.t, told), path, z, told)
-    torch.testing.assert_close(x, exact, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(recurred(Steps(t, table), z, told), exact, rtol=1e-6, atol=1e-6)
 
 
 def with_weights(forecast: FlowForecast) -> FlowForecast:
@@ -68,28 +71,60 @@ def test_the_paper_s_diffusion_draws_what_sample_ddpm_draws(backend, schedule):
     torch.testing.assert_close(ours, exact, rtol=2e-5, atol=2e-5)
 
 
+def recurred(steps: Steps, x: Tensor, told: Tensor) -> Tensor:
+    """The recurrence in float64, around `network`; nothing is drawn."""
+    before = said_before = torch.zeros_like(x)
+    for at, (c_in, keep, add, kept, said, _) in zip(steps.t, steps.table.double(), strict=True):
+        o = network(c_in * x, at, told)
+        x, before, said_before = keep * x + add * o + kept * before + said * said_before, x, o
+    return x
+
+
+def denoiser(variance: float) -> Denoise:
+    def denoise(x: Tensor, level: Level, told: Tensor) -> Tensor:
+        p = Precondition.of_gaussian(level, x.new_full((1,), variance))
+        return p.c_skip * x + p.c_out * network(p.c_in * x, p.c_noise, told)
+
+    return denoise
+
+
+@pytest.mark.parametrize("variance", [0.3, 1.0])
+@pytest.mark.parametrize("n", [1, 2, 9])
+@pytest.mark.parametrize(("recurrence", "sample"), [(ddim, sample_ddim), (dpmpp_2m, sample_dpmpp_2m)])
+def test_what_draws_nothing_on_its_way(recurrence, sample, n, variance):
+    z, told = torch.randn(2, 9, D, dtype=torch.float64).unbind()
+    schedule = Schedule(steps=n)
+    exact = sample(denoiser(variance), schedule, z, told)
+    torch.testing.assert_close(recurred(recurrence(schedule, variance), z, told), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_euler():
+    z, told = torch.randn(2, 9, D, dtype=torch.float64).unbind()
+    path = StraightPath(7)
+
+    def denoise(x: Tensor, level: Level, told: Tensor) -> Tensor:
+        return x - level.t * network(x, 1000 * level.t, told)
+
+    exact = sample_ddim(denoise, path, z, told)
+    torch.testing.assert_close(recurred(euler(path, unit=1000.0), z, told), exact, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("variance", [0.3, 1.0])
 def test_ddpm_of_another_variance(variance):
-    """By a network that is a few constants: its weights are 0 but for the biases that leave."""
-    from robustmdiff.ops.chain import BlockWeights, LinearWeights, NetworkWeights
-
-    def linear(out: int, inputs: int) -> LinearWeights:
-        return LinearWeights(torch.zeros(out, inputs), torch.zeros(out))
-
-    leave = LinearWeights(torch.zeros(D, 16), torch.linspace(-1, 1, D))
-    block = BlockWeights(linear(32, 16), linear(16, 16), linear(16, 16))
-    weights = NetworkWeights(linear(16, TOLD + 2), linear(16, 16), linear(16, D), (block,), leave)
+    """Noise apart, which `test_the_paper_s_diffusion` draws: the same mean, and the spread of each step."""
+    z, told = torch.randn(2, 9, D, dtype=torch.float64).unbind()
     schedule = Schedule(steps=9)
     steps = ddpm(schedule, variance)
-    z, told = torch.randn(6, D), torch.zeros(6, TOLD)
-
-    def denoise(x: Tensor, level: Level, condition: None) -> Tensor:
-        p = Precondition.of_gaussian(level, x.new_full((1,), variance))
-        return p.c_skip * x + p.c_out * leave.bias
-
-    ours = chain(z, told, weights, torch.zeros(9, 2), steps.table, key=KEY)
-    exact = sample_ddpm(denoise, schedule, z, key=KEY, spread=torch.full_like(z, variance))
-    torch.testing.assert_close(ours, exact, rtol=2e-5, atol=2e-5)
+    x_0 = denoiser(variance)(z, next(along(schedule.levels)), told)
+    c = Coefficients(*schedule.table[0].double())
+    first = Steps(steps.t[:1], steps.table[:1])
+    torch.testing.assert_close(
+        recurred(first, z, told), c.weight_x0 * x_0 + c.weight_xt * z, rtol=1e-5, atol=1e-5
+    )
+    spread = torch.tensor([variance], dtype=torch.float64)
+    for row, sigma in zip(schedule.table.double(), steps.table[:, 5], strict=True):
+        assert float(sigma) ** 2 == pytest.approx(float(reverse_variance(row, spread)), rel=1e-5)
+    assert ddpm(Schedule(T=4, steps=4), variance).table[-1, 5] == 0  # timestep 0 draws nothing
 
 
 def test_what_is_told_of_the_time_is_that_of_the_levels():

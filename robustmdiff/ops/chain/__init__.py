@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustmdiff.ops.chain import definition, native
+from robustmdiff.ops.chain import definition, graph_backend, native
 from robustmdiff.ops.chain.arguments import (
     BlockWeights,
     LinearWeights,
@@ -46,7 +46,7 @@ def chain(
              `ddpm_step` draws at step e.
     row_ids  int64 [rows], whose stream a row draws from; default 0 to rows - 1.
 
-    Samplers of DDPM, DDIM, DPM-Solver++(2M), Euler and Heun are such tables:
+    The samplers DDPM, DDIM, DPM-Solver++(2M), Euler and Heun are such tables:
     robustmdiff.diffusion.recurrence. Definition: robustmdiff.ops.chain.definition. Errors: TypeError for
     dtypes and devices, ValueError for shapes.
     """
@@ -55,5 +55,11 @@ def chain(
 
 
 OP = Op(
-    "chain", arguments, (Backend("native", native.run, native.reasons), Backend("torch", definition.chain))
+    "chain",
+    arguments,
+    (
+        Backend("native", native.run, native.reasons),
+        Backend("graph", graph_backend.run, graph_backend.reasons),
+        Backend("torch", definition.chain),
+    ),
 )

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 from torch.nn.functional import linear, pad
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from robustmdiff import _native
 from robustmdiff.ops.chain.arguments import Arguments, LinearWeights, NetworkWeights
 from robustmdiff.ops.chain.schema import Packed, operator
+from robustmdiff.ops.chain.without_gradient import only_as_it_is
 
 PANEL = 16  # outputs of a layer whose weights lie side by side
 _MISSING = _native.missing(operator)
@@ -27,20 +27,10 @@ def reasons(a: Arguments) -> list[str]:
         found.append(_MISSING)
     if a.x.dtype != torch.float32:
         found.append(f"{a.x.dtype}, and the kernel takes float32")
-    if is_compiling():
-        found.append("a graph is traced, and the definition is made of what every runtime knows")
-    if torch._C._are_functorch_transforms_active():
-        found.append("torch.func transforms it, which only torch takes")
     width, hidden = len(a.weights.told.weight), {len(block.up.weight) for block in a.weights.blocks}
     if len(hidden) > 1 or any(size % PANEL for size in (width, *hidden)):
         found.append(f"widths are {width} and {sorted(hidden)}, not one multiple of {PANEL} each")
-    if torch.is_grad_enabled():
-        tensors = {"x": a.x, "told": a.told, "time": a.time}
-        needed = [name for name, x in tensors.items() if x.requires_grad]
-        if any(x.requires_grad for layer in a.weights.layers() for x in layer):
-            needed.append("weights")
-        found += [f"{name} needs a gradient, which only torch gives" for name in needed]
-    return found
+    return found + only_as_it_is(a)
 
 
 def run(a: Arguments) -> Tensor:
