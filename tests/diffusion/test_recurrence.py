@@ -20,6 +20,7 @@ from robustmdiff.diffusion.sample import (
 from robustmdiff.diffusion.schedule import Level, Schedule, StraightPath, along
 from robustmdiff.forecast.ddpm import DDPMForecast
 from robustmdiff.forecast.flow import FlowForecast
+from robustmdiff.forecast.gaussian import Noise
 from robustmdiff.ops import philox_key
 from robustmdiff.ops.ddpm.table import Coefficients
 
@@ -54,7 +55,7 @@ def test_the_flow_draws_what_sample_heun_draws(backend):
     flow = with_weights(FlowForecast(D, 4, 3, exclusive=True))
     z, told = torch.randn(9, D), torch.randn(9, flow.told_size)
     with torch.no_grad(), use_backend(chain=backend):
-        ours = flow.residual(z, told, None, torch.arange(9))
+        ours = flow.residual(z, told, Noise(z, z), torch.arange(9))
         exact = sample_heun(flow.velocity, StraightPath(2), z, told)
     torch.testing.assert_close(ours, exact, rtol=2e-5, atol=2e-5)
 
@@ -65,7 +66,7 @@ def test_the_paper_s_diffusion_draws_what_sample_ddpm_draws(backend, schedule):
     forecast = with_weights(DDPMForecast(D, 4, 3, exclusive=True, schedule=schedule))
     z, told, ids = torch.randn(9, D), torch.randn(9, forecast.told_size), torch.arange(9) % 4
     with torch.no_grad(), use_backend(chain=backend):
-        ours = forecast.residual(z, told, KEY, ids)
+        ours = forecast.residual(z, told, Noise(z, z, KEY), ids)
         spread = torch.ones_like(z)
         exact = sample_ddpm(forecast.denoise, schedule, z, told, key=KEY, row_ids=ids, spread=spread)
     torch.testing.assert_close(ours, exact, rtol=2e-5, atol=2e-5)
