@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from robustmdiff.cli.arguments import AsJson, RunFolder
 from robustmdiff.cli.show import show
 from robustmdiff.refusal import Refusal
+
+if TYPE_CHECKING:
+    from robustmdiff.export.verify import Verified
 
 
 def export(
@@ -68,19 +71,29 @@ def export(
         return
     if not verify:
         export_run(predictor.run, out, to=to, precision=precision)
-    parities = verified(predictor, out)
+    engines = verified(predictor, out)
     if sign is not None:
         signature.sign(out, sign)
     if as_json:
-        found = {engine: None if parity is None else parity._asdict() for engine, parity in parities.items()}
-        show({"folder": str(out), "engines": found}, as_json)
-        return
-    for engine, parity in parities.items():
-        what = f"{'verified' if verify else 'wrote'} {out}, {engine}: "
-        if parity is None:
-            print(f"{what}it was built, and cannot be run on this machine")
-            continue
-        print(
-            f"{what}{parity.views} views of {parity.people} patients, probabilities differ by at most "
-            f"{parity.largest:.1g} from the run's, {parity.sets} prediction sets do"
-        )
+        show({"folder": str(out), "engines": {name: _json(each) for name, each in engines.items()}}, as_json)
+    for name, each in engines.items() if not as_json else ():
+        print(f"{'verified' if verify else 'wrote'} {out}, {name}: {_said(each)}")
+
+
+def _json(found: Verified | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {**found.parity._asdict(), "changed": found.changed and found.changed._asdict()}
+
+
+def _said(found: Verified | None) -> str:
+    if found is None:
+        return "it was built, and cannot be run on this machine"
+    parity, changed = found
+    said = (
+        f"{parity.views} views of {parity.people} patients, probabilities differ by at most "
+        f"{parity.largest:.1g} from the run's, {parity.sets} prediction sets do"
+    )
+    if changed is None:
+        return said
+    return f"{said}; macro AUROC changes by {changed.auroc:+.4f}, coverage by {changed.coverage:+.3f}"

@@ -38,11 +38,10 @@ def quality(answers: Sequence[Answer], patients: Sequence[Patient], task: Task) 
     return Quality(macro_auroc(p, label, known), float(held[has].mean()))
 
 
-def check_quality(ours: Quality, theirs: Quality, folder: str | Path) -> None:
+def check_changed(changed: Quality, folder: str | Path) -> None:
     """Raises Refusal for a form that is another model than the run: better by chance is not the same."""
-    auroc, coverage = (abs(theirs[i] - ours[i]) for i in range(2))
-    if not (auroc <= AUROC and coverage <= COVERAGE):
+    if not (abs(changed.auroc) <= AUROC and abs(changed.coverage) <= COVERAGE):
         raise Refusal(
-            f"{folder}: macro AUROC changes by {auroc:.4f} and coverage by {coverage:.3f}, expected at most "
-            f"{AUROC} and {COVERAGE}; export in a precision with more digits"
+            f"{folder}: macro AUROC changes by {changed.auroc:+.4f} and coverage by {changed.coverage:+.3f}, "
+            f"expected at most {AUROC} and {COVERAGE}; export in a precision with more digits"
         )

@@ -16,7 +16,7 @@ from robustmdiff.export.int8 import to_int8
 from robustmdiff.export.parity import compare
 from robustmdiff.export.precision import LayersIn
 from robustmdiff.export.program import noise_of
-from robustmdiff.export.quality import Quality, check_quality
+from robustmdiff.export.quality import Quality, check_changed
 from robustmdiff.export.verify import verified
 from robustmdiff.refusal import Refusal
 from robustmdiff.runtime.artefact import Artefact, onnx_runtime
@@ -63,12 +63,11 @@ def test_int8_is_made_of_the_model_and_of_patients(with_draws, tmp_path, monkeyp
     assert 0 < compare(with_draws.predictor, fewer, with_draws.patients[:4]).largest < 0.3  # .06 measured
 
 
-def test_what_fewer_digits_may_change(with_draws, monkeypatch):
-    whole = Quality(0.9, 0.9)
-    check_quality(whole, Quality(0.8981, 0.9099), "somewhere")
-    for other in (Quality(0.8979, 0.9), Quality(0.9, 0.911), Quality(float("nan"), 0.9)):
+def test_what_fewer_digits_may_change():
+    check_changed(Quality(-0.0019, 0.0099), "somewhere")
+    for other in (Quality(-0.0021, 0), Quality(0, 0.011), Quality(float("nan"), 0)):
         with pytest.raises(Refusal, match=r"somewhere: macro AUROC changes by .* and coverage by"):
-            check_quality(whole, other, "somewhere")
+            check_changed(other, "somewhere")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "bf16"])
@@ -82,4 +81,5 @@ def test_what_was_exported_is_asked_where_it_can_be(with_draws, monkeypatch, pre
     if precision == "bf16":
         assert found["onnx"] is None
     else:
-        assert found["onnx"].largest < 1e-5
+        assert found["onnx"].parity.largest < 1e-5
+        assert found["onnx"].changed == (None if precision == "fp32" else (0, 0))
