@@ -42,7 +42,7 @@ ROOT = Path(__file__).parent.parent
 RECORD, PAGE = ROOT / "results" / "few_steps.json", ROOT / "docs" / "results.md"
 PLACE = re.compile(r"(<!-- few steps -->\n).*?(<!-- end of few steps -->)", re.DOTALL)
 EVALUATIONS = (1, 2, 4, 8, 16, 50, 250, 1000)
-DRAWS, SEED, REPLICATES = 32, 0, 200
+PEOPLE, DRAWS, SEED, REPLICATES = 300, 32, 0, 200  # the first people of the test
 DEFAULT = "flow, Heun", 4
 COLUMNS = {
     "energy": "energy score",
@@ -84,6 +84,7 @@ def measure(runs: Sequence[Path], out: Path) -> dict[str, Any]:
         "data": source.data,
         "options": source.options,
         "runs": len(runs),
+        "people": PEOPLE,
         "draws": DRAWS,
         "rows": rows,
     }
@@ -91,7 +92,7 @@ def measure(runs: Sequence[Path], out: Path) -> dict[str, Any]:
 
 def _of_run(run: Run, path: Path, kept: Path) -> Mapping[tuple[str, int], Mapping[str, Array]]:
     study = load_study(run.source)
-    model, patients = run.model.eval(), study.patients["test"]
+    model, patients = run.model.eval(), study.patients["test"][:PEOPLE]
     stages = {"flow": model.second_stage, "ddpm": _ddpm(run, study.patients["train"], kept)}
     asked = ask(model, patients, run.collator, SEED)
     weights = statistics.resamples(asked.persons, REPLICATES, SEED)
@@ -141,8 +142,8 @@ def _diagnosis(
 def table(record: Mapping[str, Any]) -> str:
     """The record as a table of a page."""
     lines = [
-        f"{record['data']}, {record['runs']} seeds, {record['draws']} draws, half missing; "
-        f"commit {record['commit']}, {record['date']}:",
+        f"{record['data']}, {record['runs']} seeds, {record['people']} people, {record['draws']} draws, "
+        f"half missing; commit {record['commit']}, {record['date']}:",
         "",
         "    " + record["command"],
         "",
