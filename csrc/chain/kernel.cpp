@@ -177,7 +177,10 @@ struct State {
       if (draws) {
         const uint64_t seed = uint64_t(chain.seed_offset[0]);
         const int64_t id = chain.row_ids ? chain.row_ids[first + r] : first + r;
-        stream = {{uint32_t(seed), uint32_t(seed >> 32)}, uint32_t(id), uint32_t(evaluation), uint32_t(chain.seed_offset[1])};
+        stream = {{uint32_t(seed), uint32_t(seed >> 32)},
+                  uint32_t(id),
+                  uint32_t(evaluation),
+                  uint32_t(chain.seed_offset[1])};
       }
       for (int64_t j = 0; j < chain.latent; j += 4 * W) {
         F z[4];
@@ -200,6 +203,23 @@ struct State {
   }
 };
 
+// Which rows are told the same: draws of one patient and one class are, and share their condition.
+struct Told {
+  int64_t count = 0;        // different ones
+  int64_t first[ROWS];      // of each, the first row
+  int64_t of[ROWS];         // of each row, which it is
+
+  Told(const float* told, int64_t rows, int64_t size) {
+    const uint64_t bytes = uint64_t(size) * sizeof(float);
+    for (int64_t r = 0; r < rows; ++r) {
+      int64_t i = 0;
+      while (i < count && __builtin_memcmp(told + first[i] * size, told + r * size, bytes) != 0) ++i;
+      if (i == count) first[count++] = r;
+      of[r] = i;
+    }
+  }
+};
+
 constexpr int64_t stride_of(int64_t latent) { return padded(latent, 64); }  // 4 W at most
 
 }  // namespace
@@ -211,7 +231,7 @@ void run(const Chain& a, int64_t first, int64_t rows, float* scratch) {
     scratch += rows * columns;
     return taken;
   };
-  float *told = take(width), *condition = take(width), *modulation = take(2 * width);
+  float *known = take(a.told_size), *told = take(width), *condition = take(width), *modulation = take(2 * width);
   float *h = take(width), *y = take(width), *u = take(inner);
   float* input = take(stride);
   State state{take(stride), take(stride), take(stride), take(stride), stride};
@@ -221,25 +241,30 @@ void run(const Chain& a, int64_t first, int64_t rows, float* scratch) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t j = 0; j < a.latent; ++j) state.x[r * stride + j] = a.x[(first + r) * a.latent + j];
   }
+  const float* given = a.told + first * a.told_size;
+  const Told same(given, rows, a.told_size);
+  for (int64_t i = 0; i < same.count; ++i) {
+    for (int64_t j = 0; j < a.told_size; ++j) known[i * a.told_size + j] = given[same.first[i] * a.told_size + j];
+  }
   Layers start{a.network};
-  apply(start.next(a.told_size, width), a.told + first * a.told_size, a.told_size, rows, told, width);
+  apply(start.next(a.told_size, width), known, a.told_size, same.count, told, width);
   for (int64_t e = 0; e < a.evaluations; ++e) {
     Layers layers = start;
     const float* time = a.times + e * width;
-    for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < same.count; ++i) {
       for (int64_t j = 0; j < width; j += W) {
-        store(y + r * width + j, silu(load(told + r * width + j) + load(time + j)));
+        store(y + i * width + j, silu(load(told + i * width + j) + load(time + j)));
       }
     }
-    apply(layers.next(width, width), y, width, rows, condition, width);
-    each(condition, rows * width, silu);
+    apply(layers.next(width, width), y, width, same.count, condition, width);
+    each(condition, same.count * width, silu);
     const F c_in = set(a.table[e * COLUMNS + INPUT]);
     for (int64_t i = 0; i < rows * stride; i += W) store(input + i, c_in * load(state.x + i));
     apply(layers.next(a.latent, width), input, stride, rows, h, width);
     for (int64_t block = 0; block < a.blocks; ++block) {
-      apply(layers.next(width, 2 * width), condition, width, rows, modulation, 2 * width);
+      apply(layers.next(width, 2 * width), condition, width, same.count, modulation, 2 * width);
       for (int64_t r = 0; r < rows; ++r) {
-        const float* shift = modulation + r * 2 * width;
+        const float* shift = modulation + same.of[r] * 2 * width;
         modulate(h + r * width, shift, shift + width, width, y + r * width);
       }
       apply(layers.next(width, a.hidden), y, width, rows, u, a.hidden);

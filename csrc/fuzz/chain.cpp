@@ -67,11 +67,17 @@ void chain(Case& c) {
   a.blocks = c.say("blocks", random.between(0, 2));
   a.evaluations = c.say("evaluations", random.between(1, 3));
   Array<float> x(random, a.rows * a.latent), told(random, a.rows * a.told_size), net(random, a.network_size());
-  Array<float> times(random, a.evaluations * a.width), table(random, a.evaluations * COLUMNS), out(random, a.rows * a.latent);
+  Array<float> times(random, a.evaluations * a.width), table(random, a.evaluations * COLUMNS);
+  Array<float> out(random, a.rows * a.latent);
   const auto fill = [&](Array<float>& to, int64_t count, double size) {
     for (int64_t i = 0; i < count; ++i) to[i] = float(random.uniform(-size, size));
   };
   fill(x, a.rows * a.latent, 2), fill(told, a.rows * a.told_size, 2), fill(net, a.network_size(), 0.3);
+  for (int64_t row = 1; row < a.rows; ++row) {  // some are told the same
+    if (!random.chance(0.4)) continue;
+    const int64_t like = random.between(0, row - 1);
+    for (int64_t j = 0; j < a.told_size; ++j) told[row * a.told_size + j] = told[like * a.told_size + j];
+  }
   fill(times, a.evaluations * a.width, 1), fill(table, a.evaluations * COLUMNS, 1);
   for (int64_t e = 0; e < a.evaluations; ++e) table[e * COLUMNS + SIGMA] = 0;  // noise: fuzz ddpm
   a.x = x.begin(), a.told = told.begin(), a.network = net.begin(), a.times = times.begin(), a.table = table.begin();
@@ -80,7 +86,8 @@ void chain(Case& c) {
   RMD_ON(c.isa, run(a, 0, a.rows, scratch.begin()));
   for (int64_t row = 0; row < a.rows; ++row) {
     Reader read{net.begin()};
-    const Row first = read(Row(told.begin() + row * a.told_size, told.begin() + (row + 1) * a.told_size), a.told_size, a.width);
+    const float* known = told.begin() + row * a.told_size;
+    const Row first = read(Row(known, known + a.told_size), a.told_size, a.width);
     Row at(x.begin() + row * a.latent, x.begin() + (row + 1) * a.latent), before(size_t(a.latent), 0.0), said(before);
     double largest = 1;
     for (int64_t e = 0; e < a.evaluations; ++e) {

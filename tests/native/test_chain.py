@@ -54,6 +54,19 @@ def test_a_row_does_not_depend_on_its_batch_mates(isa):
         assert torch.equal(taken, together[some])
 
 
+def test_rows_that_are_told_the_same_do_not_differ_from_others(isa):
+    """They share their condition; a row alone has its own."""
+    args, drawn = call(60, 5, 9, 32, 48, 1, 3)
+    x, told, *rest = at(args, torch.float32)
+    told = told[torch.arange(60) % 7 * (torch.arange(60) < 40) + torch.arange(60) // 20]
+    together = run(x, told, *rest, **drawn)
+    for some in ([0], [3, 10, 17], list(range(59, 10, -1))):
+        taken = run(x[some], told[some], *rest, key=drawn["key"], row_ids=drawn["row_ids"][some])
+        assert torch.equal(taken, together[some])
+    with use_backend(chain="torch"), torch.no_grad():
+        torch.testing.assert_close(together, chain(x, told, *rest, **drawn), rtol=1e-4, atol=1e-5)
+
+
 def test_memory_beside_what_is_given_is_not_read(isa):
     """Rows end inside a vector: what lies behind them is poisoned."""
     args, drawn = call(5, 3, 7, 16, 16, 1, 3)

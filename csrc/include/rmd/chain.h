@@ -34,7 +34,7 @@ struct Chain {
   }
   // Floats to work in, for `count` rows at a time.
   int64_t scratch_size(int64_t count) const {
-    return count * (6 * width + (hidden > width ? hidden : width) + 5 * padded(latent, 64));
+    return count * (told_size + 6 * width + (hidden > width ? hidden : width) + 5 * padded(latent, 64));
   }
   int64_t flops_of_row() const { return 2 * evaluations * network_size(); }
 };
