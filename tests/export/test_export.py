@@ -193,7 +193,7 @@ def test_what_is_signed_is_what_was_compared(command, tmp_path, capsys):
     command(tmp_path, tmp_path / "exported", sign=key)
     assert "wrote" in capsys.readouterr().out
     verify(tmp_path / "exported", tmp_path / "ours.pub")
-    (tmp_path / "exported" / "bom.cdx.json").write_text("{}")
+    (tmp_path / "exported" / "bom.cdx.json").write_bytes(b"{}")
     with pytest.raises(Refusal, match=r"bom\.cdx\.json: is not the file that was signed"):
         verify(tmp_path / "exported", tmp_path / "ours.pub")
     with pytest.raises(Refusal, match=r"bom\.cdx\.json: is not the file that was exported"):
@@ -201,7 +201,7 @@ def test_what_is_signed_is_what_was_compared(command, tmp_path, capsys):
 
 
 def test_nothing_is_exported_with_a_key_that_cannot_sign(command, tmp_path):
-    (tmp_path / "text").write_text("no key")
+    (tmp_path / "text").write_bytes(b"no key")
     with pytest.raises(Refusal, match="text: is no private key to sign with"):
         command(tmp_path, tmp_path / "exported", sign=tmp_path / "text")
     with pytest.raises(Refusal, match=r"--sign is .*text with --verify, which writes nothing"):

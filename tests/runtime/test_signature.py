@@ -35,7 +35,7 @@ def keys(tmp_path_factory) -> Path:
     written(folder / "locked", ec.generate_private_key(ec.SECP256R1()), b"secret")
     written(folder / "rsa", rsa.generate_private_key(65537, 2048))
     written(folder / "odd", ec.generate_private_key(ec.SECP256K1()))
-    (folder / "text").write_text("no key")
+    (folder / "text").write_bytes(b"no key")
     return folder
 
 
@@ -44,7 +44,7 @@ def signed(tmp_path, keys) -> Path:
     folder = tmp_path / "exported"
     folder.mkdir()
     (folder / "model.onnx").write_bytes(bytes(range(256)))
-    (folder / "manifest.json").write_text("{}")
+    (folder / "manifest.json").write_bytes(b"{}")
     sign(folder, keys / "ours")
     return folder
 
@@ -85,11 +85,11 @@ def test_the_tool_of_its_authors_agrees(signed, keys):
     [
         (lambda f: (f / "model.onnx").write_bytes(b"other"), r"model\.onnx: is not the file that was signed"),
         (
-            lambda f: (f / "manifest.json").write_text("[]"),
+            lambda f: (f / "manifest.json").write_bytes(b"[]"),
             r"manifest\.json: is not the file that was signed",
         ),
         (lambda f: (f / "model.onnx").unlink(), r"model\.onnx: is gone"),
-        (lambda f: (f / "more").write_text(""), "more: was not signed"),
+        (lambda f: (f / "more").write_bytes(b""), "more: was not signed"),
         (lambda f: (f / "link").symlink_to("model.onnx"), "link' because it is a symlink"),
         (lambda f: (f / SIGNATURE).unlink(), r"model\.sig: is not there"),
     ],
@@ -103,7 +103,7 @@ def test_what_is_not_as_it_was_is_refused_by_name(signed, keys, alter, said):
 
 def test_each_file_is_named(signed, keys):
     (signed / "model.onnx").write_bytes(b"")
-    (signed / "more").write_text("")
+    (signed / "more").write_bytes(b"")
     with pytest.raises(Refusal) as refused:
         verify(signed, keys / "ours.pub")
     assert [sentence.partition(":")[0] for sentence in refused.value.args] == [

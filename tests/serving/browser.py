@@ -72,7 +72,7 @@ class Browser:
             self.complaints.append(json.dumps(said["params"]["exceptionDetails"]))
         return said
 
-    def open(self, url: str, width: int, height: int, *, dark: bool = False) -> None:
+    def visit(self, url: str, width: int, height: int, *, dark: bool = False) -> None:
         phone = width < 600
         self.send(
             "Emulation.setDeviceMetricsOverride",

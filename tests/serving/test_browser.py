@@ -54,7 +54,7 @@ def running(start) -> Iterator[Running]:
 
 @pytest.fixture
 def page(browser, running) -> Browser:
-    browser.open(running.url, *DESKTOP)
+    browser.visit(running.url, *DESKTOP)
     browser.until(READY)
     return browser
 
@@ -74,7 +74,7 @@ def change(browser, expression):
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_patient_is_diagnosed_and_nothing_sticks_out(browser, running, tmp_path, size, dark):
-    browser.open(running.url, *size, dark=dark)
+    browser.visit(running.url, *size, dark=dark)
     browser.until(READY)
     fill(browser, tmp_path)
     browser.value("form.requestSubmit()")
@@ -195,7 +195,7 @@ def test_what_the_server_refuses_is_said(page, tmp_path):
 
 def test_where_a_token_is_asked_for_the_page_asks_for_it_and_forgets_it(browser, start):
     running = start(patients=64, token="correct-horse-battery")
-    browser.open(running.url, *DESKTOP)
+    browser.visit(running.url, *DESKTOP)
     browser.until("typeof form === 'object' && !document.getElementById('door').hidden")
     browser.press("wrong")
     browser.press("Enter")
@@ -209,6 +209,6 @@ def test_where_a_token_is_asked_for_the_page_asks_for_it_and_forgets_it(browser,
     browser.until(ANSWERED)
     assert browser.value("document.documentElement.outerHTML.includes('correct-horse')") is False
     assert browser.value("document.getElementById('token').value") == ""
-    browser.open(running.url, *DESKTOP)
+    browser.visit(running.url, *DESKTOP)
     browser.until("typeof form === 'object' && !document.getElementById('door').hidden")
     running.end()
