@@ -76,7 +76,8 @@ def section(name: str, rows: Sequence[Row]) -> str:
 
 
 def where(row: Row) -> str:
-    threads = f", {row['threads']} threads" if row["device"] == "cpu" else ""
+    many = "thread" if row["threads"] == 1 else "threads"
+    threads = f", {row['threads']} {many}" if row["device"] == "cpu" else ""
     return f"{row['machine']}{threads}, torch {row['torch']}, commit {row['commit']}, {row['date'][:10]}"
 
 
@@ -152,10 +153,11 @@ def summary(rows: Sequence[Row]) -> str:
     """Our fastest kernel at every workload: the table of the README."""
     ours = [row for row in rows if row.get("ours") and "curve" not in row and row["op"] in OPS]
     lines = []
-    for machine in machines(ours):
-        here = [row for row in ours if row["machine"] == machine]
+    places = (where(row) for machine in machines(ours) for row in ours if row["machine"] == machine)
+    for place in dict.fromkeys(places):
+        here = [row for row in ours if where(row) == place]
         lines += [
-            f"{where(here[0])}:",
+            f"{place}:",
             "",
             _line(["op", "workload", "pass", "ours", "x limit", "best peer", "ours / it"]),
         ]
