@@ -20,7 +20,7 @@ def export(
     run: RunFolder,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write it.")],
     to: Annotated[
-        str, typer.Option(metavar="FORMAT", help="onnx; tensorrt, aoti: built of it as well; triton-server.")
+        str, typer.Option(metavar="FORMAT", help="onnx; tensorrt, aoti, openvino: as well; triton-server.")
     ] = "onnx",
     precision: Annotated[
         str,

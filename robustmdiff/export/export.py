@@ -19,6 +19,7 @@ from robustmdiff.export.card import CARD, model_card
 from robustmdiff.export.graph import DiagnosisGraph, check_exportable
 from robustmdiff.export.int8 import to_int8
 from robustmdiff.export.onnx import to_onnx
+from robustmdiff.export.openvino import build_openvino
 from robustmdiff.export.precision import DTYPES
 from robustmdiff.export.program import axes_of, example_of, noise_of, trace
 from robustmdiff.export.tensorrt import build_engine
@@ -27,10 +28,10 @@ from robustmdiff.runtime.inputs import Arrays, feed
 from robustmdiff.runtime.manifest import MANIFEST, NOISE, TOKENIZER, Manifest, sha256
 from robustmdiff.whole import write_whole
 
-FORMATS = ("onnx", "tensorrt", "aoti")
+FORMATS = ("onnx", "tensorrt", "aoti", "openvino")
 PRECISIONS = (*DTYPES, "int8")
 CALIBRATING, EIGHT = 64, 8  # patients, and how many at a time
-MODEL, ENGINE, PACKAGE = "model.onnx", "model.engine", "model.pt2"
+MODEL, ENGINE, PACKAGE, OPENVINO = "model.onnx", "model.engine", "model.pt2", "model.xml"
 
 
 def export_run(
@@ -38,8 +39,8 @@ def export_run(
 ) -> Path:
     """Write the folder; the manifest last, so that a folder that loads is whole.
 
-    to  "onnx"; "tensorrt", "aoti": a TensorRT engine or an AOTInductor package of the graph as well, beside
-        it.
+    to  "onnx"; "tensorrt", "aoti", "openvino": a TensorRT engine, an AOTInductor package or OpenVINO's own
+        format of the graph as well, beside it.
     precision  that layers multiply in: "fp32", "fp16", "bf16"; "int8", whose scales are from the run's
                calibration patients, of what is made of the ONNX model.
 
@@ -55,6 +56,8 @@ def export_run(
         raise Refusal(f"export: precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if precision == "int8" and to == "aoti":
         raise Refusal("export: precision is 'int8' to aoti, expected fp32, fp16 or bf16")
+    if precision != "fp32" and to == "openvino":
+        raise Refusal(f"export: precision is {precision!r} to openvino, expected fp32")
     model, config = run.model, run.model.config
     check_exportable(model)
     graph = DiagnosisGraph(model, run.conformal, run.abstention, DTYPES.get(precision, torch.float32))
@@ -78,6 +81,9 @@ def export_run(
     if to == "aoti":
         files.append(PACKAGE)
         engines[PACKAGE] = build_package(traced, folder / PACKAGE, model.task.classes)
+    if to == "openvino":
+        engines[OPENVINO] = build_openvino(content, folder / OPENVINO)
+        files += [OPENVINO, Path(OPENVINO).with_suffix(".bin").name]
     card = model_card(run, {name: sha256(folder / name) for name in files})
     for name, document in ((CARD, card), (BOM, bill_of_materials(card))):
         files.append(name)

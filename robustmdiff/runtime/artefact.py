@@ -40,8 +40,8 @@ class Artefact:
 
     @classmethod
     def load(cls, folder: str | Path, *, engine: str | None = None, threads: int | None = None) -> Self:
-        """engine   "onnx"; or "aoti", which needs torch, where it was exported as well.
-        threads  that one call of ONNX Runtime may use; unless given, as many as it takes.
+        """engine   "onnx"; or "aoti", which needs torch, or "openvino", where it was exported as well.
+        threads  that one call of ONNX Runtime or OpenVINO may use; unless given, as many as it takes.
 
         Raises Refusal for a folder whose files are not those that were exported, and where the engine's
         package is not installed.
@@ -140,4 +140,25 @@ def aot_inductor(model: Path, threads: int | None) -> Engine:
     return run
 
 
-ENGINES: Mapping[str, Callable[[Path, int | None], Engine]] = {"onnx": onnx_runtime, "aoti": aot_inductor}
+def openvino(model: Path, threads: int | None) -> Engine:
+    try:
+        from openvino import Core
+    except ImportError as error:
+        raise Refusal(f"{model}: needs OpenVINO, expected `pip install openvino`") from error
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    settings |= {"INFERENCE_NUM_THREADS": str(threads)} if threads else {}
+    core = Core()
+    compiled = core.compile_model(core.read_model(model), "CPU", settings)
+
+    def run(arrays: Arrays) -> Arrays:
+        found = compiled.create_infer_request().infer(arrays)  # a request of its own: threads share the model
+        return {output.any_name: np.array(found[output]) for output in compiled.outputs}
+
+    return run
+
+
+ENGINES: Mapping[str, Callable[[Path, int | None], Engine]] = {
+    "onnx": onnx_runtime,
+    "aoti": aot_inductor,
+    "openvino": openvino,
+}

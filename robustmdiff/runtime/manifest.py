@@ -5,6 +5,7 @@ artefact/
   model.onnx       the engine
   model.engine     another one, of TensorRT, where it was asked for
   model.pt2        another one, of AOTInductor, where it was asked for
+  model.xml, .bin  another one, of OpenVINO, where it was asked for
   noise.npz        what the draws are made of, where the model makes draws
   tokenizer.json   where the task has text
   model_card.json  what it is for, of whom it was made, how well it does for whom
