@@ -52,7 +52,8 @@ def side_by_side(predictor: Predictor, folders: Sequence[Path], patients: Sequen
         manifest = Manifest.load(folder)
         for engine, file in manifest.files_of_engines().items():
             path = folder / file
-            form = Form(str(path), manifest.precision, path.stat().st_size)
+            size = manifest.engines[file]["bytes"] if file in manifest.engines else path.stat().st_size
+            form = Form(str(path), manifest.precision, size)
             try:
                 artefact = Artefact.load(folder, engine=engine)
             except Refusal as error:

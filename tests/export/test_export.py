@@ -213,7 +213,7 @@ def test_forms_side_by_side(with_draws, tmp_path, monkeypatch):
     monkeypatch.setattr("robustmdiff.export.forms.SIZES", (1, 5))
     folder = shutil.copytree(with_draws.folder, tmp_path / "exported")
     (folder / "model.engine").write_bytes(b"an engine")
-    built = {"model.engine": {"engine": "tensorrt"}}
+    built = {"model.engine": {"engine": "tensorrt", "bytes": 9}}
     replace(with_draws.artefact.manifest, engines=built).save(folder)
     people = with_draws.patients
     monkeypatch.setattr(with_draws.predictor, "patients", lambda: people)

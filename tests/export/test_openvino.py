@@ -16,6 +16,7 @@ from robustmdiff.export.parity import compare
 from robustmdiff.refusal import Refusal
 from robustmdiff.runtime import Artefact
 from robustmdiff.runtime.artefact import openvino
+from robustmdiff.runtime.manifest import Manifest
 
 ROUNDING = 1e-5  # float32 through a few layers; `compare` measures about 2e-7
 C, F = 5, 7
@@ -92,6 +93,12 @@ def test_under_every_subset_of_what_patients_have(with_draws, folder):
     for patient in with_draws.patients[:3]:  # alone
         expected = with_draws.predictor.diagnose(patient).probability
         assert artefact.diagnose(patient).probability == pytest.approx(expected, abs=ROUNDING)
+
+
+@pytest.mark.engines
+def test_its_size_is_that_of_both_files(folder):
+    files = (folder / "model.xml", folder / "model.bin")
+    assert Manifest.load(folder).engines["model.xml"]["bytes"] == sum(path.stat().st_size for path in files)
 
 
 @pytest.mark.engines
