@@ -16,10 +16,12 @@ from robustmdiff.diagnosis.second_stage import fit_second_stage
 from robustmdiff.experiment.run import SPLIT, Run
 from robustmdiff.experiment.source import Source
 from robustmdiff.export.export import export_run
+from robustmdiff.export.parity import compare
 from robustmdiff.forecast import fitting
 from robustmdiff.runtime import Artefact
 from tests.small_study import make_study, small_study  # noqa: F401
 
+ROUNDING = 1e-5  # float32 through a few layers; `compare` measures about 2e-7
 KEPT = ("ct", "text", "structured")  # one of each kind: tracing takes as long as there are layers
 
 
@@ -29,6 +31,16 @@ class Exported:
     folder: Path
     artefact: Artefact
     patients: list[Patient]
+
+
+def says_what_the_run_says(exported: Exported, artefact: Artefact) -> None:
+    """An engine, under every subset of what the patients have, together and alone."""
+    parity = compare(exported.predictor, artefact, exported.patients)
+    assert parity.largest < ROUNDING
+    assert parity.sets == 0
+    for patient in exported.patients[:3]:
+        expected = exported.predictor.diagnose(patient).probability
+        assert artefact.diagnose(patient).probability == pytest.approx(expected, abs=ROUNDING)
 
 
 def small_run(folder: Path, *, second_stage: str | None = "flow", **options) -> tuple[Run, list[Patient]]:

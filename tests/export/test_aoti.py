@@ -16,14 +16,13 @@ from hypothesis import strategies as st
 from robustmdiff import use_backend
 from robustmdiff.export import aoti
 from robustmdiff.export.export import export_run
-from robustmdiff.export.parity import compare
 from robustmdiff.ops import knowledge_attention, masked_attention_lse
 from robustmdiff.refusal import Refusal
 from robustmdiff.runtime import Artefact
+from tests.export.conftest import ROUNDING, says_what_the_run_says
 from tests.export.test_functions import inside, padded_patients
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cpp"
-ROUNDING = 1e-5  # float32 through a few layers; `compare` measures about 2e-7
 
 
 @settings(max_examples=40, deadline=None)
@@ -73,12 +72,7 @@ def folder(with_draws, tmp_path_factory) -> Path:
 @pytest.mark.engines
 def test_under_every_subset_of_what_patients_have(with_draws, folder):
     artefact = Artefact.load(folder, engine="aoti")
-    parity = compare(with_draws.predictor, artefact, with_draws.patients)
-    assert parity.largest < ROUNDING
-    assert parity.sets == 0
-    for patient in with_draws.patients[:3]:  # alone
-        expected = with_draws.predictor.diagnose(patient).probability
-        assert artefact.diagnose(patient).probability == pytest.approx(expected, abs=ROUNDING)
+    says_what_the_run_says(with_draws, artefact)
 
 
 @pytest.mark.engines
