@@ -33,9 +33,10 @@ from robustmdiff.training.config import TrainConfig, load_config, make_config
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
-RUN_ELSEWHERE = [  # tests/ops/test_docs.py, tests/ops/test_adding_an_op.py, and each guide as a whole
+RUN_ELSEWHERE = [  # tests/ops/test_docs.py, tests/**/test_adding_a*.py, and each guide as a whole
     *(ROOT / "docs" / "ops" / f"{op}.md" for op in OPS),
     ROOT / "docs" / "adding_an_op.md",
+    ROOT / "docs" / "adding_a_kind.md",
     *GUIDES,
 ]
 SMALLER = {  # in examples that run

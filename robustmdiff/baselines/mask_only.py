@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from robustmdiff.baselines.heads import FindingHeads, class_head
-from robustmdiff.data.batch import Batch, Panels
+from robustmdiff.data.batch import Batch
+from robustmdiff.data.kinds.values import Panels
 from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.contract import DiagnosisModel, Logits
 from robustmdiff.diagnosis.losses import Losses, class_loss

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustmdiff.data.batch import Batch, Panels
+from robustmdiff.data.batch import Batch
+from robustmdiff.data.kinds.values import Panels
 from robustmdiff.data.task import Modality, Task
 from robustmdiff.diagnosis.contract import Logits
 from robustmdiff.diagnosis.fitted import FittedModel

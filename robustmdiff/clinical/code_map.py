@@ -82,10 +82,7 @@ def read_code_map(path: Path | None, task: Task) -> CodeMap:
 
 def columns_of(task: Task) -> Iterator[Column]:
     for modality in task.modalities:
-        if modality.kind == "values":
-            yield from (Column(modality, field) for field in modality.fields)
-        else:
-            yield Column(modality)
+        yield from (Column(modality, field) for field in modality.fields or (None,))
 
 
 def said(text: str) -> str:

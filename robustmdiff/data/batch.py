@@ -6,38 +6,25 @@ them (`encoders.tensors`); `A` is either.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 A = TypeVar("A")
+A_co = TypeVar("A_co", covariant=True)
 
 
-class Images(NamedTuple, Generic[A]):
-    """The images of the n patients who have one; `rows` says which patients they are."""
+class Input(Protocol[A_co]):
+    """The observations of the n patients who have a modality: a NamedTuple of arrays [n, ...], of which
+    `data.kinds` has one for each kind. Where the last is `lengths`, int64 [n], the others are end to end, so
+    many for each patient."""
 
-    rows: A  # [n] int64, ascending
-    pixels: A  # [n, C, H, W] float32, in the modality's own unit
+    @property
+    def rows(self) -> A_co:
+        """int64 [n], ascending: which patients of the batch they are."""
+        ...
 
-
-class Texts(NamedTuple, Generic[A]):
-    """The texts of the n patients who have one, token ids end to end (an empty text keeps its
-    special tokens, so present texts never have length 0)."""
-
-    rows: A  # [n] int64, ascending
-    input_ids: A  # [sum of lengths] int64
-    lengths: A  # [n] int64
-
-
-class Panels(NamedTuple, Generic[A]):
-    """The values of the n patients who have any panel. A cell that was not measured has
-    present False and value 0; categorical fields hold the category's index."""
-
-    rows: A  # [n] int64, ascending
-    value: A  # [n, F] float32
-    present: A  # [n, F] bool
-
-
-Input = Images[A] | Texts[A] | Panels[A]
+    def __iter__(self) -> Iterator[A_co]: ...
 
 
 @dataclass(frozen=True)

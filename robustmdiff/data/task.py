@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from numbers import Real
+from reprlib import repr as brief
 from typing import Any, Literal
 
 from robustmdiff.data.names import check_modality_name, check_name, check_names
 from robustmdiff.refusal import Refusal
 
-Kind = Literal["image", "text", "values"]
 SMALL, LARGE = 1e-30, 1e30  # widths and ends that float32 can divide by
 ROUNDED = 0.01  # what the prevalences may miss of 1: thirds are written .33
 
@@ -49,7 +48,8 @@ class Modality:
     """A source of information about a patient, present or absent as a whole.
 
     kind      "image": float32 [channels, height, width] (CT slices and MRI contrasts are
-              channels); "text": str; "values": mapping from field name to number or category.
+              channels); "text": str; "values": mapping from field name to number or category;
+              or another of `data.kinds.KINDS`.
     shape     image only: (channels, height, width).
     window    image only: the intensities (low, high) that map to -1 and 1, in the image's
               own unit (HU for CT); values outside are clipped, but those of the default, which
@@ -64,8 +64,8 @@ class Modality:
     """
 
     name: str
-    kind: Kind
-    shape: tuple[int, int, int] | None = None
+    kind: str
+    shape: tuple[int, ...] | None = None
     window: tuple[float, float] | Literal["file"] = (0.0, 1.0)
     bits: int | None = None
     channels: tuple[str, ...] = ()
@@ -74,22 +74,22 @@ class Modality:
     cost: float = 1.0
 
     def __post_init__(self) -> None:
+        from robustmdiff.data.kinds import KINDS  # which read modalities
+
         check_modality_name(self.name)
         where = f"Modality {self.name!r}"
-        if self.kind not in CHECKS:
-            *others, last = map(repr, CHECKS)
+        if self.kind not in KINDS:
+            *others, last = map(repr, KINDS)
             raise Refusal(f"{where}: kind is {self.kind!r}, expected {', '.join(others)} or {last}")
-        if self.kind != "image" and self.shape is not None:
-            raise Refusal(f"{where}: shape is {self.shape}, expected none: it is no image")
+        for name in ("shape", "channels", "fields"):
+            given = getattr(self, name)
+            if given and name not in KINDS[self.kind].settings:
+                raise Refusal(f"{where}: {name} is {brief(given)}, expected none: its kind is {self.kind!r}")
         if self.bits is not None and not (type(self.bits) is int and 8 <= self.bits <= 32):
             raise Refusal(f"{where}: bits is {self.bits!r}, expected 8 to 32, or None")
-        if self.kind != "image" and self.channels:
-            raise Refusal(f"{where}: channels is {self.channels}, expected none: it is no image")
-        if self.kind != "values" and self.fields:
-            raise Refusal(f"{where}: has fields, expected none: its kind is {self.kind!r}")
         if self.encoder is not None:
             check_name(self.encoder, f"{where}: encoder")
-        CHECKS[self.kind](self, where)
+        KINDS[self.kind].check(self, where)
         if not (is_number(self.cost) and 0 < self.cost < LARGE):
             raise Refusal(f"{where}: cost is {self.cost}, expected a positive number")
 
@@ -135,7 +135,7 @@ class Task:
     def modality_names(self) -> tuple[str, ...]:
         return tuple(modality.name for modality in self.modalities)
 
-    def of_kind(self, kind: Kind) -> tuple[Modality, ...]:
+    def of_kind(self, kind: str) -> tuple[Modality, ...]:
         return tuple(modality for modality in self.modalities if modality.kind == kind)
 
     def to_json(self) -> dict[str, Any]:
@@ -159,50 +159,6 @@ def check_range(ends: Any, what: str) -> None:
     low_high = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(is_number, ends))
     if not low_high or not all(abs(end) < LARGE for end in ends) or ends[1] - ends[0] <= SMALL:
         raise Refusal(f"{what} is {ends}, expected two finite numbers, low < high")
-
-
-def _is_shape(shape: Any) -> bool:
-    return (
-        isinstance(shape, tuple | list)
-        and len(shape) == 3
-        and all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in shape)
-    )
-
-
-def _check_image(modality: Modality, where: str) -> None:
-    if not _is_shape(modality.shape):
-        raise Refusal(f"{where}: shape is {modality.shape}, expected (channels, height, width)")
-    if modality.window != "file":
-        check_range(modality.window, f"{where}: window")
-    assert modality.shape is not None  # it has just been looked at
-    if modality.channels and len(modality.channels) != modality.shape[0]:
-        raise Refusal(
-            f"{where}: channels is {modality.channels}, expected {modality.shape[0]} of them, or none"
-        )
-    check_names(modality.channels, f"{where}: channels")
-
-
-def _check_text(modality: Modality, where: str) -> None:
-    """A text has nothing of its own to declare."""
-
-
-def _check_values(modality: Modality, where: str) -> None:
-    if not modality.fields:
-        raise Refusal(f"{where}: fields is empty, expected at least one Field")
-    check_names([field.name for field in modality.fields], f"{where}: fields")
-    if modality.encoder is not None and ":" not in modality.encoder:
-        raise Refusal(
-            f"{where}: encoder is {modality.encoder!r}, expected 'package.module:Class' or none: there are "
-            "no transformers models of values"
-        )
-
-
-# What a modality of each kind declares of its own.
-CHECKS: Mapping[Kind, Callable[[Modality, str], None]] = {
-    "image": _check_image,
-    "text": _check_text,
-    "values": _check_values,
-}
 
 
 def _check_prevalence(task: Task) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from robustmdiff.data.batch import Texts
+from robustmdiff.data.kinds.text import Texts
 from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.nn import GraphAttention
 from robustmdiff.nn.dropout import of_others

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from robustmdiff.data.task import Modality, Task
-from robustmdiff.encoders.encoder import Encoder
+from robustmdiff.encoders.encoder import KindEncoder
 from robustmdiff.nn.transformers import NAME, OwnAttentionError, register_with_transformers
 from robustmdiff.refusal import Refusal
 from robustmdiff.whole import write_whole
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
-class TransformersEncoder(Encoder):
+class TransformersEncoder(KindEncoder):
     """An encoder around a model of transformers, which asks for our attention by name: a name that every
     process has to be told, those that unpickle it as well."""
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+from robustmdiff.data.batch import Input
+from robustmdiff.data.kinds.kind import Spans
+from robustmdiff.data.task import Modality
 
 
 class Embedded(NamedTuple):
@@ -27,7 +32,7 @@ class Encoder(nn.Module, ABC):
         tokens, lengths = encoder(observations) = encoder.encode(encoder.embed(observations))
 
     observations  those of the n >= 1 patients who have the modality: `Images`, `Texts` or `Panels`
-                  (`robustmdiff.data.batch`), on the encoder's device.
+                  (`robustmdiff.data.kinds`), on the encoder's device.
     tokens        float [sum of lengths, d_h], end to end; the first token of each patient is H_i.
     lengths       int64 [n], each at least 1.
 
@@ -58,3 +63,27 @@ class Encoder(nn.Module, ABC):
 
     def fit(self, observations: Any) -> None:
         """Called once before training, with the training patients, for scales and the like."""
+
+
+class KindEncoder(Encoder):
+    """The encoder that a kind brings. Its static methods hold for any encoder of the kind, a user's too."""
+
+    @staticmethod
+    @abstractmethod
+    def blank(modality: Modality) -> Input[Tensor]:
+        """Two observations of which little is known, to try an encoder on."""
+
+    @staticmethod
+    @abstractmethod
+    def silent(encoder: Encoder, observations: Any, spans: Spans) -> Tensor:
+        """The beginning of an explanation's path: `Embedded.x` of a modality that is there and says nothing.
+        spans: the characters behind each token of a text."""
+
+    @staticmethod
+    def entered(encoder: nn.Module) -> Encoder | None:
+        """Where a class of the user's own that is no `Encoder` is entered for an explanation, if anywhere."""
+        return None
+
+    @abstractmethod
+    def enter(self, inputs: Mapping[str, Tensor]) -> Embedded:
+        """What a graph is given of n observations, as the kind's `specs` say, at the entry of the layers."""

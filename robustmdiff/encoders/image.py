@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
 
-from robustmdiff.data.batch import Images
+import torch
+from torch import Tensor, nn
+
+from robustmdiff.data.kinds.image import Images
+from robustmdiff.data.kinds.kind import Spans
 from robustmdiff.data.task import Modality
 from robustmdiff.encoders.backbone import TransformersEncoder, load_backbone, to_width
 from robustmdiff.encoders.config import EncoderConfig
-from robustmdiff.encoders.encoder import Embedded
+from robustmdiff.encoders.encoder import Embedded, Encoder
 from robustmdiff.refusal import Refusal
+
+BLUR = 1 / 8  # of the shorter side: what is left of an image after it shows anatomy but no lesion
 
 
 def normalise(pixels: Tensor, window: tuple[float, float]) -> Tensor:
@@ -66,6 +71,17 @@ class ImageEncoder(TransformersEncoder):
         assert modality.shape is not None
         return Images(torch.arange(2), torch.full((2, *modality.shape), modality.low_high[0]))
 
+    @staticmethod
+    def silent(encoder: Encoder, images: Images, spans: Spans) -> Tensor:
+        return encoder.embed(images._replace(pixels=blurred(images.pixels))).x
+
+    @staticmethod
+    def entered(encoder: nn.Module) -> Encoder:
+        return AtPixels(encoder)
+
+    def enter(self, inputs: Mapping[str, Tensor]) -> Embedded:
+        return self.embed(Images(None, inputs["pixels"]))
+
     def embed(self, images: Images) -> Embedded:
         """x: pixels [n, C, H, W], normalised and not yet clipped."""
         return Embedded(normalise(images.pixels, self.window))
@@ -80,3 +96,30 @@ class ImageEncoder(TransformersEncoder):
             x = x.expand(-1, self.vit.config.num_channels, -1, -1)
         tokens = self.project(self.vit(pixel_values=x.clamp(-1, 1)).last_hidden_state)  # [n, 1 + patches, d]
         return tokens, torch.full(tokens.shape[:1], tokens.shape[1], device=tokens.device)
+
+
+class AtPixels(Encoder):
+    """An image encoder of the user's own that is no `Encoder`: it is entered at the pixels themselves."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def embed(self, images: Images) -> Embedded:
+        return Embedded(images.pixels)
+
+    def encode(self, embedded: Embedded) -> tuple[Tensor, Tensor]:
+        rows = torch.arange(len(embedded.x), device=embedded.x.device)
+        return self.encoder(Images(rows, embedded.x))
+
+
+def blurred(pixels: Tensor) -> Tensor:
+    """[n, C, H, W], by a Gaussian of BLUR times the shorter side; edges repeat."""
+    C, *sides = pixels.shape[1:]
+    sigma = BLUR * min(sides)
+    reach = int(3 * sigma) + 1
+    offset = torch.arange(-reach, reach + 1, device=pixels.device, dtype=pixels.dtype)
+    kernel = torch.exp(-((offset / sigma) ** 2) / 2)
+    kernel = (kernel / kernel.sum()).expand(C, 1, 1, -1)
+    x = nn.functional.pad(pixels, (reach,) * 4, mode="replicate")
+    return nn.functional.conv2d(nn.functional.conv2d(x, kernel, groups=C), kernel.mT, groups=C)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from robustmdiff.encoders.encoder import KindEncoder
 from robustmdiff.encoders.image import ImageEncoder
 from robustmdiff.encoders.text import TextEncoder
 from robustmdiff.encoders.values import PanelEncoder
 
-ENCODERS: dict[str, type[ImageEncoder | TextEncoder | PanelEncoder]] = {
+ENCODERS: dict[str, type[KindEncoder]] = {
     "image": ImageEncoder,
     "text": TextEncoder,
     "values": PanelEncoder,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustmdiff.data.batch import Batch, Input, Texts
+from robustmdiff.data.batch import Batch
 
 
 def tensors(batch: Batch[Any], device: torch.device | str = "cpu") -> Batch[Tensor]:
@@ -39,13 +39,14 @@ def hide(batch: Batch[Tensor], kept: Tensor) -> Batch[Tensor]:
     return replace(batch, presence=batch.presence & kept, inputs=inputs)
 
 
-def take(packed: Input[Tensor], chosen: Tensor) -> Input[Tensor]:
-    """Those of the observations that stand at `chosen`, int64 [k], in this order."""
-    if not isinstance(packed, Texts):
+def take(packed: Any, chosen: Tensor) -> Any:
+    """Those of the observations (`Input`) that stand at `chosen`, int64 [k], in this order."""
+    if not hasattr(packed, "lengths"):
         return type(packed)(*(tensor[chosen] for tensor in packed))
-    start = (packed.lengths.cumsum(0) - packed.lengths)[chosen]
-    lengths = packed.lengths[chosen]
+    rows, *flat, lengths = packed
+    start = (lengths.cumsum(0) - lengths)[chosen]
+    lengths = lengths[chosen]
     first = lengths.cumsum(0) - lengths
     token = torch.arange(int(lengths.sum()), device=lengths.device)
     token = token + torch.repeat_interleave(start - first, lengths)
-    return Texts(packed.rows[chosen], packed.input_ids[token], lengths)
+    return type(packed)(rows[chosen], *(x[token] for x in flat), lengths)

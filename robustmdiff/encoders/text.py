@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from robustmdiff.data.batch import Texts
+from robustmdiff.data.kinds.kind import Spans
+from robustmdiff.data.kinds.text import Texts
 from robustmdiff.data.task import Modality
 from robustmdiff.encoders.backbone import TransformersEncoder, load_backbone, takes_vectors, to_width
 from robustmdiff.encoders.config import EncoderConfig
-from robustmdiff.encoders.encoder import Embedded
+from robustmdiff.encoders.encoder import Embedded, Encoder
 from robustmdiff.nn.dropout import of_tokens
 from robustmdiff.refusal import Refusal
 
@@ -52,6 +55,16 @@ class TextEncoder(TransformersEncoder):
     def blank(modality: Modality) -> Texts:
         """A text of two tokens and one of three, to try an encoder on."""
         return Texts(torch.arange(2), torch.ones(5, dtype=torch.int64), torch.tensor([2, 3]))
+
+    @staticmethod
+    def silent(encoder: Encoder, texts: Texts, spans: Spans) -> Tensor:
+        """Word vectors of 0; special tokens ([CLS], [SEP]) stay."""
+        x = encoder.embed(texts).x  # [1, L, ...]
+        special = torch.tensor([start == end for start, end in spans], device=x.device)
+        return x * special.view(1, -1, *[1] * (x.ndim - 2))
+
+    def enter(self, inputs: Mapping[str, Tensor]) -> Embedded:
+        return Embedded(self.words(inputs["input_ids"]), inputs["lengths"])
 
     def embed(self, texts: Texts) -> Embedded:
         """x: word vectors [n, longest, e], before positions are added; the ids [n, longest] where the model

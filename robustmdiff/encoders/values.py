@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from robustmdiff.data.batch import Panels
+from robustmdiff.data.kinds.kind import Spans
+from robustmdiff.data.kinds.values import Panels
 from robustmdiff.data.task import Modality
 from robustmdiff.encoders.config import EncoderConfig
-from robustmdiff.encoders.encoder import Embedded, Encoder
+from robustmdiff.encoders.encoder import Embedded, Encoder, KindEncoder
 
 
-class PanelEncoder(Encoder):
+class PanelEncoder(KindEncoder):
     """An MLP over normalised values and their presence: one token per panel.
 
     Numeric values are scaled by their reference range (its ends at -1 and 1), or by mean and
@@ -55,6 +58,14 @@ class PanelEncoder(Encoder):
         """A panel in which all is measured and one in which nothing is, to try an encoder on."""
         present = torch.tensor([[True], [False]]).expand(2, len(modality.fields))
         return Panels(torch.arange(2), torch.zeros(present.shape), present)
+
+    @staticmethod
+    def silent(encoder: Encoder, panels: Panels, spans: Spans) -> Tensor:
+        nothing = {"value": torch.zeros_like(panels.value), "present": torch.zeros_like(panels.present)}
+        return encoder.embed(panels._replace(**nothing)).x
+
+    def enter(self, inputs: Mapping[str, Tensor]) -> Embedded:
+        return self.embed(Panels(None, inputs["value"], inputs["present"]))
 
     def embed(self, panels: Panels) -> Embedded:
         """x [n, width]: numeric values, the presence of every field, one-hot categories."""

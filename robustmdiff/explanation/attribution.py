@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
+from robustmdiff.data.kinds import KINDS
+from robustmdiff.data.kinds.kind import Spans
 from robustmdiff.data.patient import Patient
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.encoders.encoded import Encoded
-from robustmdiff.encoders.encoder import Embedded, Encoder
+from robustmdiff.encoders.encoder import Embedded, Encoder, KindEncoder
+from robustmdiff.encoders.kinds import ENCODERS
 from robustmdiff.encoders.modalities import summaries
 from robustmdiff.encoders.tensors import tensors
-from robustmdiff.explanation.parts import PARTS, Parts, Spans, Word
 
 AT_ONCE = 16  # points of the path per forward pass
 
@@ -61,9 +63,9 @@ class Attribution:
     probability  p_c of the direct path; baseline: p_c once every modality present says nothing.
     gradient     |dp_c/dH_i|, see `gradient_norms`.
     total        per modality; together they are probability - baseline - completeness_error.
-    pixels       float32 [C, H, W] per image, adding up to its total.
-    words        per text. Words beyond the model's longest text are not in it.
-    cells        per panel, by field, the measured ones.
+    parts        per modality with a total, as its kind tells them (`Kind.told`): of an image float32
+                 [C, H, W], adding up to its total; of a text each `Word`, none of them beyond the model's
+                 longest text; of a panel by field, the measured ones.
     """
 
     target: int
@@ -72,9 +74,7 @@ class Attribution:
     completeness_error: float
     gradient: dict[str, float]
     total: dict[str, float]
-    pixels: dict[str, Tensor]
-    words: dict[str, tuple[Word, ...]]
-    cells: dict[str, dict[str, float]]
+    parts: dict[str, Any]
 
 
 def attribute(model: RobustMDiff, reading: Reading, target: int, *, steps: int = 64) -> Attribution:
@@ -84,8 +84,8 @@ def attribute(model: RobustMDiff, reading: Reading, target: int, *, steps: int =
 
     steps is the number of points on the path; more of them make `completeness_error` smaller. A
     modality whose encoder has no `embed` and `encode` (a text or a panel read by a class of the user's
-    own, a text model that reads ids alone) is held as it is: it has a gradient, but no total, words or
-    cells. Parameters, their gradients and the model's mode are left as they were.
+    own, a text model that reads ids alone) is held as it is: it has a gradient, but no total and no
+    parts. Parameters, their gradients and the model's mode are left as they were.
     """
     classes = len(model.task.classes)
     if not 0 <= target < classes:
@@ -104,12 +104,11 @@ def attribute(model: RobustMDiff, reading: Reading, target: int, *, steps: int =
     finally:
         model.train(training)
     total = {name: float(part.double().sum()) for name, part in parts.items()}
-    told: dict[str, dict[str, Any]] = {kind.name: {} for kind in PARTS.values()}
+    told = {}
     for name, part in parts.items():
         modality = model.task.modality(name)
-        kind, spans = PARTS[modality.kind], reading.spans.get(name, ())
-        own = path.entries[name].encoder.parts(part).cpu()
-        told[kind.name][name] = kind.told(modality, reading.patient.modalities[name], own, spans)
+        own, spans = path.entries[name].encoder.parts(part).cpu(), reading.spans.get(name, ())
+        told[name] = KINDS[modality.kind].told(modality, reading.patient.modalities[name], own, spans)
     return Attribution(
         target=target,
         probability=p,
@@ -117,7 +116,7 @@ def attribute(model: RobustMDiff, reading: Reading, target: int, *, steps: int =
         completeness_error=p - nothing - sum(total.values()),
         gradient=gradient,
         total=total,
-        **told,
+        parts=told,
     )
 
 
@@ -148,9 +147,9 @@ class Entry(NamedTuple):
     lengths: Tensor | None
 
 
-def _enter(encoder: nn.Module, kind: Parts, observations: Any, spans: Spans) -> Entry | None:
+def _enter(encoder: nn.Module, kind: type[KindEncoder], observations: Any, spans: Spans) -> Entry | None:
     """None for an encoder that can only be held as it is."""
-    entered = encoder if isinstance(encoder, Encoder) else kind.otherwise(encoder)
+    entered = encoder if isinstance(encoder, Encoder) else kind.entered(encoder)
     if entered is None:
         return None
     x, lengths = entered.embed(observations)
@@ -173,7 +172,7 @@ class StraightPath:
                 if not len(observations.rows):
                     continue
                 encoder = model.encoders.encoders[name]
-                entry = _enter(encoder, PARTS[modality.kind], observations, reading.spans.get(name, ()))
+                entry = _enter(encoder, ENCODERS[modality.kind], observations, reading.spans.get(name, ()))
                 if entry is None:
                     self.held[name] = encoder(observations)
                 else:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from robustmdiff.data.batch import Batch, Images
+from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
+from robustmdiff.data.kinds.image import Images
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field
 from robustmdiff.diagnosis.abstention import Abstention
@@ -226,7 +227,7 @@ def _images(model: RobustMDiff, batch: Batch, attribution: Attribution) -> tuple
     for modality in model.task.modalities:
         packed = batch.inputs[modality.name]
         if isinstance(packed, Images) and len(packed.rows):
-            heat = attribution.pixels.get(modality.name)
+            heat = attribution.parts.get(modality.name)
             pixels = packed.pixels[0].cpu()
             views.append(ImageView(modality.name, modality.channels, pixels, modality.low_high, heat))
     return tuple(views)
@@ -237,7 +238,7 @@ def _texts(model: RobustMDiff, patient: Patient, attribution: Attribution) -> tu
     for name in model.task.modality_names:
         text = patient.modalities.get(name)
         if isinstance(text, str):
-            views.append(TextView(name, text, attribution.words.get(name, ())))
+            views.append(TextView(name, text, attribution.parts.get(name, ())))
     return tuple(views)
 
 
@@ -248,7 +249,7 @@ def _panels(model: RobustMDiff, patient: Patient, attribution: Attribution) -> d
         values = patient.modalities.get(modality.name)
         if not isinstance(values, Mapping):
             continue
-        cells = attribution.cells.get(modality.name, {})
+        cells = attribution.parts.get(modality.name, {})
         rows = [
             CellRow(field, values[field.name], _status(field, values[field.name]), cells.get(field.name))
             for field in modality.fields

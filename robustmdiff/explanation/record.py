@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from robustmdiff.data.kinds.text import Word
 from robustmdiff.data.task import Field
 from robustmdiff.explanation.acquisition import NextTest
-from robustmdiff.explanation.parts import Word
 from robustmdiff.training.notes import Note
 
 

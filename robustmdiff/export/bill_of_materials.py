@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
+from robustmdiff.data.kinds import KINDS
 from robustmdiff.export.card import Json
 
 BOM = "bom.cdx.json"
@@ -88,8 +89,8 @@ def _measured(evaluation: Json | None) -> Iterator[Json]:
 def _needed(card: Json) -> Sequence[str]:
     """The packages that answer with the folder."""
     kinds = {modality["kind"] for modality in card["task"]["modalities"].values()}
-    text, image = ["tokenizers"] * ("text" in kinds), ["pillow"] * ("image" in kinds)
-    return ["robustmdiff", "numpy", "onnxruntime", *text, *image]
+    needs = {package for kind in kinds for package in KINDS[kind].needs}
+    return ["robustmdiff", "numpy", "onnxruntime", *sorted(needs)]
 
 
 def _file(name: str, digest: str) -> Json:

@@ -62,8 +62,7 @@ def export_run(
     check_exportable(model)
     graph = DiagnosisGraph(model, run.conformal, run.abstention, DTYPES.get(precision, torch.float32))
     files, engines = [MODEL], {}
-    example = example_of(graph)
-    traced = trace(graph, example, axes_of(example))
+    traced = trace(graph, example_of(graph), axes_of(graph))
     content, noise = to_onnx(traced), noise_of(graph)
     if precision == "int8":
         content = to_int8(content, calibrating(run, noise))

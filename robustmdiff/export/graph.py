@@ -7,30 +7,21 @@ they are made of padded tensors. The concepts, the same for every patient, are c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustmdiff.data.batch import Images, Panels
 from robustmdiff.diagnosis.abstention import Abstention
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.diagnosis.sets import ConformalSets
 from robustmdiff.diagnosis.views import fullest
 from robustmdiff.encoders.encoded import Encoded
-from robustmdiff.encoders.encoder import Embedded
 from robustmdiff.encoders.modalities import summaries
 from robustmdiff.export.precision import LayersIn
 from robustmdiff.forecast.gaussian import Noise
 from robustmdiff.refusal import Refusal
-
-# How the encoder of each kind is entered with a graph's inputs.
-ENTER: Mapping[str, Callable[[Any, Mapping[str, Tensor]], Embedded]] = {
-    "image": lambda encoder, x: encoder.embed(Images(None, x["pixels"])),
-    "text": lambda encoder, x: Embedded(encoder.words(x["input_ids"]), x["lengths"]),
-    "values": lambda encoder, x: encoder.embed(Panels(None, x["value"], x["present"])),
-}
 
 
 class DiagnosisGraph(nn.Module):
@@ -41,6 +32,7 @@ class DiagnosisGraph(nn.Module):
         NAME.pixels        float32 [n, C, H, W], of an image, in the modality's own unit
         NAME.input_ids     int64 [n, longest] and NAME.lengths int64 [n], of a text
         NAME.value         float32 [n, F] and NAME.present bool [n, F], of values
+        NAME.*             of another kind, as its `specs` say
     and, of a model that makes draws:
         noise_u, noise_z   float32, `forecast.gaussian.Noise`: S draws
         noise_steps        float32 [T, S, D], of a model whose second stage is DDPM
@@ -106,7 +98,7 @@ class DiagnosisGraph(nn.Module):
         for modality in model.task.modalities:
             encoder: Any = model.encoders.encoders[modality.name]
             own = inputs_of(inputs, modality.name)
-            x, length = encoder.padded(ENTER[modality.kind](encoder, own))
+            x, length = encoder.padded(encoder.enter(own))
             at = own["at"].clamp(min=0)
             tokens.append(x[at])  # [B, longest, d_h]
             lengths.append(length[at] * (own["at"] >= 0))

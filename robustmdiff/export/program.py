@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from robustmdiff.data.batch import Batch, Images, Panels, Texts
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.kinds.kind import OPEN
 from robustmdiff.export.graph import DiagnosisGraph
 from robustmdiff.forecast.ddpm import DDPMForecast
 from robustmdiff.ops import philox_key
-from robustmdiff.runtime.inputs import feed
+from robustmdiff.runtime.inputs import specs_of
 
 SEED = 0  # of the noise that goes along
 EXAMPLES = 3  # patients that the graph is traced with; of sizes 0 and 1 tracing would make constants
@@ -56,50 +55,21 @@ def noise_of(graph: DiagnosisGraph) -> dict[str, np.ndarray]:
 
 def example_of(graph: DiagnosisGraph) -> dict[str, Tensor]:
     """Patients who have everything, and whatever noise the model needs."""
-    task = graph.model.task
-    blank = feed(_blank(task), task) | {f"noise_{name}": x for name, x in noise_of(graph).items()}
+    blank = {name: spec.blanks(EXAMPLES, 2) for name, spec in specs_of(graph.model.task).items()}
+    blank |= {f"noise_{name}": x for name, x in noise_of(graph).items()}
     return {name: torch.from_numpy(x) for name, x in blank.items()}
 
 
-def _blank(task: Task) -> Batch[np.ndarray]:
-    rows = np.arange(EXAMPLES)
-
-    def packed(modality: Modality) -> Images | Texts | Panels:
-        if modality.kind == "image":
-            assert modality.shape is not None
-            return Images(rows, np.zeros((EXAMPLES, *modality.shape), dtype=np.float32))
-        if modality.kind == "text":
-            return Texts(rows, np.ones(2 * EXAMPLES, dtype=np.int64), np.full(EXAMPLES, 2))
-        shape = EXAMPLES, len(modality.fields)
-        return Panels(rows, np.zeros(shape, dtype=np.float32), np.ones(shape, dtype=bool))
-
-    nothing = np.zeros((EXAMPLES, 0), dtype=np.float32)
-    return Batch(
-        ids=("",) * EXAMPLES,
-        presence=np.ones((EXAMPLES, len(task.modalities)), dtype=bool),
-        inputs={modality.name: packed(modality) for modality in task.modalities},
-        label=nothing,
-        label_known=nothing.astype(bool),
-        findings=nothing,
-        findings_known=nothing.astype(bool),
-    )
-
-
-def axes_of(example: dict[str, Tensor]) -> Axes:
+def axes_of(graph: DiagnosisGraph) -> Axes:
     """Patients, observations of each modality, words and draws."""
     patients, draws = Dim("patients"), Dim("draws")
     found: Axes = {}
-    for name in example:
+    for name, spec in specs_of(graph.model.task).items():
         modality, _, what = name.rpartition(".")
-        if not modality:
-            found[name] = {0: draws} if what == "noise_z" else {1: draws}
-        elif what == "at":
-            found[name] = {0: patients}
-        else:
-            found[name] = {0: Dim(f"n_{_identifier(modality)}")}
-        if what == "input_ids":
-            found[name][1] = Dim(f"longest_{_identifier(modality)}")
-    return found
+        first = patients if what == "at" else Dim(f"n_{_identifier(modality)}")
+        each = enumerate(zip(spec.shape, (first, Dim(f"longest_{_identifier(modality)}")), strict=False))
+        found[name] = {axis: dim for axis, (size, dim) in each if size == OPEN}
+    return found | {f"noise_{name}": {0 if name == "z" else 1: draws} for name in noise_of(graph)}
 
 
 def _identifier(name: str) -> str:

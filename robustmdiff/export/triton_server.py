@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from robustmdiff.data.kinds import KINDS
+from robustmdiff.data.kinds.kind import Spec
 from robustmdiff.experiment.run import Run
 from robustmdiff.export.graph import DiagnosisGraph, check_exportable, inputs_of
 from robustmdiff.export.onnx import to_onnx
@@ -33,7 +35,8 @@ class BatchedGraph(nn.Module):
 
     In, for each modality: NAME.there bool [B, 1]; of an image NAME.pixels [B, C, H, W]; of a text
     NAME.input_ids [B, max_tokens] and NAME.length [B, 1], at least 1; of values NAME.value [B, F] and
-    NAME.present [B, F]. What stands where a modality is absent is never read. Out as of `DiagnosisGraph`.
+    NAME.present [B, F]; of another kind what its `specs` say. What stands where a modality is absent is never
+    read. Out as of `DiagnosisGraph`.
     """
 
     def __init__(self, graph: DiagnosisGraph) -> None:
@@ -47,12 +50,13 @@ class BatchedGraph(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         packed = {f"noise_{name}": getattr(self, f"noise_{name}") for name in self.noise}
         for modality in self.diagnosis.model.task.modalities:
-            own = inputs_of(inputs, modality.name)
-            there = own.pop("there")[:, 0]
-            if "length" in own:
-                own["lengths"] = own.pop("length")[:, 0]
+            given = inputs_of(inputs, modality.name)
+            there = given["there"][:, 0]
             rows = torch.arange(there.shape[0], device=there.device)
-            own["at"] = torch.where(there, rows, -1)
+            own = {"at": torch.where(there, rows, -1)}
+            for key, spec in KINDS[modality.kind].specs(modality).items():
+                x = given[_called(key, spec)]
+                own[key] = x[:, 0] if len(spec.shape) == 1 else x
             packed |= {f"{modality.name}.{key}": x for key, x in own.items()}
         return self.diagnosis(packed)
 
@@ -62,17 +66,16 @@ class BatchedGraph(nn.Module):
         longest = self.diagnosis.model.config.max_tokens
         for modality in self.diagnosis.model.task.modalities:
             own = {"there": torch.ones(EXAMPLES, 1, dtype=torch.bool)}
-            if modality.kind == "image":
-                assert modality.shape is not None
-                own["pixels"] = torch.zeros(EXAMPLES, *modality.shape)
-            elif modality.kind == "text":
-                own["input_ids"] = torch.zeros(EXAMPLES, longest, dtype=torch.int64)
-                own["length"] = torch.full((EXAMPLES, 1), 2)
-            else:
-                shape = EXAMPLES, len(modality.fields)
-                own |= {"value": torch.zeros(shape), "present": torch.ones(shape, dtype=torch.bool)}
+            for key, spec in KINDS[modality.kind].specs(modality).items():
+                x = torch.from_numpy(spec.blanks(EXAMPLES, longest))
+                own[_called(key, spec)] = x[:, None] if len(spec.shape) == 1 else x
             found |= {f"{modality.name}.{key}": x for key, x in own.items()}
         return found
+
+
+def _called(key: str, spec: Spec) -> str:
+    """One number of a patient is called in the singular."""
+    return key.removesuffix("s") if len(spec.shape) == 1 else key
 
 
 def write_repository(run: Run, folder: str | Path) -> Path:

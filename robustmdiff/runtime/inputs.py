@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from robustmdiff.data.batch import Batch
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.kinds import KINDS
+from robustmdiff.data.kinds.kind import OPEN, Spec
+from robustmdiff.data.task import Task
 
 Arrays = dict[str, np.ndarray]
+
+
+def specs_of(task: Task) -> dict[str, Spec]:
+    """What `feed` gives."""
+    found: dict[str, Spec] = {}
+    for modality in task.modalities:
+        own = {"at": Spec(np.dtype(np.int64), (OPEN,))} | KINDS[modality.kind].specs(modality)
+        found |= {f"{modality.name}.{key}": spec for key, spec in own.items()}
+    return found
 
 
 def feed(batch: Batch[np.ndarray], task: Task) -> Arrays:
@@ -18,37 +28,11 @@ def feed(batch: Batch[np.ndarray], task: Task) -> Arrays:
     found: Arrays = {}
     for modality in task.modalities:
         packed: Any = batch.inputs[modality.name]
-        at = np.full(len(batch), -1, dtype=np.int64)
+        kind, at = KINDS[modality.kind], np.full(len(batch), -1, dtype=np.int64)
         at[packed.rows] = np.arange(len(packed.rows))
-        own = PACKED[modality.kind](packed) if len(packed.rows) else BLANK[modality.kind](modality)
+        if len(packed.rows):
+            own = kind.arrays(packed)
+        else:
+            own = {key: spec.blanks(1) for key, spec in kind.specs(modality).items()}
         found |= {f"{modality.name}.{key}": x for key, x in ({"at": at} | own).items()}
     return found
-
-
-def _texts(packed: Any) -> Arrays:
-    lengths = packed.lengths
-    ids = np.zeros((len(lengths), int(lengths.max())), dtype=np.int64)
-    ids[np.arange(ids.shape[1]) < lengths[:, None]] = packed.input_ids
-    return {"input_ids": ids, "lengths": lengths}
-
-
-PACKED: Mapping[str, Callable[[Any], Arrays]] = {
-    "image": lambda packed: {"pixels": packed.pixels},
-    "text": _texts,
-    "values": lambda packed: {"value": packed.value, "present": packed.present},
-}
-
-
-def _blank_values(modality: Modality) -> Arrays:
-    shape = 1, len(modality.fields)
-    return {"value": np.zeros(shape, dtype=np.float32), "present": np.zeros(shape, dtype=bool)}
-
-
-BLANK: Mapping[str, Callable[[Modality], Arrays]] = {
-    "image": lambda modality: {"pixels": np.zeros((1, *(modality.shape or ())), dtype=np.float32)},
-    "text": lambda modality: {
-        "input_ids": np.zeros((1, 1), dtype=np.int64),
-        "lengths": np.ones(1, dtype=np.int64),
-    },
-    "values": _blank_values,
-}

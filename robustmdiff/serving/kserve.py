@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from robustmdiff.data.kinds.kind import OPEN, Spec
 from robustmdiff.runtime.inputs import Arrays
 from robustmdiff.serving.limits import Refused
-from robustmdiff.serving.tensors import OPEN, Spec
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from robustmdiff.data.kinds import KINDS
+from robustmdiff.data.kinds.kind import JSON, PLAIN
 from robustmdiff.serving import schemas
 from robustmdiff.serving.kserve import HEADER_LENGTH
 from robustmdiff.serving.limits import Limits
 from robustmdiff.serving.schemas import BOOLEAN, ERROR, OBJECT, TEXT, Schema, record
 from robustmdiff.serving.served import Served
 
-JSON = "application/json"
-PICTURES = "image/png, image/jpeg, image/tiff, application/dicom"
 REASONS = {
     400: "It is not what the path takes.",
     401: "The token is none that is known.",
@@ -35,6 +35,7 @@ def document(name: str, versions: Sequence[Served], limits: Limits, token: bool)
     """
     last = versions[-1]
     task, known = last.artefact.task, [served.version for served in versions]
+    media = {each.name: KINDS[each.kind].media for each in task.modalities}
 
     def operation(
         what: str, said: Schema, *more: int, kind: str = JSON, anyone: bool = False, **how: Any
@@ -51,7 +52,9 @@ def document(name: str, versions: Sequence[Served], limits: Limits, token: bool)
                 JSON: {"schema": schemas.patient(task, limits)},
                 "multipart/form-data": {
                     "schema": schemas.parts(task, limits),
-                    "encoding": {each.name: {"contentType": PICTURES} for each in task.of_kind("image")},
+                    "encoding": {
+                        name: {"contentType": of} for name, of in media.items() if of not in (PLAIN, JSON)
+                    },
                 },
             }
         ),

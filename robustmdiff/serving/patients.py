@@ -9,20 +9,20 @@ from __future__ import annotations
 import base64
 import binascii
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from robustmdiff.data.collate import Collator
+from robustmdiff.data.kinds import KINDS
+from robustmdiff.data.kinds.kind import JSON, PLAIN
 from robustmdiff.data.patient import DataError, Observation, Patient
 from robustmdiff.data.pictures.dicom_series import DEFLATED
 from robustmdiff.data.pictures.raster import Unreadable
-from robustmdiff.data.pictures.read import read_image
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Modality, Task
 from robustmdiff.serving.kserve import read_json
 from robustmdiff.serving.limits import Limits, Refused
 
@@ -60,13 +60,13 @@ async def parts_of(body: bytes, headers: Headers, limits: Limits) -> dict[str, s
 
 def from_parts(parts: Mapping[str, str | bytes], collator: Collator, limits: Limits) -> Patient:
     """A text as it is, values as JSON, an image as its file. Raises Refused."""
-    kinds = {modality.name: modality.kind for modality in collator.task.modalities}
+    media = {modality.name: KINDS[modality.kind].media for modality in collator.task.modalities}
     given: dict[str, Any] = {}
     for name, part in parts.items():
         content = part if isinstance(part, bytes) else part.encode(errors="surrogatepass")
-        if kinds.get(name) == "values":
+        if media.get(name) == JSON:
             given[name] = read_json(content, name)
-        elif kinds.get(name) == "text":
+        elif media.get(name) == PLAIN:
             try:
                 given[name] = content.decode()
             except UnicodeDecodeError:
@@ -85,17 +85,24 @@ def _patient(given: Mapping[str, Any], collator: Collator, limits: Limits) -> Pa
         if observation is None:
             continue
         modality = known[name]
-        read, expected = READ[modality.kind], EXPECTED[modality.kind](modality)
-        observed[name] = read(observation, modality, limits)
         try:
+            observed[name] = _read(observation, modality, limits)
             collator([Patient(ANONYMOUS, {name: observed[name]})])
         except (DataError, OverflowError):  # the latter of a number of very many digits
+            expected = KINDS[modality.kind].expected(modality)
             raise Refused(422, f"{name}: is not what the model takes, expected {expected}") from None
     return Patient(ANONYMOUS, observed)
 
 
 def _named(task: Task) -> str:
     return ", ".join(task.modality_names)
+
+
+def _read(given: Any, modality: Modality, limits: Limits) -> Any:
+    kind = KINDS[modality.kind]
+    if kind.media == PLAIN:
+        return _text(given, modality, limits)
+    return kind.from_json(given) if kind.media == JSON else _file(given, modality)
 
 
 def _text(given: Any, modality: Modality, limits: Limits) -> Any:
@@ -107,28 +114,25 @@ def _text(given: Any, modality: Modality, limits: Limits) -> Any:
     return given
 
 
-def _values(given: Any, modality: Modality, limits: Limits) -> Any:
-    return {name: x for name, x in given.items() if x is not None} if isinstance(given, dict) else given
-
-
-def _image(given: Any, modality: Modality, limits: Limits) -> np.ndarray:
+def _file(given: Any, modality: Modality) -> Any:
+    kind = KINDS[modality.kind]
     if isinstance(given, str):
         try:
             given = base64.b64decode(given, validate=True)
         except (binascii.Error, ValueError):
             given = None
     if not isinstance(given, bytes):
-        raise Refused(422, f"{modality.name}: is no base64, expected {EXPECTED['image'](modality)}")
+        raise Refused(422, f"{modality.name}: is no base64, expected {kind.expected(modality)}")
     with tempfile.NamedTemporaryFile(prefix="image-", dir=_memory()) as file:
         file.write(given)
         file.flush()
         if _is_deflated(Path(file.name)):
             raise Refused(422, f"{modality.name}: is a deflated DICOM file, expected another transfer syntax")
         try:
-            return read_image(Path(file.name), modality)
+            return kind.from_file(Path(file.name), modality)
         except Unreadable as error:
             ours = error.__cause__ is None or isinstance(error.__cause__, ModuleNotFoundError)
-            said = str(error) if ours else f"is not {EXPECTED['image'](modality)}"
+            said = str(error) if ours else f"is not {kind.expected(modality)}"
             raise Refused(422, f"{modality.name}: {said}") from None
 
 
@@ -145,22 +149,3 @@ def _is_deflated(path: Path) -> bool:
 def _memory() -> str | None:
     """Where a file is in memory alone, where the machine has such a place."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
-
-
-READ: Mapping[str, Callable[[Any, Modality, Limits], Any]] = {
-    "image": _image,
-    "text": _text,
-    "values": _values,
-}
-
-
-def _field(field: Field) -> str:
-    what = f"one of {', '.join(field.categories)}" if field.categories else f"number {field.unit}".rstrip()
-    return f"{field.name} ({what})"
-
-
-EXPECTED: Mapping[str, Callable[[Modality], str]] = {
-    "image": lambda modality: "an image that can be read (PNG, JPEG, TIFF, DICOM)",
-    "text": lambda modality: "a text",
-    "values": lambda modality: "an object of some of " + ", ".join(map(_field, modality.fields)),
-}

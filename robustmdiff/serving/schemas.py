@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from robustmdiff.data.tables.cells import LARGEST
+from robustmdiff.data.kinds import KINDS
+from robustmdiff.data.kinds.kind import JSON, OPEN, PLAIN, Spec
 from robustmdiff.data.task import Modality, Task
 from robustmdiff.serving.kserve import DATATYPES, LONGEST_AXIS, LONGEST_ID, NOISE
 from robustmdiff.serving.limits import Limits
-from robustmdiff.serving.tensors import OPEN, Spec
 
 Schema = dict[str, Any]
 BOOLEAN, TEXT, OBJECT = {"type": "boolean"}, {"type": "string"}, {"type": "object"}
@@ -47,24 +47,20 @@ def patient(task: Task, limits: Limits) -> Schema:
 
 def parts(task: Task, limits: Limits) -> Schema:
     """The same as multipart: what is missing has no part, an image is its file, and values are JSON."""
-    file = TEXT | {"contentMediaType": "application/octet-stream"}
-    own = {each.name: _observation(each, limits) for each in task.modalities}
-    own |= {each.name: file for each in task.of_kind("image")}
-    own |= {each.name: or_null(own[each.name]) for each in task.of_kind("values")}
+    file, own = TEXT | {"contentMediaType": "application/octet-stream"}, {}
+    for each in task.modalities:
+        said = _observation(each, limits)
+        own[each.name] = {PLAIN: said, JSON: or_null(said)}.get(KINDS[each.kind].media, file)
     return record({}, own)
 
 
 def _observation(modality: Modality, limits: Limits) -> Schema:
-    if modality.kind == "image":
-        return TEXT | {"format": "picture", "contentEncoding": "base64"}
-    if modality.kind == "text":
+    kind = KINDS[modality.kind]
+    if kind.media == PLAIN:
         return TEXT | {"maxLength": limits.text}
-    number = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
-    cells = {}
-    for field in modality.fields:
-        cell = {"enum": [*field.categories]} if field.categories else number | {"description": field.unit}
-        cells[field.name] = or_null(cell)
-    return record({}, cells)
+    if kind.media == JSON:
+        return kind.schema(modality)
+    return TEXT | {"format": "picture", "contentEncoding": "base64"}
 
 
 def answer(task: Task, name: str, versions: list[str]) -> Schema:

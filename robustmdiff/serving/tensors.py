@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from robustmdiff.data.task import Modality
+from robustmdiff.data.kinds import KINDS
+from robustmdiff.data.kinds.kind import OPEN, Spec
+from robustmdiff.data.patient import DataError
 from robustmdiff.runtime import Artefact
-from robustmdiff.runtime.inputs import Arrays
+from robustmdiff.runtime.inputs import Arrays, specs_of
 from robustmdiff.serving.limits import Limits, Refused
 
-OPEN = -1  # an axis of any length
 DRAWS_AXIS = {"noise_u": 1, "noise_z": 0}
-
-
-class Spec(NamedTuple):
-    """Of one input or output."""
-
-    dtype: np.dtype
-    shape: tuple[int, ...]
 
 
 def input_specs(artefact: Artefact) -> dict[str, Spec]:
     """As `export.graph.DiagnosisGraph` lists them. The noise may be left out: the artefact has its own."""
-    int64, float32, boolean = map(np.dtype, (np.int64, np.float32, np.bool_))
-    found: dict[str, Spec] = {}
-    for modality in artefact.task.modalities:
-        own = {"at": Spec(int64, (OPEN,))}
-        if modality.kind == "image":
-            own["pixels"] = Spec(float32, (OPEN, *(modality.shape or ())))
-        elif modality.kind == "text":
-            own |= {"input_ids": Spec(int64, (OPEN, OPEN)), "lengths": Spec(int64, (OPEN,))}
-        else:
-            shape = (OPEN, len(modality.fields))
-            own |= {"value": Spec(float32, shape), "present": Spec(boolean, shape)}
-        found |= {f"{modality.name}.{key}": spec for key, spec in own.items()}
+    found = specs_of(artefact.task)
     for name, x in artefact.noise.items():
         opened = (OPEN if axis == DRAWS_AXIS[name] else n for axis, n in enumerate(x.shape))
         found[name] = Spec(x.dtype, tuple(opened))
@@ -60,6 +42,8 @@ def check(arrays: Arrays, artefact: Artefact, limits: Limits) -> int:
     B = len(arrays[first])
     if not 1 <= B <= limits.patients:
         raise Refused(400, f"{first} is of {B} patients, expected 1 to {limits.patients}")
+    tokenizer = artefact.collator.tokenizer
+    entries = tokenizer.get_vocab_size() if tokenizer is not None else np.iinfo(np.int64).max
     for modality in artefact.task.modalities:
         own = {
             key.rpartition(".")[2]: x for key, x in arrays.items() if key.rpartition(".")[0] == modality.name
@@ -75,10 +59,10 @@ def check(arrays: Arrays, artefact: Artefact, limits: Limits) -> int:
             )
         if at.min() < -1 or at.max() >= n:
             raise Refused(400, f"{modality.name}.at points outside, expected -1 to {n - 1}")
-        if modality.kind == "text":
-            _check_words(own["input_ids"], own["lengths"], modality, artefact)
-        elif modality.kind == "values":
-            _check_categories(own["value"], own["present"], modality)
+        try:
+            KINDS[modality.kind].check_arrays(modality, own, entries, artefact.manifest.max_tokens)
+        except DataError as error:
+            raise Refused(400, str(error)) from None
     return B
 
 
@@ -95,30 +79,6 @@ def _check_noise(arrays: Arrays, artefact: Artefact, limits: Limits) -> None:
         )
 
 
-def _check_words(ids: np.ndarray, lengths: np.ndarray, modality: Modality, artefact: Artefact) -> None:
-    tokenizer = artefact.collator.tokenizer
-    known = tokenizer.get_vocab_size() if tokenizer is not None else np.iinfo(np.int64).max
-    most = artefact.manifest.max_tokens
-    longest = ids.shape[1]
-    if not 1 <= longest <= most or lengths.min() < 1 or lengths.max() > longest:
-        raise Refused(400, f"{modality.name}.lengths is not of 1 to input_ids' {longest}, of at most {most}")
-    if ids.min() < 0 or ids.max() >= known:
-        raise Refused(
-            400, f"{modality.name}.input_ids has words that there are not, expected 0 to {known - 1}"
-        )
-
-
-def _check_categories(value: np.ndarray, present: np.ndarray, modality: Modality) -> None:
-    for f, field in enumerate(modality.fields):
-        cells = value[present[:, f], f]
-        if field.categories and not np.isin(cells, np.arange(len(field.categories))).all():
-            raise Refused(
-                400,
-                f"{modality.name}.value of field {field.name!r} is no category's number, expected 0 to "
-                f"{len(field.categories) - 1}",
-            )
-
-
 def join(feeds: Sequence[Arrays]) -> Arrays:
     """The patients of several feeds in one, without noise: where `at` points moves, texts are padded to the
     longest."""
@@ -130,7 +90,7 @@ def join(feeds: Sequence[Arrays]) -> Arrays:
             counts = [_observations(feed, modality) for feed in feeds]
             before = np.cumsum([0, *counts[:-1]])
             parts = [np.where(at >= 0, at + n, -1) for at, n in zip(parts, before, strict=True)]
-        elif what == "input_ids":
+        elif len({x.shape[1:] for x in parts}) > 1:
             longest = max(ids.shape[1] for ids in parts)
             parts = [np.pad(ids, ((0, 0), (0, longest - ids.shape[1]))) for ids in parts]
         joined[name] = np.concatenate(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,7 @@ def check_patients(train_set: PackedPatients, valid_set: PackedPatients) -> str:
     return f"{len(train_set)} patients, digest {digest}"
 
 
-def _join(parts: Sequence[Input], sizes: Sequence[int]) -> Input:
+def _join(parts: Sequence[Any], sizes: Sequence[int]) -> Input:
     """Packed inputs of consecutive patients as one."""
     offsets = np.cumsum([0, *sizes[:-1]]).tolist()
     rows = torch.cat([part.rows + offset for part, offset in zip(parts, offsets, strict=True)])

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from robustmdiff.data.batch import Images, Panels, Texts
 from robustmdiff.data.collate import Collator
+from robustmdiff.data.kinds.image import Images
+from robustmdiff.data.kinds.text import Texts
+from robustmdiff.data.kinds.values import Panels
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.data.tokenizer import train_tokenizer

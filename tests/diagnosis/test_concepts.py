@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from robustmdiff.data.batch import Texts
+from robustmdiff.data.kinds.text import Texts
 from robustmdiff.data.tokenizer import tokenize
 from robustmdiff.diagnosis.concepts import DiseaseTable, Evidence
 from robustmdiff.diagnosis.model import RobustMDiff

@@ -33,7 +33,8 @@ from transformers import (
     ViTModel,
 )
 
-from robustmdiff.data.batch import Images, Texts
+from robustmdiff.data.kinds.image import Images
+from robustmdiff.data.kinds.text import Texts
 from robustmdiff.data.task import Modality, Task
 from robustmdiff.data.tokenizer import tokenize
 from robustmdiff.encoders.backbone import load_backbone, load_own_tokenizer, text_backbone

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustmdiff.data.batch import Images, Panels
+from robustmdiff.data.kinds.image import Images
+from robustmdiff.data.kinds.values import Panels
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field, Modality
 from robustmdiff.encoders.config import ModelConfig

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from robustmdiff.data.batch import Batch, Texts
+from robustmdiff.data.batch import Batch
+from robustmdiff.data.kinds.text import Texts
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.encoders.tensors import tensors

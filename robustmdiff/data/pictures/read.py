@@ -81,8 +81,8 @@ def read_image(path: Path, modality: Modality, cache: Path | None = None) -> np.
             return pixels
     raster = reader(path, modality)
     _check(raster, modality)
-    low = modality.low_high[0]
-    pixels = fit(raster.pixels, *modality.shape[1:], raster.tall, fill=0.0 if raster.is_share else low)
+    low, (_, height, width) = modality.low_high[0], modality.shape
+    pixels = fit(raster.pixels, height, width, raster.tall, fill=0.0 if raster.is_share else low)
     if raster.is_share:
         pixels = pixels.clip(0, 1)
     if raster.warning:  # and kept nowhere, so that it is said whenever the file is read

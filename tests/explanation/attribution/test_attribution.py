@@ -10,10 +10,10 @@ import torch
 
 from robustmdiff.data import collate
 from robustmdiff.data.patient import Patient
+from robustmdiff.encoders.image import blurred
 from robustmdiff.explanation import explain
 from robustmdiff.explanation.attribution import StraightPath, read
 from robustmdiff.explanation.explain import explain_patient
-from robustmdiff.explanation.parts import blurred
 from tests.explanation.attribution.task import TEXT, explained
 
 
@@ -32,10 +32,10 @@ def test_contributions_add_up(model, patient, collator):
 
 def test_every_part_adds_up_to_its_modality(model, patient, collator):
     found = explained(model, patient, collator, 2, steps=8)
-    assert found.pixels["xray"].shape == (2, 16, 24)
-    assert found.pixels["xray"].sum().item() == pytest.approx(found.total["xray"], rel=1e-3)
-    assert sum(w.attribution for w in found.words["note"]) == pytest.approx(found.total["note"], rel=1e-3)
-    assert sum(found.cells["labs"].values()) == pytest.approx(found.total["labs"], rel=1e-3)
+    assert found.parts["xray"].shape == (2, 16, 24)
+    assert found.parts["xray"].sum().item() == pytest.approx(found.total["xray"], rel=1e-3)
+    assert sum(w.attribution for w in found.parts["note"]) == pytest.approx(found.total["note"], rel=1e-3)
+    assert sum(found.parts["labs"].values()) == pytest.approx(found.total["labs"], rel=1e-3)
 
 
 def test_probability_is_that_of_the_direct_path(model, patient, collator):
@@ -57,7 +57,7 @@ def test_baseline_is_a_patient_whose_modalities_say_nothing(model, patient, coll
 
 
 def test_words_are_whole_and_where_they_stand(model, patient, collator):
-    words = explained(model, patient, collator, 1, steps=2).words["note"]
+    words = explained(model, patient, collator, 1, steps=2).parts["note"]
     expected = "No new opacity ; left - sided effusion , fever 39 . 5 in the X - ray ."
     assert " ".join(w.text for w in words) == expected
     assert all(TEXT[w.start : w.end] == w.text for w in words)
@@ -75,7 +75,7 @@ def test_words_are_whole_and_where_they_stand(model, patient, collator):
 )
 def test_words_of_any_script_are_whole_and_once_on_the_page(model, patient, collator, text, expected):
     """Untrained on these characters: every piece of a word is [UNK] or a letter."""
-    words = explained(model, replace(patient, modalities={"note": text}), collator, 1, steps=2).words["note"]
+    words = explained(model, replace(patient, modalities={"note": text}), collator, 1, steps=2).parts["note"]
     assert " ".join(w.text for w in words) == expected
     assert all(text[w.start : w.end] == w.text for w in words)
     assert all(a.end <= b.start for a, b in pairwise(words))
@@ -83,13 +83,13 @@ def test_words_of_any_script_are_whole_and_once_on_the_page(model, patient, coll
 
 def test_a_text_beyond_the_longest_is_read_to_its_cut(model, patient, collator):
     long = replace(patient, modalities={"note": "fever " * 60})
-    words = explained(model, long, collator, 1, steps=2).words["note"]
+    words = explained(model, long, collator, 1, steps=2).parts["note"]
     assert 0 < len(words) < 60
     assert all(w.text == "fever" for w in words)
 
 
 def test_cells_are_those_measured(model, patient, collator):
-    cells = explained(model, patient, collator, 1, steps=8).cells["labs"]
+    cells = explained(model, patient, collator, 1, steps=8).parts["labs"]
     assert set(cells) == {"CRP", "sex", "age"}
     assert all(value != 0 for value in cells.values())
 
@@ -98,14 +98,13 @@ def test_a_cell_gets_what_its_columns_do(model, patient, collator):
     """With one cell measured all of the panel's total is its own."""
     for field, value in (("CRP", 80.0), ("sex", "other"), ("age", 61.0), ("smoker", "yes")):
         found = explained(model, Patient("p", {"labs": {field: value}}), collator, 1, steps=4)
-        assert found.cells["labs"] == {field: pytest.approx(found.total["labs"], abs=1e-7)}
+        assert found.parts["labs"] == {field: pytest.approx(found.total["labs"], abs=1e-7)}
         assert found.total["labs"] != 0
 
 
 def test_empty_is_there_but_says_nothing(model, collator):
     found = explained(model, Patient("p", {"note": "", "labs": {}}), collator, 1, steps=2)
-    assert found.words == {"note": ()}
-    assert found.cells == {"labs": {}}
+    assert found.parts == {"note": (), "labs": {}}
     assert found.total == {"labs": 0, "note": 0}
     assert found.probability == found.baseline
     assert found.gradient["labs"] > 0
@@ -115,7 +114,7 @@ def test_nothing_at_all(model, collator):
     found = explained(model, Patient("p", {}), collator, 1)
     assert found.probability == found.baseline
     assert found.completeness_error == 0
-    assert (found.gradient, found.total, found.pixels, found.words, found.cells) == ({}, {}, {}, {}, {})
+    assert (found.gradient, found.total, found.parts) == ({}, {}, {})
 
 
 def test_the_model_is_left_as_it_was(model, patient, collator):

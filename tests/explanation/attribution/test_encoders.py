@@ -9,15 +9,15 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertTokenizerFast, ViTConfig
 
-from robustmdiff.data.batch import Images
 from robustmdiff.data.collate import Collator
+from robustmdiff.data.kinds.image import Images
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Modality, Task
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoder import Embedded, Encoder
+from robustmdiff.encoders.image import blurred
 from robustmdiff.encoders.modalities import ModalityEncoders
-from robustmdiff.explanation.parts import blurred
 from tests.explanation.attribution.task import NOTE, TASK, XRAY, explained
 
 
@@ -33,7 +33,7 @@ def test_a_users_own_encoder_is_held_as_it_is(model, patient, collator, monkeypa
     found = explained(model, patient, collator, 1, steps=32)
     assert found.gradient["note"] > 0
     assert set(found.total) == {"xray", "labs"}
-    assert found.words == {}
+    assert "note" not in found.parts
     assert abs(found.completeness_error) < 1e-3
 
 
@@ -77,7 +77,7 @@ def test_of_a_linear_model(patient):
     pixels = patient.modalities["xray"]
     found = explained(model, Patient("p", {"xray": pixels}), Collator(model.task), 1, steps=3)
     weight = model.weight[1].view(2, 16, 24)
-    torch.testing.assert_close(found.pixels["xray"], weight * (pixels - blurred(pixels[None])[0]))
+    torch.testing.assert_close(found.parts["xray"], weight * (pixels - blurred(pixels[None])[0]))
     assert found.gradient["xray"] == pytest.approx(weight.norm().item(), rel=1e-6)
     assert found.completeness_error == pytest.approx(0, abs=1e-6)
 
@@ -99,7 +99,7 @@ def test_an_image_encoder_of_ones_own_needs_no_embedding_to_be_explained_by_pixe
     expected = explained(model, alone, Collator(model.task), 1, steps=3)
     model.encoders.encoders["xray"] = Own()
     found = explained(model, alone, Collator(model.task), 1, steps=3)
-    torch.testing.assert_close(found.pixels["xray"], expected.pixels["xray"])
+    torch.testing.assert_close(found.parts["xray"], expected.parts["xray"])
     assert found.gradient == expected.gradient
 
 
@@ -108,7 +108,7 @@ def test_a_model_that_reads_ids_alone_is_held_as_it_is(model, patient, collator,
     found = explained(model, patient, collator, 1, steps=32)
     assert found.gradient["note"] > 0
     assert set(found.total) == {"xray", "labs"}
-    assert found.words == {}
+    assert "note" not in found.parts
 
 
 class Fields(Encoder):
@@ -127,7 +127,7 @@ def test_parts_that_are_not_those_of_the_modality_are_refused(model, patient, co
     with pytest.raises(ValueError, match=r"'labs': the encoder's parts are \[5\], expected \[4\]"):
         explained(model, patient, collator, 1, steps=1)
     monkeypatch.setattr(own, "parts", lambda x: x[:4])
-    assert set(explained(model, patient, collator, 1, steps=1).cells["labs"]) == {"CRP", "sex", "age"}
+    assert set(explained(model, patient, collator, 1, steps=1).parts["labs"]) == {"CRP", "sex", "age"}
 
 
 def test_encoders_that_others_trained_are_explained_as_well(tmp_path, concept_table):
@@ -146,6 +146,6 @@ def test_encoders_that_others_trained_are_explained_as_well(tmp_path, concept_ta
     pixels = torch.rand(1, 18, 18, generator=torch.Generator().manual_seed(1))
     patient = Patient("p", {"xray": pixels, "note": "no feverish cough"})
     found = explained(model.eval(), patient, Collator(task, tokenizer), 1, steps=64)
-    assert [w.text for w in found.words["note"]] == ["no", "feverish", "cough"]
-    assert found.pixels["xray"].shape == (1, 18, 18)
+    assert [w.text for w in found.parts["note"]] == ["no", "feverish", "cough"]
+    assert found.parts["xray"].shape == (1, 18, 18)
     assert abs(found.completeness_error) < 1e-3 * max(map(abs, found.total.values()))
