@@ -79,7 +79,7 @@ class Structured(FittedModel):
         batch = tensors(batch, self.columns.device)
         (B, M), W = batch.presence.shape, self.width
         H = torch.full((B, M, W), torch.nan, dtype=torch.float64, device=self.columns.device)
-        panel = torch.tensor([m.kind == "values" for m in self.task.modalities], device=H.device)
+        panel = torch.tensor([width(m) > 0 for m in self.task.modalities], device=H.device)
         for i, modality in enumerate(self.task.modalities):
             panels = batch.inputs[modality.name]
             if isinstance(panels, Panels):
