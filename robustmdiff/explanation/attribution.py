@@ -47,8 +47,8 @@ class Reading(NamedTuple):
 def read(model: RobustMDiff, patient: Patient, collator: Collator, K: Tensor | None = None) -> Reading:
     """K: from `model.embed_concepts`, for who reads many patients with the same weights. Raises DataError for
     a patient that is not what the task declares."""
-    texts = {name: text for name, text in patient.modalities.items() if isinstance(text, str)}
-    spans = {name: collator.spans(text) for name, text in texts.items()}
+    texts = ((each.name, patient.modalities.get(each.name)) for each in model.task.of_kind("text"))
+    spans = {name: collator.spans(text) for name, text in texts if isinstance(text, str)}
     batch = tensors(collator([patient]), next(model.parameters()).device)
     with torch.no_grad():
         return Reading(patient, batch, spans, model.embed_concepts() if K is None else K)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
-from robustmdiff.data.kinds.image import Images
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Field
 from robustmdiff.diagnosis.abstention import Abstention
@@ -224,9 +224,9 @@ def _concepts(model: RobustMDiff, encoded: Encoded) -> tuple[ConceptRow, ...]:
 
 def _images(model: RobustMDiff, batch: Batch, attribution: Attribution) -> tuple[ImageView, ...]:
     views = []
-    for modality in model.task.modalities:
-        packed = batch.inputs[modality.name]
-        if isinstance(packed, Images) and len(packed.rows):
+    for modality in model.task.of_kind("image"):
+        packed: Any = batch.inputs[modality.name]
+        if len(packed.rows):
             heat = attribution.parts.get(modality.name)
             pixels = packed.pixels[0].cpu()
             views.append(ImageView(modality.name, modality.channels, pixels, modality.low_high, heat))
@@ -235,17 +235,17 @@ def _images(model: RobustMDiff, batch: Batch, attribution: Attribution) -> tuple
 
 def _texts(model: RobustMDiff, patient: Patient, attribution: Attribution) -> tuple[TextView, ...]:
     views = []
-    for name in model.task.modality_names:
-        text = patient.modalities.get(name)
+    for modality in model.task.of_kind("text"):
+        text = patient.modalities.get(modality.name)
         if isinstance(text, str):
-            views.append(TextView(name, text, attribution.parts.get(name, ())))
+            views.append(TextView(modality.name, text, attribution.parts.get(modality.name, ())))
     return tuple(views)
 
 
 def _panels(model: RobustMDiff, patient: Patient, attribution: Attribution) -> dict[str, Panel]:
     """Out of range first, then by how much a cell mattered."""
     panels = {}
-    for modality in model.task.modalities:
+    for modality in model.task.of_kind("values"):
         values = patient.modalities.get(modality.name)
         if not isinstance(values, Mapping):
             continue
