@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig as TritonConfig
@@ -49,6 +53,7 @@ from robustmdiff.serving.limits import Limits
 from robustmdiff.serving.metrics import Metrics
 from robustmdiff.serving.served import Served
 from robustmdiff.training.config import TrainConfig
+from tests.serving.browser import CHROMIUM, Browser
 
 PAGE = Path(__file__).parents[1] / "docs" / "adding_a_kind.md"
 FILES = ["robustmdiff/data/kinds/wave.py", "robustmdiff/encoders/wave.py"]
@@ -197,14 +202,43 @@ def test_triton_is_told_of_its_samples(run):
     }
 
 
-def test_it_is_served(exported, people, tmp_path):
+@pytest.fixture
+def app(exported, tmp_path) -> FastAPI:
     limits, metrics = Limits(), Metrics()
     served = Served(exported, "0" * 64, limits, metrics.batch.observe)
+    return make_app([served], Door("ward", limits, metrics, None, Audit(tmp_path / "audit")))
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_the_page_takes_it_as_json(app, exported, people, tmp_path):
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    browser = Browser(tmp_path / "profile")
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        browser.visit(f"http://127.0.0.1:{port}", 1280, 800)
+        browser.until("typeof task === 'object' && !form.hidden")
+        raw = json.dumps({"ecg": people[1].modalities["ecg"].tolist()})
+        browser.value(f"fill({raw}); form.requestSubmit()")
+        browser.until("document.getElementById('said').childElementCount > 0")
+        said = browser.value("JSON.stringify(last)")
+    finally:
+        browser.close()
+        server.should_exit = True
+        thread.join()
+    assert json.loads(said)["probability"] == pytest.approx(
+        exported.diagnose(people[1]).probability, abs=TOLERANCE
+    )
+
+
+def test_it_is_served(app, exported, people):
     ecg, labs = people[0].modalities["ecg"], people[0].modalities["labs"]
     expected = exported.diagnose(people[0]).probability
-    with TestClient(
-        make_app([served], Door("ward", limits, metrics, None, Audit(tmp_path / "audit")))
-    ) as client:
+    with TestClient(app) as client:
         raw = {"ecg": ecg.tolist(), "labs": labs}
         said = client.post("/predict", json=raw)
         assert said.json()["probability"] == pytest.approx(expected, abs=TOLERANCE), said.text
