@@ -1,5 +1,5 @@
 """The kinds of a modality, one file each. A kind more is a file here with a line in KINDS, and its encoder
-with a line in the encoders' table (docs/guides/adding_a_kind.md)."""
+with a line in the encoders' table (docs/adding_a_kind.md)."""
 
 from __future__ import annotations
 
