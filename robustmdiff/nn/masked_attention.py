@@ -147,10 +147,11 @@ def pack(x: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     or no gradient is recorded there, nothing is done and rows is None: no op reads them.
     """
     traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if segments.device.type == "cpu" and not traced:
+    if segments.is_cpu and not traced:
         if segments.ndim != 3 or segments.dtype != torch.int32:
             return x, segments, None  # the op says what is wrong
-        rows, packed = _present(segments.numpy().tobytes(), segments.shape[0], segments.shape[1], x.shape[0])
+        B, M, _ = segments.shape
+        rows, packed = _present(segments.numpy().tobytes(), B, M, x.shape[0])
         return (x, segments, None) if rows is None else (x.index_select(0, rows), packed, rows)
     if not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
         return x, segments, None

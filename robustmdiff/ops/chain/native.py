@@ -21,7 +21,7 @@ _MISSING = _native.missing(operator)
 def reasons(a: Arguments) -> list[str]:
     """Why the kernel cannot take these arguments."""
     found = []
-    if a.x.device.type != "cpu":
+    if not a.x.is_cpu:
         found.append(f"no kernel for {a.x.device.type}")
     if _MISSING is not None:
         found.append(_MISSING)

@@ -16,10 +16,9 @@ _MISSING = _native.missing(operators.step)
 def takes(sample: Tensor) -> list[str]:
     """Why the kernels cannot take a sample of this dtype and device."""
     found = []
-    device = sample.device.type
-    if device not in ("cpu", "cuda"):
-        found.append(f"no kernel for {device}")
-    missing = _native.missing(operators.step, "CUDA") if device == "cuda" else _MISSING
+    if not (sample.is_cpu or sample.is_cuda):
+        found.append(f"no kernel for {sample.device.type}")
+    missing = _native.missing(operators.step, "CUDA") if sample.is_cuda else _MISSING
     if missing is not None:
         found.append(missing)
     if sample.dtype == torch.float64:

@@ -16,14 +16,13 @@ _MISSING = _native.missing(forward_op)
 def reasons(a: Arguments) -> list[str]:
     """Why the kernels cannot take these arguments."""
     found = []
-    device = a.q.device.type
-    if device == "cuda":
+    if a.q.is_cuda:
         missing = _native.missing(forward_op, "CUDA")
         found += [] if missing is None else [missing]
         if a.q.shape[-1] > 256:
             found.append(f"width {a.q.shape[-1]}, and the CUDA kernels take up to 256")
-    elif device != "cpu":
-        found.append(f"no kernel for {device}")
+    elif not a.q.is_cpu:
+        found.append(f"no kernel for {a.q.device.type}")
     elif _MISSING is not None:
         found.append(_MISSING)
     if a.q.dtype == torch.float64:

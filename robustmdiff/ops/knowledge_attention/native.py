@@ -17,7 +17,7 @@ _MISSING = _native.missing(forward_op)
 def reasons(a: Arguments) -> list[str]:
     """Why the kernels cannot take these arguments."""
     found = []
-    if a.q.device.type != "cpu":
+    if not a.q.is_cpu:
         found.append(f"no kernel for {a.q.device.type}")
     if _MISSING is not None:
         found.append(_MISSING)

@@ -65,38 +65,38 @@ def arguments(
 
 
 def _check_tokens(q: Tensor, k: Tensor, v: Tensor) -> None:
-    if q.ndim != 3 or k.ndim != 3 or k.shape[2] != q.shape[2] or q.shape[2] == 0:
+    shape, keys, dtype = q.shape, k.shape, q.dtype
+    if len(shape) != 3 or len(keys) != 3 or keys[2] != shape[2] or shape[2] == 0:
         raise ValueError(
             "masked_attention: q and k must be [tokens, heads, width] of one width >= 1, "
-            f"got {list(q.shape)} and {list(k.shape)}"
+            f"got {list(shape)} and {list(keys)}"
         )
-    if v.shape != k.shape:
-        raise ValueError(f"masked_attention: v must be {list(k.shape)} like k, got {list(v.shape)}")
-    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+    if v.shape != keys:
+        raise ValueError(f"masked_attention: v must be {list(keys)} like k, got {list(v.shape)}")
+    if keys[1] == 0 or shape[1] % keys[1]:
         raise ValueError(
-            f"masked_attention: k has {k.shape[1]} heads, expected a divisor of the {q.shape[1]} heads of q"
+            f"masked_attention: k has {keys[1]} heads, expected a divisor of the {shape[1]} heads of q"
         )
-    if q.dtype not in FLOATS or k.dtype != q.dtype or v.dtype != q.dtype:
+    if dtype not in FLOATS or k.dtype != dtype or v.dtype != dtype:
         raise TypeError(
             "masked_attention: q, k and v must share one of float32, bfloat16, float16, float64, "
-            f"got {q.dtype}, {k.dtype} and {v.dtype}"
+            f"got {dtype}, {k.dtype} and {v.dtype}"
         )
 
 
 def _check_segments(a: Arguments) -> None:
     """All but their values, which the backends look at."""
-    for name, segments in (("q_segments", a.q_segments), ("k_segments", a.k_segments)):
+    queries, keys = a.q_segments.shape, a.k_segments.shape
+    for name, segments, shape in (("q_segments", a.q_segments, queries), ("k_segments", a.k_segments, keys)):
         if segments.dtype != torch.int32:
             raise TypeError(f"masked_attention: {name} must be torch.int32, got {segments.dtype}")
-        if segments.ndim != 3 or segments.shape[2] != 2:
-            raise ValueError(
-                f"masked_attention: {name} must be [patients, modalities, 2], got {list(segments.shape)}"
-            )
-    (B, Mq, _), (others, M, _) = a.q_segments.shape, a.k_segments.shape
+        if len(shape) != 3 or shape[2] != 2:
+            raise ValueError(f"masked_attention: {name} must be [patients, modalities, 2], got {list(shape)}")
+    B, Mq, M = *queries[:2], keys[1]
     if B == 0:
         raise ValueError("masked_attention: q_segments has no patients, expected at least one")
-    if others != B:
-        raise ValueError(f"masked_attention: k_segments has {others} patients, expected {B} like q_segments")
+    if keys[0] != B:
+        raise ValueError(f"masked_attention: k_segments has {keys[0]} patients, expected {B} like q_segments")
     if a.exclude_own and Mq != M:
         raise ValueError(
             f"masked_attention: exclude_own needs as many query as key modalities, got {Mq} and {M}"

@@ -15,11 +15,10 @@ _MISSING = _native.missing(forward_op)
 def reasons(a: Arguments) -> list[str]:
     """Why the kernels cannot take these arguments."""
     found = []
-    device = a.q.device.type
-    if device == "cuda":
+    if a.q.is_cuda:
         found += _cuda_reasons(a)
-    elif device != "cpu":
-        found.append(f"no kernel for {device}")
+    elif not a.q.is_cpu:
+        found.append(f"no kernel for {a.q.device.type}")
     elif _MISSING is not None:
         found.append(_MISSING)
     if a.q.dtype == torch.float64:
