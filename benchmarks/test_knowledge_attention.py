@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.limits import bandwidth, matmul
 from benchmarks.peers.knowledge_attention import MAKERS, queries
+from robustmdiff import explain
 
 N, D = 64, 256
 SHAPES = {(N, 100_000): 1.0, (1, 100_000): 0.5, (4096, 1000): 0.5}  # queries, concepts: share of the time
@@ -26,7 +27,9 @@ def limits_of(workload, device, dtype):
 def test_knowledge_attention(bench, tiny, device, dtype, n, k):
     name = f"{n:,} {'query' if n == 1 else 'queries'}, {k:,} concepts"
     workload = queries(name, n, k, D, device, dtype)
-    bench(workload, MAKERS, tiny, limits_of(workload, device, dtype), share=SHAPES[n, k])
+    chosen = explain("knowledge_attention", **workload.tensors, scale=workload.scale).chosen
+    limits = limits_of(workload, device, dtype)
+    bench(workload, MAKERS, tiny, limits, share=SHAPES[n, k], chosen=chosen)
 
 
 @pytest.mark.parametrize("k", [10**2, 10**3, 10**4, 10**5, 10**6])

@@ -215,10 +215,12 @@ def _shaky(row: Row) -> bool:
 
 
 def _champion(rows: Sequence[Row]) -> Row | None:
-    """Our fastest kernel; the fallback in torch, which nobody gets where a kernel runs, only if alone."""
+    """The backend that a call gets, where the run says so; else our fastest kernel, and the fallback in
+    torch, which nobody gets where a kernel runs, only if alone."""
     ours = [row for row in rows if row["ours"]]
+    chosen = [row for row in ours if row["candidate"] == f"ours, {row.get('chosen')}"]
     kernels = [row for row in ours if row["candidate"] != "ours, torch"]
-    return min(kernels or ours, key=lambda row: row["ms"], default=None)
+    return min(chosen or kernels or ours, key=lambda row: row["ms"], default=None)
 
 
 def _ms(of: dict[tuple[str, str], Row], name: str, passes: Sequence[str]) -> float:

@@ -21,17 +21,24 @@ def takes_all(a: Any) -> list[str]:
     return []
 
 
+def is_never_slower(a: Any) -> list[str]:
+    """No reason to pass over a backend that can run."""
+    return []
+
+
 @dataclass(frozen=True)
 class Backend:
     """One implementation of an op. `a` is the op's arguments, a NamedTuple, checked.
 
-    run(a): the op. reasons(a) -> list[str]: why it cannot take these arguments, [] if it can; it may look
-    at dtypes, devices and shapes, never at values.
+    run(a): the op. reasons(a) -> list[str]: why it cannot take these arguments, [] if it can. slower(a) ->
+    list[str]: why one further down the list is better for them, though this one can; who asks for it by name
+    gets it. Both may look at dtypes, devices and shapes, never at values.
     """
 
     name: str
     run: Callable[[Any], Any]
     reasons: Callable[[Any], list[str]] = takes_all
+    slower: Callable[[Any], list[str]] = is_never_slower
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ class Op:
         declined: dict[str, list[str]] = {}
         for backend in self.backends:
             reasons = backend.reasons(a)
+            if not reasons and requested is None:
+                reasons = backend.slower(a)
             if not reasons and requested not in (None, backend.name):
                 reasons = [f"{requested} was asked for by name"]
             if not reasons and chosen is not None:
@@ -98,7 +107,7 @@ class Op:
                 raise BackendError(f"{self.name}: backend {requested!r} cannot run: {'; '.join(reasons)}")
             return backend
         for backend in self.backends:
-            if not backend.reasons(a):
+            if not backend.reasons(a) and not backend.slower(a):
                 return backend
         declined = [f"{b.name}: {'; '.join(b.reasons(a))}" for b in self.backends]
         raise BackendError(f"{self.name}: no backend can run: " + " | ".join(declined))

@@ -51,6 +51,25 @@ def test_a_backend_asked_for_by_name_runs_or_raises(halve):
     assert halve.select(4).name == "shift"
 
 
+def test_auto_passes_over_a_backend_that_is_slower_but_a_name_does_not():
+    def large(x: int) -> list[str]:
+        return [f"any is faster for x = {x}"] if x > 100 else []
+
+    op = Op(
+        "third",
+        lambda x: x,
+        (Backend("table", lambda x: "table", slower=large), Backend("any", lambda x: "any")),
+    )
+    try:
+        assert (op(9), op(900)) == ("table", "any")
+        assert explain("third", 900).declined == {"table": ["any is faster for x = 900"]}
+        with use_backend(third="table"):
+            assert op(900) == "table"
+            assert explain("third", 900).declined == {"any": ["table was asked for by name"]}
+    finally:
+        del Op.registry["third"]
+
+
 def test_unknown_names_are_named(halve):
     with (
         pytest.raises(BackendError, match="backend is 'gpu', expected one of 'shift', 'any'"),

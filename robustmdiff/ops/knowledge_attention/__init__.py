@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from robustmdiff.ops.dispatch import Backend, Op
-from robustmdiff.ops.knowledge_attention import definition, native, torch_backend, triton_backend
-from robustmdiff.ops.knowledge_attention.arguments import arguments, top_arguments
+from robustmdiff.ops.knowledge_attention import definition, dense, native, torch_backend, triton_backend
+from robustmdiff.ops.knowledge_attention.arguments import Arguments, arguments, top_arguments
 
 __all__ = ["knowledge_attention", "knowledge_top"]
 
@@ -29,11 +29,12 @@ def knowledge_attention(
     log_prior  [k], floating point, added to every row's scores; -inf = the concept is absent: it is
                never used, and its gradients are 0. With every concept absent the result is 0.
 
-    No array of N x k is made. Softmax and sums are float32 (float64 for float64). Definition:
-    robustmdiff.ops.knowledge_attention.definition. Errors: TypeError for dtypes, ValueError for
+    No array of N x k is made, but of at most 2^22 weights where rows are many and wide: there torch is
+    faster (robustmdiff.ops.knowledge_attention.dense). Softmax and sums are float32 (float64 for float64).
+    Definition: robustmdiff.ops.knowledge_attention.definition. Errors: TypeError for dtypes, ValueError for
     shapes and devices and, on the CPU, for a log_prior that is NaN or +inf.
     """
-    out, _ = OP(arguments(q, concepts, log_prior, scale=scale))
+    out: Tensor = OP(arguments(q, concepts, log_prior, scale=scale))[0]
     return out
 
 
@@ -51,13 +52,19 @@ def knowledge_top(
         return TOP(a)
 
 
+def _in_torch(a: Arguments) -> tuple[Tensor, Tensor]:
+    """The result, and what the backward pass needs besides."""
+    kept = torch.is_grad_enabled() and dense.pays(a)
+    return dense.run(*a[:4]) if kept else torch_backend.run(a)  # type: ignore[return-value]
+
+
 OP = Op(
     "knowledge_attention",
     arguments,
     (
-        Backend("native", native.run, native.reasons),
+        Backend("native", native.run, native.reasons, native.slower),
         Backend("triton", triton_backend.run, triton_backend.reasons),
-        Backend("torch", torch_backend.run),
+        Backend("torch", _in_torch),
         Backend("definition", definition.knowledge_attention),
     ),
 )

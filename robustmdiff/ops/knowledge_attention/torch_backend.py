@@ -1,4 +1,5 @@
-"""knowledge_attention in torch: blocks of queries times chunks of concepts, softmax combined online.
+"""knowledge_attention in torch: its fused attention, or blocks of queries times chunks of concepts, softmax
+combined online.
 
 No array is larger than BLOCK scores, however many queries and concepts there are.
 """
@@ -19,15 +20,33 @@ BLOCK = 2**20  # scores held at a time
 ROWS = 1024  # query rows of a block
 
 
+_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+
+
 def forward(a: Arguments) -> tuple[Tensor, Tensor]:
     q, log_prior = a.q, a.log_prior
     absent = absent_concepts(log_prior)
     queries = q.to(lse_dtype(q.dtype)).flatten(0, 1)  # [N * H, d]
+    whole = q.is_cpu and q.numel() and absent is None
+    out, lse = _in_one(queries, a) if whole else _in_blocks(queries, a, absent)
+    return out.to(q.dtype).view(q.shape), lse.view(q.shape[:2])
+
+
+def _in_one(queries: Tensor, a: Arguments) -> tuple[Tensor, Tensor]:
+    """By torch's fused attention, which reads past strides; no concept is absent."""
+    K = a.concepts.to(queries.dtype).contiguous()[None, None]
+    bias = None if a.log_prior is None else a.log_prior.to(queries.dtype)[None, None, None]
+    rows = queries.contiguous()[None, None]
+    out, lse = _fused(rows, K, K, 0.0, False, attn_mask=bias, scale=a.scale)
+    return out, lse
+
+
+def _in_blocks(queries: Tensor, a: Arguments, absent: Tensor | None) -> tuple[Tensor, Tensor]:
     outs, lses = [], []
     for q_b in queries.split(ROWS):
         out: Tensor | None = None
         for rows, K in _chunks(a.concepts, absent, len(q_b), queries.dtype):
-            scores = _scores(q_b, K, log_prior, rows, a.scale)
+            scores = _scores(q_b, K, a.log_prior, rows, a.scale)
             chunk_lse = scores.logsumexp(-1, keepdim=True).clamp_min_(NOTHING)
             chunk_out = scores.sub_(chunk_lse).exp_() @ K
             if out is None:
@@ -38,8 +57,7 @@ def forward(a: Arguments) -> tuple[Tensor, Tensor]:
                 lse = total
         outs.append(out)
         lses.append(lse)
-    out, lse = torch.cat(outs).to(q.dtype), torch.cat(lses)  # type: ignore[arg-type]
-    return out.view(q.shape), lse.view(q.shape[:2])
+    return torch.cat(outs), torch.cat(lses)  # type: ignore[arg-type]
 
 
 def backward(grad_out: Tensor, out: Tensor, lse: Tensor, a: Arguments) -> tuple[Tensor, Tensor, Tensor]:
