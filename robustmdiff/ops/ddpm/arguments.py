@@ -108,7 +108,8 @@ def step_arguments(
     exact = log_variance is not None
     if exact:
         variance_output = log_variance
-    if any(x is not None and x.dtype != sample.dtype for x in others.values()):
+    dtype = sample.dtype
+    if any(x is not None and x.dtype != dtype for x in others.values()):
         model_output = model_output.to(sample.dtype)
         uncond, variance_output, noise = (
             x if x is None else x.to(sample.dtype) for x in (uncond, variance_output, noise)

@@ -48,14 +48,14 @@ def check_schedule(
     noise: Tensor | None,
 ) -> None:
     """Step, table and where the noise comes from."""
-    rows = sample.shape[:1]
+    rows, device = sample.shape[:1], sample.device
     table_shape = (*(table.shape[:1] if isinstance(table, Tensor) else (0,)), len(Coefficients._fields))
-    _check_schedule_tensor(op, "step", step, torch.int64, rows, sample)
-    _check_schedule_tensor(op, "table", table, torch.float32, table_shape, sample)
+    _check_schedule_tensor(op, "step", step, torch.int64, rows, device)
+    _check_schedule_tensor(op, "table", table, torch.float32, table_shape, device)
     if key is not None:
-        _check_schedule_tensor(op, "key", key, torch.int64, (2,), sample)
+        _check_schedule_tensor(op, "key", key, torch.int64, (2,), device)
     if row_ids is not None:
-        _check_schedule_tensor(op, "row_ids", row_ids, torch.int64, rows, sample)
+        _check_schedule_tensor(op, "row_ids", row_ids, torch.int64, rows, device)
     if (key is None) == (noise is None):
         both = "neither is" if key is None else "both are"
         raise ValueError(f"{op}: expected exactly one of key and noise, {both} given")
@@ -68,20 +68,20 @@ def check_schedule(
 
 
 def _check_schedule_tensor(
-    op: str, name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...], sample: Tensor
+    op: str, name: str, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device
 ) -> None:
     if not isinstance(x, Tensor) or x.dtype != dtype or x.shape != shape:
         raise ValueError(f"{op}: {name} is {describe(x)}, expected {dtype} {list(shape)}")
-    if x.device != sample.device:
-        raise ValueError(f"{op}: {name} is on {x.device}, expected {sample.device} like sample")
+    if x.device != device:
+        raise ValueError(f"{op}: {name} is on {x.device}, expected {device} like sample")
 
 
 def readable(x: Tensor) -> bool:
     """Whether the values of x can be looked at: eager, on the CPU, outside torch.func."""
     return (
-        not torch.compiler.is_compiling()
-        and type(x) is Tensor
-        and x.device.type == "cpu"
+        type(x) is Tensor
+        and x.is_cpu
+        and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
     )
 

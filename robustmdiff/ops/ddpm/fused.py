@@ -42,9 +42,7 @@ def backends(name: str, operators: Operators, takes: Callable[[Tensor], list[str
         found = takes(a.sample)
         if isinstance(a.clip, DynamicThreshold):
             found.append("dynamic thresholding needs a quantile of each row, which stays in torch")
-        if torch.is_grad_enabled():
-            found += _only_torch(guidance=a.guidances, noise=a.noise, table=a.table)
-        return found
+        return found + _only_torch(guidance=a.guidances, noise=a.noise, table=a.table)
 
     def noise_reasons(a: Noise) -> list[str]:
         return takes(a.sample) + _only_torch(noise=a.noise, table=a.table)
