@@ -16,13 +16,8 @@ from typing import Any, ClassVar
 from torch.compiler import is_compiling
 
 
-def takes_all(a: Any) -> list[str]:
-    """No reason against any arguments: those of a backend that takes whatever the op takes."""
-    return []
-
-
-def is_never_slower(a: Any) -> list[str]:
-    """No reason to pass over a backend that can run."""
+def none(a: Any) -> list[str]:
+    """No reason against any arguments."""
     return []
 
 
@@ -37,8 +32,8 @@ class Backend:
 
     name: str
     run: Callable[[Any], Any]
-    reasons: Callable[[Any], list[str]] = takes_all
-    slower: Callable[[Any], list[str]] = is_never_slower
+    reasons: Callable[[Any], list[str]] = none
+    slower: Callable[[Any], list[str]] = none
 
 
 @dataclass(frozen=True)
