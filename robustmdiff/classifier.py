@@ -27,6 +27,7 @@ from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.tensors import tensors
 from robustmdiff.knowledge import concepts_of_task
 from robustmdiff.knowledge.concepts import NOTHING_KNOWN
+from robustmdiff.labels import labels_of
 from robustmdiff.models import MODELS
 from robustmdiff.training.config import TrainConfig
 
@@ -82,15 +83,15 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
         """X [n, columns], y [n] or [n, C]."""
         X, y = self._checked(X, y=y, multi_output=True)
         check_consistent_length(X, y)
-        holds = self._labels(y)
+        holds, multilabel = self._labels(y)
         self._layout = Layout.of(X, self.modalities)
         names = tuple(str(name) for name in self.classes_)
         patients = [
             replace(patient, labels=dict(zip(names, row, strict=True)))
             for patient, row in zip(self._layout.patients(X), holds.tolist(), strict=True)
         ]
-        counted = prevalence(patients, names, self._multilabel)
-        self.task_ = Task(self._layout.modalities, names, counted, multilabel=self._multilabel)
+        counted = prevalence(patients, names, labels_of(multilabel))
+        self.task_ = Task(self._layout.modalities, names, counted, multilabel=multilabel)
         self._seed = int(check_random_state(self.random_state).randint(2**31))
         with _generators_kept():
             self._train(patients, self._seed)
@@ -108,9 +109,9 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class [n]; of several at once, whether each is likelier than not, int [n, C]."""
         probability = self.predict_proba(X)
-        if self._multilabel:
-            return (probability > 0.5).astype(int)
-        return self.classes_[probability.argmax(1)]
+        if self.task_.labels.exclusive:
+            return self.classes_[probability.argmax(1)]
+        return (probability > 0.5).astype(int)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -127,18 +128,17 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"X: is {list(X.shape)}, expected at least one row and one column")
         return validate_data(self, X, skip_check_array=True, **how)
 
-    def _labels(self, y: Any) -> np.ndarray:
-        """Which classes hold, bool [n, C]; sets classes_."""
+    def _labels(self, y: Any) -> tuple[np.ndarray, bool]:
+        """Which classes hold, bool [n, C], and whether several may; sets classes_."""
         check_classification_targets(y)
-        self._multilabel = type_of_target(y) == "multilabel-indicator"
-        if self._multilabel:
+        if type_of_target(y) == "multilabel-indicator":
             y = check_array(y, input_name="y")
             self.classes_ = np.arange(y.shape[1])
-            return y == 1
+            return y == 1, True
         y = column_or_1d(y, warn=True)
         assert_all_finite(y, input_name="y")
         self.classes_ = np.unique(y)
-        return y[:, None] == self.classes_
+        return y[:, None] == self.classes_, False
 
     def _probability(self, patients: Sequence[Patient]) -> torch.Tensor:
         """[B, C]."""

@@ -1,21 +1,34 @@
 """How the labels of a patient hang together: one of the classes holds, or each is its own yes or no.
 
-`labels_of(task)` is where that is asked; whoever needs the answer asks the `Labels` it gives. Sizes: C
-classes. Importing this imports no torch, as prediction sets go without.
+`labels_of` is where that is asked; whoever needs the answer asks the `Labels` it gives, which a task has
+(`Task.labels`) and a model (`DiagnosisModel.labels`). Sizes: n patients, C classes. Data, metrics and
+prediction sets ask with arrays, models with tensors: importing this imports no torch.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
-    from robustmdiff.data.task import Task
+    from robustmdiff.ranking import Array, Bools
 
 RAREST = 1e-5  # and most frequent, less than 1: log odds stay finite
+
+
+class Claims(NamedTuple):
+    """What was claimed of patients and can be checked, [k] each: of which of them, how surely, and whether it
+    is so."""
+
+    row: NDArray[np.int64]
+    stated: Array
+    right: Bools
 
 
 class Labels(Protocol):
@@ -25,6 +38,30 @@ class Labels(Protocol):
 
     exclusive: bool
     calibration: str
+
+    # Arrays: label bool [n, C], counting only where known bool [n, C]
+
+    def impossible(self, label: Bools, known: Bools) -> Bools:
+        """Whose labels cannot all be so, [n]: of one label, several that hold or none that does."""
+
+    def implied(self, label: Bools, known: Bools) -> Bools:
+        """What is known because of the labels that are, [n, C]: the class that holds excludes the others."""
+
+    def prevalence(self, holds: Sequence[int], known: Sequence[int]) -> tuple[float, ...]:
+        """Of each class, from how many have it and of how many it is known, [C] both; one is added to the
+        count of each answer, so that a class that nobody has keeps a chance (Laplace)."""
+
+    def diagnosed(self, label: Bools, known: Bools) -> Bools:
+        """Of whom enough is known for an answer to be right or wrong, [n]."""
+
+    def claims(self, p: Array, label: Bools, known: Bools) -> Claims:
+        """One label: the most probable class of each who is `diagnosed`; several: every known cell."""
+
+    def prediction_sets(self, p: Array, quantile: Array) -> Bools:
+        """The classes whose score 1 - p is at most the quantile, [n, C] each; of one label the most probable
+        class in any case, as one of them holds."""
+
+    # Tensors
 
     def log_prior(self, prevalence: Sequence[float]) -> Tensor:
         """float32 [C]: the logits that `probability` takes to the prevalence."""
@@ -63,12 +100,40 @@ class Labels(Protocol):
     def contrast(self, log_likelihood: Tensor) -> Tensor:
         """log likelihood of each hypothesis [..., hypotheses] -> what speaks for each class [..., C]."""
 
+    def choices(self, C: int) -> int:
+        """How many uniform numbers decide which of C classes hold."""
+
+    def drawn(self, p: Tensor, u: Tensor) -> Tensor:
+        """Which classes hold, 0 or 1, as uniform u float64 [choices, S] decides: p [n, C] -> [n, S, C]."""
+
 
 class Exclusive:
     """One class holds."""
 
     exclusive = True
     calibration = "ece"
+
+    def impossible(self, label: Bools, known: Bools) -> Bools:
+        holding = (label & known).sum(1)
+        return (holding > 1) | (known.all(1) & (holding == 0))
+
+    def implied(self, label: Bools, known: Bools) -> Bools:
+        return known | ((label & known).sum(1) > 0)[:, None]
+
+    def prevalence(self, holds: Sequence[int], known: Sequence[int]) -> tuple[float, ...]:
+        return tuple((h + 1) / (sum(holds) + len(holds)) for h in holds)
+
+    def diagnosed(self, label: Bools, known: Bools) -> Bools:
+        return (label & known).sum(-1) == 1
+
+    def claims(self, p: Array, label: Bools, known: Bools) -> Claims:
+        row = np.flatnonzero(self.diagnosed(label, known))
+        return Claims(row, p[row].max(-1), label[row, p[row].argmax(-1)])
+
+    def prediction_sets(self, p: Array, quantile: Array) -> Bools:
+        sets = 1 - p <= quantile
+        sets[np.arange(len(p)), p.argmax(1)] = True
+        return sets
 
     def log_prior(self, prevalence: Sequence[float]) -> Tensor:
         return _bounded(prevalence).log()
@@ -100,12 +165,39 @@ class Exclusive:
     def contrast(self, log_likelihood: Tensor) -> Tensor:
         return log_likelihood
 
+    def choices(self, C: int) -> int:
+        return 1
+
+    def drawn(self, p: Tensor, u: Tensor) -> Tensor:
+        from torch.nn.functional import one_hot
+
+        below = p.to(u.dtype).cumsum(-1)[:, None, :-1]  # [n, 1, C - 1]
+        return one_hot((u[0][:, None] >= below).sum(-1), p.shape[1]).to(p.dtype)
+
 
 class Independent:
     """Each class is its own yes or no."""
 
     exclusive = False
     calibration = "ece/classwise"
+
+    def impossible(self, label: Bools, known: Bools) -> Bools:
+        return np.zeros(len(label), dtype=bool)
+
+    def implied(self, label: Bools, known: Bools) -> Bools:
+        return known
+
+    def prevalence(self, holds: Sequence[int], known: Sequence[int]) -> tuple[float, ...]:
+        return tuple((h + 1) / (k + 2) for h, k in zip(holds, known, strict=True))
+
+    def diagnosed(self, label: Bools, known: Bools) -> Bools:
+        return known.sum(-1) > 0
+
+    def claims(self, p: Array, label: Bools, known: Bools) -> Claims:
+        return Claims(np.nonzero(known)[0], p[known], label[known])
+
+    def prediction_sets(self, p: Array, quantile: Array) -> Bools:
+        return 1 - p <= quantile
 
     def log_prior(self, prevalence: Sequence[float]) -> Tensor:
         return _bounded(prevalence).logit()
@@ -141,9 +233,18 @@ class Independent:
     def contrast(self, log_likelihood: Tensor) -> Tensor:
         return log_likelihood[..., :-1] - log_likelihood[..., -1:]
 
+    def choices(self, C: int) -> int:
+        return C
 
-def labels_of(task: Task) -> Labels:
-    return Independent() if task.multilabel else Exclusive()
+    def drawn(self, p: Tensor, u: Tensor) -> Tensor:
+        return (p[:, None] > u.T).to(p.dtype)
+
+
+EXCLUSIVE, INDEPENDENT = Exclusive(), Independent()
+
+
+def labels_of(multilabel: bool) -> Labels:
+    return INDEPENDENT if multilabel else EXCLUSIVE
 
 
 def _bounded(prevalence: Sequence[float]) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy, cross_entropy
 
 from robustmdiff.data.task import Field, Modality, Task
-from robustmdiff.labels import Exclusive, Independent, labels_of
+from robustmdiff.labels import Exclusive, Independent
 
 LOGITS = torch.tensor([[1.0, -2, 0.5], [0, 3, -1]], dtype=torch.float64)
 ONE = torch.ones(2, 3, dtype=torch.float64)
@@ -19,8 +20,8 @@ BOTH = pytest.mark.parametrize("labels", [Exclusive(), Independent()], ids=["one
 
 def test_a_task_says_which_it_is():
     modalities = (Modality("m", "values", fields=(Field("x"),)),)
-    assert labels_of(Task(modalities, ("a", "b"), (0.4, 0.6))).exclusive
-    assert not labels_of(Task(modalities, ("a", "b"), (0.4, 0.4), multilabel=True)).exclusive
+    assert Task(modalities, ("a", "b"), (0.4, 0.6)).labels.exclusive
+    assert not Task(modalities, ("a", "b"), (0.4, 0.4), multilabel=True).labels.exclusive
 
 
 @BOTH
@@ -113,3 +114,51 @@ def test_distance_is_total_variation():
 def test_many_labels_are_weighed_against_the_background():
     torch.testing.assert_close(Independent().contrast(torch.tensor([3.0, 1, 2])), torch.tensor([1.0, -1]))
     assert (Exclusive().hypotheses(5), Independent().hypotheses(5)) == (5, 6)
+
+
+# Of five patients and three classes
+YES = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0]], dtype=bool)
+SAID = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 1]], dtype=bool)
+
+
+def test_of_one_label_exactly_one_holds_and_says_no_of_the_others():
+    assert Exclusive().impossible(YES, SAID).tolist() == [False, True, True, False, False]
+    implied = Exclusive().implied(YES, SAID)
+    assert implied[[0, 4]].all()  # a class that holds excludes the others
+    assert implied[[3]].tolist() == [[True, False, False]]  # one that does not says nothing of them
+    assert not Independent().impossible(YES, SAID).any()
+    assert np.array_equal(Independent().implied(YES, SAID), SAID)
+
+
+def test_a_prevalence_adds_one_to_the_count_of_each_answer():
+    assert Exclusive().prevalence([3, 1, 0], [9, 9, 9]) == (4 / 7, 2 / 7, 1 / 7)  # three answers
+    assert Independent().prevalence([3, 0], [4, 0]) == (4 / 6, 1 / 2)  # two, yes and no, of each
+
+
+def test_a_claim_is_the_likeliest_class_or_every_known_cell():
+    p = np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.1, 0.8, 0.1], [0.5, 0.4, 0.1], [0.5, 0.2, 0.3]])
+    assert Exclusive().diagnosed(YES, SAID).tolist() == [True, False, False, False, True]
+    row, stated, right = Exclusive().claims(p, YES, SAID)
+    assert (row.tolist(), stated.tolist(), right.tolist()) == ([0, 4], [0.6, 0.5], [True, False])
+    silent = SAID & (np.arange(5) != 3)[:, None]
+    assert Independent().diagnosed(YES, silent).tolist() == [True, True, True, False, True]
+    row, stated, right = Independent().claims(p, YES, SAID)
+    assert row.tolist() == [0, 1, 1, 2, 2, 2, 3, 4, 4, 4]
+    assert stated.tolist() == p[SAID].tolist()
+    assert right.sum() == 4
+
+
+def test_a_set_of_one_label_is_never_empty():
+    p, quantile = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]), np.full((2, 3), 0.3)
+    assert Independent().prediction_sets(p, quantile).tolist() == [[False] * 3, [False, False, True]]
+    assert Exclusive().prediction_sets(p, quantile).tolist() == [[True, False, False], [False, False, True]]
+
+
+def test_what_holds_is_drawn_as_uniform_numbers_decide():
+    p, u = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.1, 0.6, 0.9]], dtype=torch.float64)
+    one = Exclusive().drawn(p, u)
+    assert torch.equal(one[0], torch.eye(3))  # [0, .5), [.5, .75), [.75, 1)
+    each = torch.stack([u[0], u[0], u[0] / 4])
+    assert (Exclusive().choices(3), Independent().choices(3)) == (1, len(each))
+    expected = torch.tensor([[1.0, 1, 1], [0, 0, 1], [0, 0, 1]])
+    assert torch.equal(Independent().drawn(p, each)[0], expected)

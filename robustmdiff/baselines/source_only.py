@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Task
-from robustmdiff.labels import labels_of
 
 
 class SourceOnly:
@@ -34,7 +33,7 @@ class SourceOnly:
         known = (
             np.array([[label is not None for label in row] for row in said]).reshape(-1, len(prior)).sum(0)
         )
-        if labels_of(self.task).exclusive:  # one diagnosis: classes left out do not hold
+        if self.task.labels.exclusive:  # one diagnosis: classes left out do not hold
             known = np.full(len(prior), holds.sum())
         return (holds + prior) / (known + 1)
 

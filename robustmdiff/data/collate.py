@@ -90,17 +90,15 @@ class Collator:
 
     def _labels(self, patients: Sequence[Patient]) -> tuple[np.ndarray, np.ndarray]:
         label, known = _flags(patients, "label", self.task.classes)
-        if self.task.multilabel:
-            return label, known
-        for b, patient in enumerate(patients):
-            true = [name for name, holds in patient.labels.items() if holds]
-            if len(true) > 1:
-                raise DataError(f"{patient}: labels {true} all hold, expected one of them (single label)")
-            if true:  # the others are excluded by it
-                known[b] = True
-            elif known[b].all():
-                raise DataError(f"{patient}: every label is False, expected one that holds (single label)")
-        return label, known
+        labels, holds = self.task.labels, label > 0.5
+        impossible = labels.impossible(holds, known)
+        if impossible.any():
+            patient = patients[int(impossible.argmax())]
+            true = [name for name, value in patient.labels.items() if value]
+            all_hold = f"labels {true} all hold, expected one of them"
+            problem = all_hold if true else "every label is False, expected one that holds"
+            raise DataError(f"{patient}: {problem} (single label)")
+        return label, labels.implied(holds, known)
 
 
 def _flags(patients: Sequence[Patient], what: str, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

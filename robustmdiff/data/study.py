@@ -9,20 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Patient, StoredImage
 from robustmdiff.data.task import Task
+from robustmdiff.labels import Labels
 
 CHUNK = 256  # patients at a time
 
 
-def prevalence(patients: Sequence[Patient], classes: Sequence[str], multilabel: bool) -> tuple[float, ...]:
-    """The share of each class among the patients of whom it is known, one added to each count so that a class
-    that nobody has keeps a chance (Laplace); even odds where nothing is known. Sums to 1 unless
-    `multilabel`, where each class is a yes or no of its own."""
+def prevalence(patients: Sequence[Patient], classes: Sequence[str], labels: Labels) -> tuple[float, ...]:
+    """The share of each class among the patients of whom it is known (`Labels.prevalence`): of those who have
+    one where classes exclude each other, so that the shares sum to 1; even odds where nothing is known."""
     holds = [sum(bool(patient.labels.get(name)) for patient in patients) for name in classes]
-    if multilabel:
-        known = [sum(name in patient.labels for patient in patients) for name in classes]
-        return tuple((h + 1) / (k + 2) for h, k in zip(holds, known, strict=True))
-    labelled = sum(any(patient.labels.values()) for patient in patients)  # not by what they do not have alone
-    return tuple((h + 1) / (labelled + len(classes)) for h in holds)
+    known = [sum(name in patient.labels for patient in patients) for name in classes]
+    return labels.prevalence(holds, known)
 
 
 def texts_of(patients: Sequence[Patient], task: Task) -> list[str]:

@@ -9,6 +9,7 @@ from reprlib import repr as brief
 from typing import Any, Literal
 
 from robustmdiff.data.names import check_modality_name, check_name, check_names
+from robustmdiff.labels import Labels, labels_of
 from robustmdiff.refusal import Refusal
 
 SMALL, LARGE = 1e-30, 1e30  # widths and ends that float32 can divide by
@@ -132,6 +133,11 @@ class Task:
         check_names([name.casefold() for name in names], "Task: modalities")
 
     @property
+    def labels(self) -> Labels:
+        """How the classes of a patient hang together."""
+        return labels_of(self.multilabel)
+
+    @property
     def modality_names(self) -> tuple[str, ...]:
         return tuple(modality.name for modality in self.modalities)
 
@@ -165,7 +171,7 @@ def _check_prevalence(task: Task) -> None:
     prevalence = task.prevalence
     if len(prevalence) != len(task.classes) or not all(is_number(p) and 0 <= p <= 1 for p in prevalence):
         raise Refusal(f"Task: prevalence is {prevalence}, expected {len(task.classes)} numbers in [0, 1]")
-    if not task.multilabel and abs(sum(prevalence) - 1) > ROUNDED:
+    if task.labels.exclusive and abs(sum(prevalence) - 1) > ROUNDED:
         raise Refusal(
             f"Task: prevalence is {prevalence}, which sums to {sum(prevalence):g}, expected 1: a patient has "
             "one of the classes (unless multilabel)"

@@ -121,7 +121,7 @@ def _sets(model: DiagnosisModel, said: Said, probability: Array, presence: Bools
         presence,
         ALPHA,
         known=known,
-        multilabel=task.multilabel,
+        labels=task.labels,
         rare=[name in task.rare for name in task.classes],
         person=person,
         weight=weight,

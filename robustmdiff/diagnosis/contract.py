@@ -19,7 +19,6 @@ from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.modalities import ModalityEncoders
 from robustmdiff.encoders.tensors import hide
 from robustmdiff.knowledge.concepts import ConceptTable
-from robustmdiff.labels import labels_of
 from robustmdiff.refusal import Refusal
 
 HEAD, DRAWS = "head", "draws"  # names of answers
@@ -83,7 +82,7 @@ class DiagnosisModel(nn.Module, ABC):
 
     def __init__(self, task: Task, config: ModelConfig, encoders: ModalityEncoders | None) -> None:
         super().__init__()
-        self.task, self.config, self.labels = task, config, labels_of(task)
+        self.task, self.config, self.labels = task, config, task.labels
         self.encoders = encoders
         self.register_buffer("log_weight", torch.zeros(len(task.classes)))
         self.register_buffer("temperature", torch.ones(len(task.modalities) + 1))

@@ -59,14 +59,14 @@ class SecondStage(nn.Module):
         if kind not in KINDS:
             raise Refusal(f"SecondStage: kind is {kind!r}, expected one of {', '.join(KINDS)}")
         M, C, D = len(model.task.modalities), len(model.task.classes), model.condensed
-        exclusive, config = model.labels.exclusive, model.config
+        config, labels = model.config, model.labels
         self.kind = kind
         if kind == "flow":
-            self.forecast = FlowForecast(D, M, C, exclusive=exclusive, spread=SPREAD)
+            self.forecast = FlowForecast(D, M, C, labels, spread=SPREAD)
         else:
             schedule = Schedule(config.T, config.beta_schedule, config.steps)
-            self.forecast = DDPMForecast(D, M, C, exclusive=exclusive, schedule=schedule, spread=SPREAD)
-        self.head = FullViewHead(D, M, C, model.labels)
+            self.forecast = DDPMForecast(D, M, C, labels, schedule=schedule, spread=SPREAD)
+        self.head = FullViewHead(D, M, C, labels)
         self.register_buffer("T", torch.ones(M + 1, dtype=torch.float64))
         self.register_buffer("change", torch.full((M,), torch.nan))
 
@@ -162,7 +162,7 @@ def with_lent(model: RobustMDiff, pairs: Pairs, key: Tensor) -> Pairs:
     own = pairs.take(~pairs.watching)
     if len(own.patient.unique()) >= FEW:
         return pairs
-    donor = DonorForecast(model.log_tau.exp(), exclusive=model.labels.exclusive)
+    donor = DonorForecast(model.log_tau.exp(), model.labels)
     donor.fit(own, key)
     return Pairs.join([pairs, donor.lend(own, key)])
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robustmdiff.diagnosis.saved import Saved
+from robustmdiff.labels import EXCLUSIVE, Labels, labels_of
 from robustmdiff.probability import ROUNDING, check_probability
 from robustmdiff.ranking import Array, Bools, check_weight
 from robustmdiff.refusal import Refusal
@@ -72,11 +73,11 @@ class ConformalSets(Saved):
     Arrays, or tensors on the CPU, go in; arrays come out.
     """
 
-    def __init__(self, alpha: float, multilabel: bool, quantiles: list[dict[str, Cell]]) -> None:
+    def __init__(self, alpha: float, labels: Labels, quantiles: list[dict[str, Cell]]) -> None:
         """quantiles: for each class, or one for all of them, by what is present: "3 present", a pattern such
         as "101" (of earlier versions), and "all", which is for what is not named."""
         self.alpha = alpha
-        self.multilabel = multilabel
+        self.labels = labels
         self.quantiles = quantiles
 
     @classmethod
@@ -88,7 +89,7 @@ class ConformalSets(Saved):
         alpha: float = 0.1,
         *,
         known: ArrayLike | None = None,
-        multilabel: bool = False,
+        labels: Labels = EXCLUSIVE,
         rare: ArrayLike | None = None,
         person: ArrayLike | None = None,
         weight: ArrayLike | None = None,
@@ -96,6 +97,7 @@ class ConformalSets(Saved):
         """probability [n, C] and presence bool [n, M] of n views of calibration patients; label [n, C] 0 or
         1, counting only where known bool [n, C] (None: everywhere).
 
+        labels  whether one of the classes holds or each is its own yes or no.
         rare    bool [C], which classes are rare; None: no class is.
         person  [n], whose view each row is; None: each is a person of its own.
         weight  [n], how much each row's person counts in the population; None: all the same.
@@ -114,7 +116,7 @@ class ConformalSets(Saved):
             )
         check_presence("ConformalSets", present)
         check_probability("ConformalSets", p)
-        _check_labels(y, k, multilabel)
+        _check_labels(y, k, labels)
         n, C = y.shape
         is_rare = np.zeros(C, dtype=bool) if rare is None else np.asarray(rare, dtype=bool)
         whose = np.arange(n) if person is None else np.unique(np.asarray(person), return_inverse=True)[1]
@@ -127,7 +129,7 @@ class ConformalSets(Saved):
         check_weight("ConformalSets: weight", w)
         row, c = np.nonzero((y == 1) & k)
         scored = _Scored(1 - p[row, c].astype(np.float64), c, present.sum(1)[row], whose[row], w[row])
-        return cls(alpha, multilabel, _calibrated(scored, is_rare, present.shape[1], 1 - alpha))
+        return cls(alpha, labels, _calibrated(scored, is_rare, present.shape[1], 1 - alpha))
 
     def sets(self, probability: ArrayLike, presence: ArrayLike) -> Bools:
         """probability [B, C], presence bool [B, M] -> bool [B, C]. ValueError for what is no probability."""
@@ -142,10 +144,8 @@ class ConformalSets(Saved):
         patterns, which = np.unique(present, axis=0, return_inverse=True)
         limit = [[cells[_name(row, cells)].quantile for cells in self.quantiles] for row in patterns]
         quantile = np.array(limit).reshape(len(patterns), len(self.quantiles))[which.reshape(-1)]
-        sets = 1 - p.astype(np.float64) <= quantile + ROUNDING  # a patient with nothing ties
-        if not self.multilabel:
-            sets[np.arange(len(p)), p.argmax(1)] = True
-        return sets
+        # With rounding, as a patient with nothing ties
+        return self.labels.prediction_sets(p.astype(np.float64), quantile + ROUNDING)
 
     def by_size(self, M: int, C: int) -> Array:
         """How large 1 - p_c may be, [M + 1, C], by how many of M modalities are present. Raises Refusal for
@@ -178,7 +178,7 @@ class ConformalSets(Saved):
     @property
     def _averages(self) -> bool:
         """Whether one quantile serves all classes, as in the sets of earlier versions."""
-        return len(self.quantiles) == 1 and not self.multilabel
+        return len(self.quantiles) == 1 and self.labels.exclusive
 
     def state(self) -> dict[str, Any]:
         # JSON has no infinity; a score is at most 1, so 2 says the same
@@ -186,15 +186,16 @@ class ConformalSets(Saved):
             {name: (min(q, 2.0), people, of) for name, (q, people, of) in cells.items()}
             for cells in self.quantiles
         ]
-        return {"alpha": self.alpha, "multilabel": self.multilabel, "quantiles": finite}
+        return {"alpha": self.alpha, "multilabel": not self.labels.exclusive, "quantiles": finite}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         alpha, multilabel = state["alpha"], state["multilabel"]
         if not 0 < alpha < 1 or not isinstance(multilabel, bool):
             raise ValueError(f"alpha is {alpha} and multilabel {multilabel}")
+        labels = labels_of(multilabel)
         # Earlier versions had one quantile for all classes that exclude each other, and did not say of whom.
-        before = "class" if multilabel else "all"
+        before = "all" if labels.exclusive else "class"
         quantiles = [
             {name: Cell(float(q), int(people), *(of or [before])) for name, (q, people, *of) in cells.items()}
             for cells in state["quantiles"]
@@ -209,7 +210,7 @@ class ConformalSets(Saved):
                     )
             if "all" not in cells:
                 raise ValueError("the quantile of all patients is not there")
-        return cls(alpha, multilabel, quantiles)
+        return cls(alpha, labels, quantiles)
 
 
 class _Scored(NamedTuple):
@@ -283,7 +284,7 @@ def check_presence(what: str, presence: Bools) -> None:
         raise ValueError(f"{what}: presence is {presence.dtype} {list(presence.shape)}, expected bool [n, M]")
 
 
-def _check_labels(label: np.ndarray, known: Bools, multilabel: bool) -> None:
+def _check_labels(label: np.ndarray, known: Bools, labels: Labels) -> None:
     wrong = known & (label != 0) & (label != 1)
     if wrong.any():
         row, c = np.argwhere(wrong)[0]
@@ -291,14 +292,13 @@ def _check_labels(label: np.ndarray, known: Bools, multilabel: bool) -> None:
             f"ConformalSets: label[{row}, {c}] is {float(label[row, c])}, expected 0 or 1, or not known"
         )
     holds = (label == 1) & known
-    if not multilabel:
-        several = (holds.sum(1) > 1) | (known.all(1) & (holds.sum(1) == 0))
-        if several.any():
-            row = int(np.flatnonzero(several)[0])
-            raise ValueError(
-                f"ConformalSets: label[{row}] names {int(holds[row].sum())} classes, expected one "
-                "(or multilabel=True)"
-            )
+    impossible = labels.impossible(holds, known)
+    if impossible.any():
+        row = int(impossible.argmax())
+        raise ValueError(
+            f"ConformalSets: label[{row}] names {int(holds[row].sum())} classes, expected one "
+            "(or labels=INDEPENDENT)"
+        )
     if not holds.any():
         raise Refusal(
             f"ConformalSets: no class is known to hold for any of {len(label)} calibration patients, "

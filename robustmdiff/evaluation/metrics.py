@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from robustmdiff.labels import EXCLUSIVE, Labels
 from robustmdiff.probability import EPS, check_probability
 from robustmdiff.ranking import Array, Bools, Ranking, check_range, check_score, check_weight, ratio
 
@@ -86,13 +87,13 @@ def measure(
     weight: Array,
     classes: tuple[str, ...],
     rare: tuple[str, ...] = (),
-    exclusive: bool = True,
+    labels: Labels = EXCLUSIVE,
     sets: Bools | None = None,
 ) -> Measured:
     """All metrics of one table cell.
 
     probability float64 [n, C]; truth of the same patients; weight [..., n]; sets bool [n, C], the
-    prediction sets, where there are any; exclusive: exactly one class holds. Names:
+    prediction sets, where there are any. Names:
 
         auroc/macro, auroc/rare, auroc/common, auroc/<class>     means over classes, then each class
         auprc/macro, /rare, /common, /<class>     likewise, of the average precision
@@ -127,7 +128,7 @@ def measure(
     }
     measured = [name for name in classes if "auroc" in of_class[name]]
     values |= _of_groups(of_class, measured, rare)
-    values |= _of_patients(probability, truth, weight, exclusive)
+    values |= _of_patients(probability, truth, weight, labels)
     if sets is not None:
         values |= _of_sets(sets, truth, weight, np.isin(classes, rare))
     return Measured(values, tuple(name for name in classes if name not in measured))
@@ -172,25 +173,24 @@ def _of_groups(
     return values
 
 
-def _of_patients(probability: Array, truth: Truth, weight: Array, exclusive: bool) -> dict[str, Array]:
+def _of_patients(probability: Array, truth: Truth, weight: Array, labels: Labels) -> dict[str, Array]:
     """Metrics over patients rather than over classes; brier is that of Brier (1950)."""
     values: dict[str, Array] = {}
     squared = (probability - truth.label) ** 2 * truth.known
     surprise = -np.log(np.where(truth.label, probability, 1 - probability).clip(EPS, 1))
-    if not exclusive:
+    if not labels.exclusive:
         cells = truth.known.sum(-1).astype(np.float64)
         if cells.any():
             values["brier"] = ratio(weight @ squared.sum(-1), weight @ cells)
             values["log_loss"] = ratio(weight @ (surprise * truth.known).sum(-1), weight @ cells)
         return values
-    rows = one_diagnosis(truth)
-    if rows.any():
-        p, w = probability[rows], weight[..., rows]
-        right = truth.label[rows, p.argmax(-1)]
+    row, stated, right = labels.claims(probability, *truth)
+    if len(row):
+        w = weight[..., row]
         values["accuracy"] = mean(right, w)
-        values["brier"] = mean(squared[rows].sum(-1), w)
-        values["log_loss"] = mean(surprise[truth.label & truth.known & rows[:, None]], w)
-        values["ece"] = calibration_error(p.max(-1), right, w)
+        values["brier"] = mean(squared[row].sum(-1), w)
+        values["log_loss"] = mean(surprise[row][(truth.label & truth.known)[row]], w)
+        values["ece"] = calibration_error(stated, right, w)
     return values
 
 
@@ -209,7 +209,7 @@ def _covered(sets: Bools, has: Bools, weight: Array) -> Array:
 
 
 def measure_calibration(
-    probability: Array, truth: Truth, weight: Array, exclusive: bool, sets: Bools | None = None
+    probability: Array, truth: Truth, weight: Array, labels: Labels, sets: Bools | None = None
 ) -> dict[str, Array]:
     """Whether patients who have something in common are told the truth: arguments as of `measure`.
 
@@ -218,13 +218,7 @@ def measure_calibration(
                     Calster et al. 2019): above 0 is too sure
     coverage        of the prediction sets
     """
-    if exclusive:
-        row = np.flatnonzero(one_diagnosis(truth))
-        stated = probability[row].max(-1)
-        right = truth.label[row, probability[row].argmax(-1)]
-    else:
-        row, _ = np.nonzero(truth.known)
-        stated, right = probability[truth.known], truth.label[truth.known]
+    row, stated, right = labels.claims(probability, *truth)
     if not len(row):
         return {}
     stated, w = stated.clip(0, 1), weight[..., row]
@@ -233,11 +227,6 @@ def measure_calibration(
     if sets is not None and has.any():
         values["coverage"] = _covered(sets, has, weight)
     return values
-
-
-def one_diagnosis(truth: Truth) -> Bools:
-    """bool [n]: whose one diagnosis is known."""
-    return (truth.label & truth.known).sum(-1) == 1
 
 
 def _nanmean(values: list[Array]) -> Array:

@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from robustmdiff.evaluation.conditions import COMPLETE, Condition, mcar
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.support import BIN
-from robustmdiff.labels import labels_of
 
 # Okabe and Ito (2008): told apart by colour-blind readers and in grey
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
@@ -144,7 +143,7 @@ def reliability(results: Results) -> Figure | None:
     if not any(_curves(results, condition) for condition in (COMPLETE, results.half)):
         return None
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 4.9), sharey=True)
-    metric = labels_of(results.task).calibration
+    metric = results.task.labels.calibration
     for ax, condition in zip(axes, (COMPLETE, results.half), strict=True):
         _reliability(ax, results, condition)
         for line, method in enumerate(reversed(results.methods)):

@@ -19,7 +19,6 @@ from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import Interval
 from robustmdiff.evaluation.support import people_of
 from robustmdiff.evaluation.tables import Cell, area, to_markdown
-from robustmdiff.labels import labels_of
 
 METRICS_COMPARED = ("auroc/macro", "auroc/rare", "sensitivity95/rare", "accuracy", "brier")
 METRICS_OF_SUBSETS = ("auroc/macro", "auroc/rare", "sensitivity95/rare", "accuracy", "coverage", "set_size")
@@ -67,7 +66,7 @@ def headline(results: Results) -> list[dict[str, float | str | None]]:
         "AUROC, half missing": (half, "auroc/macro"),
         "rare sensitivity, half missing": (half, "sensitivity95/rare"),
         "accuracy": (COMPLETE, "accuracy"),
-        "ECE, half missing": (half, labels_of(results.task).calibration),
+        "ECE, half missing": (half, results.task.labels.calibration),
         "coverage, half missing": (half, "coverage"),
     }
     macro = results.support("auroc/macro")

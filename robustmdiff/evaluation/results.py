@@ -15,7 +15,6 @@ from robustmdiff.evaluation.masks import Masks
 from robustmdiff.evaluation.metrics import Reliability, Truth
 from robustmdiff.evaluation.statistics import Interval
 from robustmdiff.evaluation.support import PEOPLE, Count, Support, counts, people_of, support
-from robustmdiff.labels import labels_of
 from robustmdiff.ranking import Array, Bools
 
 CHANCE = 0.5  # AUROC of a coin
@@ -58,8 +57,10 @@ class Results:
         sets: Bools | None = None,
     ) -> None:
         """Measure probability [n, C] under resamples, weights [R + 1, n], and keep both."""
-        task, exclusive = self.task, labels_of(self.task).exclusive
-        measured = metrics.measure(probability, self.truth, weights, task.classes, task.rare, exclusive, sets)
+        task = self.task
+        measured = metrics.measure(
+            probability, self.truth, weights, task.classes, task.rare, task.labels, sets
+        )
         self.values.setdefault(method, {})[condition] = measured.values
         self.probability.setdefault(method, {})[condition] = probability.astype(np.float32)
         if sets is not None:
@@ -71,14 +72,13 @@ class Results:
     def _add_subgroups(
         self, method: str, condition: Condition, probability: Array, weights: Array, sets: Bools | None
     ) -> None:
-        exclusive = labels_of(self.task).exclusive
         for name, rows in self.subgroups.items():
             if people_of(self.persons, rows) >= PEOPLE:
                 truth = Truth(self.truth.label[rows], self.truth.known[rows])
                 held = None if sets is None else sets[rows]
                 values = self.of_subgroup.setdefault(name, {}).setdefault(method, {})
                 values[condition] = metrics.measure_calibration(
-                    probability[rows], truth, weights[..., rows], exclusive, held
+                    probability[rows], truth, weights[..., rows], self.task.labels, held
                 )
 
     @property
@@ -191,11 +191,8 @@ class Results:
             c = self.task.classes.index(name)
             rows = known[:, c]
             return metrics.reliability(p[rows, c], label[rows, c], weight[rows], bins)
-        if not labels_of(self.task).exclusive:
-            return metrics.reliability(p[known], label[known], np.repeat(weight, known.sum(1)), bins)
-        rows = metrics.one_diagnosis(self.truth)
-        right = label[rows, p[rows].argmax(1)]
-        return metrics.reliability(p[rows].max(1), right, weight[rows], bins)
+        row, stated, right = self.task.labels.claims(p, label, known)
+        return metrics.reliability(stated, right, weight[row], bins)
 
     @property
     def people(self) -> int:

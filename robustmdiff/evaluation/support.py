@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robustmdiff.data.task import Task
-from robustmdiff.evaluation.metrics import Truth, one_diagnosis
-from robustmdiff.labels import labels_of
+from robustmdiff.evaluation.metrics import Truth
 from robustmdiff.ranking import Bools
 
 PEOPLE = 20  # of whom a figure is a share or a mean
@@ -106,4 +105,4 @@ def _rows(what: str, task: Task, truth: Truth) -> Bools:
         return np.ones(len(truth.label), dtype=bool)
     if what == "coverage":
         return (truth.label & truth.known).sum(-1) > 0
-    return one_diagnosis(truth) if labels_of(task).exclusive else truth.known.sum(-1) > 0
+    return task.labels.diagnosed(*truth)

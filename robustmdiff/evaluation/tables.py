@@ -11,7 +11,6 @@ from robustmdiff.evaluation.forecasts import LEVEL, difference
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import NO_SPREAD, TOO_FEW, Interval
 from robustmdiff.evaluation.support import BIN, PEOPLE, SIDE, Support, people_of
-from robustmdiff.labels import labels_of
 
 NEAR_CHANCE = "not measurable: full AUROC is near chance"
 CEILING_NEAR_CHANCE = "not measurable: the ceiling is near chance"
@@ -109,7 +108,7 @@ def _tables(results: Results) -> list[tuple[str, dict[str, Column]]]:
 
     half = results.half
     both = (("complete", COMPLETE), ("half", half))
-    calibration = labels_of(results.task).calibration
+    calibration = results.task.labels.calibration
     tables = [
         (
             f"Robustness (macro AUROC; half = missing with probability {half.rate:g})",

@@ -20,7 +20,7 @@ from robustmdiff.ops import philox_key
 def rivals(model: RobustMDiff) -> dict[str, Forecast]:
     """The forecasts that a generator has to beat, not fitted yet."""
     return {
-        "class donor": DonorForecast(model.log_tau.exp(), exclusive=model.labels.exclusive),
+        "class donor": DonorForecast(model.log_tau.exp(), model.labels),
         "neighbours": NeighboursForecast(),
         "ridge": RidgeForecast(model.condensed, len(model.task.modalities)),
     }

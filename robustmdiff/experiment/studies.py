@@ -210,7 +210,7 @@ def study_of(
     by_id = {patient.id: patient for patient in patients}
     if not (source.data == "folder" and source.root and states_prevalence(source.root)):
         training = [by_id[id] for id in split["train"]]
-        task = replace(task, prevalence=prevalence(training, task.classes, task.multilabel))
+        task = replace(task, prevalence=prevalence(training, task.classes, task.labels))
     if not task.rare:
         rare = (name for name, share in zip(task.classes, task.prevalence, strict=True) if share < RARE)
         task = replace(task, rare=tuple(rare))

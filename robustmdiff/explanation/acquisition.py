@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustmdiff.diagnosis.views import held_by
 from robustmdiff.encoders.encoded import Encoded
-from robustmdiff.labels import Labels, labels_of
+from robustmdiff.labels import Labels
 from robustmdiff.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def rank_next_tests(
     y = model.imagine(encoded.repeat(patient, len(view)), view=view, draws=draws, seed=seed)
     with torch.no_grad():
         p = model.probability(model.logits_from(y), present.sum()).double()  # [absent + 1, S, C]
-    change, surer = (each.tolist() for each in spread(p, p[-1].mean(0), labels_of(model.task)))
+    change, surer = (each.tolist() for each in spread(p, p[-1].mean(0), model.labels))
     usual = {} if model.second_stage is None else known(model.second_stage.change)
     floor = change[-1]
     tests = []

@@ -12,6 +12,7 @@ from robustmdiff.diffusion.sample import sample_ddpm
 from robustmdiff.diffusion.schedule import Level, Schedule
 from robustmdiff.forecast.flow import FlowForecast, random_philox_key
 from robustmdiff.forecast.gaussian import Noise
+from robustmdiff.labels import Labels
 from robustmdiff.ops.philox import philox_normal
 
 
@@ -25,13 +26,13 @@ class DDPMForecast(FlowForecast):
         latent: int,
         modalities: int,
         classes: int,
+        labels: Labels,
         *,
-        exclusive: bool,
         schedule: Schedule,
         spread: float = 1.0,
     ) -> None:
         steps = ddpm(schedule, variance=1.0)
-        super().__init__(latent, modalities, classes, exclusive=exclusive, spread=spread, steps=steps)
+        super().__init__(latent, modalities, classes, labels, spread=spread, steps=steps)
         self.schedule = schedule
 
     def loss(self, z: Tensor, told: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from robustmdiff.forecast.contract import EVIDENCE_UNIT, Forecast, Pairs, Seen, 
 from robustmdiff.forecast.fitting import drawing_by
 from robustmdiff.forecast.ridge import PENALTIES, solve
 from robustmdiff.forecast.told import DONORS, draw_classes, stratified
+from robustmdiff.labels import Labels
 
 
 class DonorForecast(Forecast):
@@ -21,9 +22,9 @@ class DonorForecast(Forecast):
 
     tau: Tensor
 
-    def __init__(self, tau: Tensor, *, exclusive: bool) -> None:
+    def __init__(self, tau: Tensor, labels: Labels) -> None:
         super().__init__()
-        self.exclusive = exclusive
+        self.labels = labels
         self.register_buffer("tau", tau.detach().clone())
         self.donors: Pairs | None = None  # one row of each patient: everything that was observed
         self.head: Tensor | None = None
@@ -40,7 +41,7 @@ class DonorForecast(Forecast):
         self.head = solve(x, (pairs.y - pairs.seen.y)[:, F:].double(), PENALTIES[1]).float()
 
     def sample(self, seen: Seen, view: Tensor, draws: int, key: Tensor) -> Tensor:
-        holds = draw_classes(seen.p, draws, key, exclusive=self.exclusive)  # [n, S, C]
+        holds = draw_classes(self.labels, seen.p, draws, key)  # [n, S, C]
         u = stratified(draws, key, DONORS).to(seen.y.dtype)  # [S], the same for every patient
         return self._lend(seen, view, holds, u.expand(len(holds), -1))[0]
 

@@ -13,6 +13,7 @@ from robustmdiff.diffusion.recurrence import Steps, heun
 from robustmdiff.diffusion.schedule import Level, StraightPath
 from robustmdiff.forecast.fitting import fit
 from robustmdiff.forecast.gaussian import WIDTH, GaussianForecast, Noise
+from robustmdiff.labels import Labels
 from robustmdiff.ops import chain
 from robustmdiff.ops.chain import NetworkWeights
 from robustmdiff.ops.chain.definition import network
@@ -64,13 +65,13 @@ class FlowForecast(GaussianForecast):
         latent: int,
         modalities: int,
         classes: int,
+        labels: Labels,
         *,
-        exclusive: bool,
         spread: float = 1.0,
         steps: Steps = FOUR,
     ) -> None:
         """steps  of the chain that becomes a residual."""
-        super().__init__(latent, modalities, classes, exclusive=exclusive, spread=spread)
+        super().__init__(latent, modalities, classes, labels, spread=spread)
         self.follow(steps)
 
     def follow(self, steps: Steps) -> None:

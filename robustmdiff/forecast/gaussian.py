@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from robustmdiff.diffusion.sample import pure_noise
 from robustmdiff.forecast.contract import Forecast, Pairs, Seen
 from robustmdiff.forecast.fitting import drawing_by, fit
-from robustmdiff.forecast.told import CLASS_UNIT, Standardise, classes_at, of_view, uniform_of_classes
+from robustmdiff.forecast.told import CLASS_UNIT, Standardise, of_view, uniform_of_classes
+from robustmdiff.labels import Labels
 
 WIDTH = 128
 DROPOUT = 0.1
@@ -60,15 +61,15 @@ class GaussianNetwork(nn.Module):
 class GaussianForecast(Forecast):
     """The change y' - y_m given the class is Gaussian, its mean and variances by a network.
 
-    latent D, modalities M, classes C; exclusive as in `Labels`; spread, how many times as far from the mean
-    someone new is as those learned from, whom networks soon know by heart.
+    latent D, modalities M, classes C; spread, how many times as far from the mean someone new is as those
+    learned from, whom networks soon know by heart.
     """
 
     def __init__(
-        self, latent: int, modalities: int, classes: int, *, exclusive: bool, spread: float = 1.0
+        self, latent: int, modalities: int, classes: int, labels: Labels, *, spread: float = 1.0
     ) -> None:
         super().__init__()
-        self.latent, self.exclusive, self.spread = latent, exclusive, spread
+        self.latent, self.labels, self.spread = latent, labels, spread
         size = latent + 2 * modalities + 1
         self.told, self.told_size = Standardise(size), size + classes
         self.change = Standardise(latent)
@@ -109,7 +110,7 @@ class GaussianForecast(Forecast):
         return torch.cat([told, CLASS_UNIT * holds], dim=-1)
 
     def noise(self, classes: int, draws: int, key: Tensor) -> Noise:
-        u = uniform_of_classes(classes, draws, key, exclusive=self.exclusive)
+        u = uniform_of_classes(self.labels, classes, draws, key)
         return Noise(u, pure_noise(self.change.mean.expand(draws, -1), key), key)
 
     def sample(self, seen: Seen, view: Tensor, draws: int, key: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ class GaussianForecast(Forecast):
     def made_of(self, noise: Noise, seen: Seen, view: Tensor) -> Tensor:
         """The draws [n, S, D] that noise becomes: the same for every patient."""
         n, S = seen.y.shape[0], noise.z.shape[0]
-        holds = classes_at(seen.p, noise.u, exclusive=self.exclusive)
+        holds = self.labels.drawn(seen.p, noise.u)
         told = self.tell(seen, view, holds).flatten(0, 1)  # [n S, f]
         mean, log_variance = self.gaussian(told)
         row_ids = torch.arange(S, device=told.device).repeat(n)

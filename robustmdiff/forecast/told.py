@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustmdiff.forecast.contract import Seen
+from robustmdiff.labels import Labels
 from robustmdiff.ops.philox import philox_row_words
 
 FLOOR = -8.0  # nats; a class that is less likely is ruled out
@@ -59,26 +60,14 @@ def stratified(draws: int, key: Tensor, step: int, rows: int = 1) -> Tensor:
     return u[0] if rows == 1 else u
 
 
-def draw_classes(p: Tensor, draws: int, key: Tensor, *, exclusive: bool) -> Tensor:
-    """Which classes hold, 0 or 1: p [n, C] -> [n, S, C]; one of them, or each by its own p where they are not
-    exclusive.
+def draw_classes(labels: Labels, p: Tensor, draws: int, key: Tensor) -> Tensor:
+    """Which classes hold, 0 or 1: p [n, C] -> [n, S, C].
 
     Stratified, so that a class has its share of the S draws but for one; the same for every patient.
     """
-    C = p.shape[1]
-    return classes_at(p, uniform_of_classes(C, draws, key, exclusive=exclusive), exclusive=exclusive)
+    return labels.drawn(p, uniform_of_classes(labels, p.shape[1], draws, key))
 
 
-def uniform_of_classes(C: int, draws: int, key: Tensor, *, exclusive: bool) -> Tensor:
-    """What decides which of C classes hold: float64 [1, S] where they are exclusive, else [C, S]."""
-    return stratified(draws, key, CLASSES, 1 if exclusive else C).view(-1, draws)
-
-
-def classes_at(p: Tensor, u: Tensor, *, exclusive: bool) -> Tensor:
-    """What `uniform_of_classes` makes of p [n, C]: [n, S, C]."""
-    C = p.shape[1]
-    if not exclusive:
-        return (p[:, None] > u.T).to(p.dtype)
-    below = p.to(u.dtype).cumsum(-1)[:, None, :-1]  # [n, 1, C - 1]
-    holds = (u[0][:, None] >= below).sum(-1)  # [n, S]
-    return nn.functional.one_hot(holds, C).to(p.dtype)
+def uniform_of_classes(labels: Labels, C: int, draws: int, key: Tensor) -> Tensor:
+    """What `Labels.drawn` decides by which of C classes hold, float64 [choices, S]."""
+    return stratified(draws, key, CLASSES, labels.choices(C)).view(-1, draws)

@@ -8,7 +8,6 @@ import torch
 
 from robustmdiff.data.task import Task
 from robustmdiff.encoders.tensors import tensors
-from robustmdiff.labels import labels_of
 from robustmdiff.training.batches import PackedPatients
 from robustmdiff.training.budget import Budget
 from robustmdiff.training.config import TrainConfig
@@ -29,9 +28,7 @@ class PatientPlan:
         self, patients: PackedPatients, task: Task, config: TrainConfig, budget: Budget, processes: int
     ) -> None:
         self.patients, self.seed = patients, config.seed
-        self.rare = rare_weights(
-            labels_of(task), patients.label, patients.label_known, config.gamma, config.rare
-        )
+        self.rare = rare_weights(task.labels, patients.label, patients.label_known, config.gamma, config.rare)
         self.curriculum = MaskingCurriculum(
             task,
             p_min=config.p_min,

@@ -9,19 +9,21 @@ import torch
 
 from robustmdiff.diagnosis.abstention import Abstention
 from robustmdiff.diagnosis.sets import ConformalSets
+from robustmdiff.labels import EXCLUSIVE, INDEPENDENT
 
 PATTERNS = torch.tensor([[1, 1, 1, 1], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0]]).bool()
+BOTH = pytest.mark.parametrize("labels", [EXCLUSIVE, INDEPENDENT], ids=["one-label", "many-labels"])
 SHARE = [0.4, 0.3, 0.24, 0.03, 0.03]
 
 
-def simulated(n, seed, C=5, multilabel=False):
+def simulated(n, seed, C=5, labels=EXCLUSIVE):
     """A model that is overconfident, and more so the less is present."""
     g = torch.Generator().manual_seed(seed)
     pattern = torch.multinomial(torch.tensor(SHARE), n, replacement=True, generator=g)
     presence = PATTERNS[pattern]
     signal = torch.randn(n, C, generator=g) * (0.3 + presence.sum(1, keepdim=True) / 2)
     sharper = signal * (5 - presence.sum(1, keepdim=True))
-    if multilabel:
+    if not labels.exclusive:
         label = torch.rand(n, C, generator=g) < (signal - 0.5).sigmoid()
         return sharper.sigmoid(), label.float(), presence, pattern
     label = torch.nn.functional.one_hot(torch.multinomial(signal.softmax(1), 1, generator=g)[:, 0], C)
@@ -63,9 +65,9 @@ def test_without_their_number_who_has_few_modalities_would_be_missed():
 
 def test_every_class_is_covered_where_labels_are_many():
     alpha = 0.2
-    p, y, presence, _ = simulated(6000, seed=2, multilabel=True)
-    conformal = ConformalSets.fit(p, y, presence, alpha, multilabel=True)
-    p, y, presence, pattern = simulated(20_000, seed=3, multilabel=True)
+    p, y, presence, _ = simulated(6000, seed=2, labels=INDEPENDENT)
+    conformal = ConformalSets.fit(p, y, presence, alpha, labels=INDEPENDENT)
+    p, y, presence, pattern = simulated(20_000, seed=3, labels=INDEPENDENT)
     sets = torch.from_numpy(conformal.sets(p, presence))
     for k in range(3):
         for c in range(5):
@@ -109,7 +111,7 @@ def test_several_labels_answer_for_each_other_too():
     y = np.zeros((90, 3))
     y[:60, 0] = y[50:80, 1] = y[80:, 2] = 1
     p = np.random.default_rng(0).random((90, 3))
-    fitted = ConformalSets.fit(p, y, np.ones((90, 1), bool), multilabel=True, rare=[False, True, True])
+    fitted = ConformalSets.fit(p, y, np.ones((90, 1), bool), labels=INDEPENDENT, rare=[False, True, True])
     found = [fitted.group(np.ones(1, bool), c) for c in range(3)]
     assert found[0] == ("with this class and 1 modality", 60)
     assert found[1] == found[2] == ("with a rare class and 1 modality", 40)
@@ -196,8 +198,8 @@ def test_unknown_labels_do_not_calibrate():
 
 
 def test_saved_and_loaded_sets_are_the_same(tmp_path):
-    p, y, presence, _ = simulated(700, seed=6, multilabel=True)
-    conformal = ConformalSets.fit(p, y, presence, 0.01, multilabel=True)
+    p, y, presence, _ = simulated(700, seed=6, labels=INDEPENDENT)
+    conformal = ConformalSets.fit(p, y, presence, 0.01, labels=INDEPENDENT)
     conformal.save(tmp_path / "sets.json")
     again = ConformalSets.load(tmp_path / "sets.json")
     np.testing.assert_array_equal(conformal.sets(p, presence), again.sets(p, presence))
@@ -221,14 +223,14 @@ def test_shapes_that_do_not_fit():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -0.1, 1.1])
-@pytest.mark.parametrize("multilabel", [False, True])
-def test_what_is_no_probability_makes_no_set(bad, multilabel):
-    p, y, presence, _ = simulated(200, seed=8, multilabel=multilabel)
-    conformal = ConformalSets.fit(p, y, presence, multilabel=multilabel)
+@BOTH
+def test_what_is_no_probability_makes_no_set(bad, labels):
+    p, y, presence, _ = simulated(200, seed=8, labels=labels)
+    conformal = ConformalSets.fit(p, y, presence, labels=labels)
     p[17, 3] = bad
     expected = rf"the probability of class 3 is {bad:.7g}\d* for row 17, expected a number in \[0, 1\]"
     with pytest.raises(ValueError, match=expected):
-        ConformalSets.fit(p, y, presence, multilabel=multilabel)
+        ConformalSets.fit(p, y, presence, labels=labels)
     with pytest.raises(ValueError, match=expected):
         conformal.sets(p, presence)
 
@@ -251,7 +253,7 @@ def test_labels_that_are_none_are_refused():
         label = y.clone()
         label[4, 2] = bad
         refused(rf"label\[4, 2\] is {bad}, expected 0 or 1, or not known", label)
-        refused(rf"label\[4, 2\] is {bad}", label, multilabel=True)
+        refused(rf"label\[4, 2\] is {bad}", label, labels=INDEPENDENT)
         partly = known.clone()
         partly[4] = False
         ConformalSets.fit(p, label, presence, known=partly)
@@ -259,9 +261,9 @@ def test_labels_that_are_none_are_refused():
     none[6], two[6, :2] = 0, 1
     refused(r"label\[6\] names 0 classes, expected one", none)
     refused(r"label\[6\] names [23] classes, expected one", two)
-    ConformalSets.fit(p, none, presence, multilabel=True)
-    for multilabel in (False, True):
-        refused("no class is known to hold for any of 30", known=~known, multilabel=multilabel)
+    ConformalSets.fit(p, none, presence, labels=INDEPENDENT)
+    for labels in (EXCLUSIVE, INDEPENDENT):
+        refused("no class is known to hold for any of 30", known=~known, labels=labels)
     refused(r"known \[30, 4\]", known=known[:, :4])
 
 
@@ -273,11 +275,11 @@ def test_presence_says_yes_or_no():
         ConformalSets.fit(p, y, presence).sets(p, presence.int())
 
 
-@pytest.mark.parametrize("multilabel", [False, True])
-def test_sets_of_other_classes_are_refused(multilabel):
-    p, y, presence, _ = simulated(30, seed=9, multilabel=multilabel)
+@BOTH
+def test_sets_of_other_classes_are_refused(labels):
+    p, y, presence, _ = simulated(30, seed=9, labels=labels)
     with pytest.raises(ValueError, match=r"probability is \[30, 4\], expected 5 classes"):
-        ConformalSets.fit(p, y, presence, multilabel=multilabel).sets(p[:, :4], presence)
+        ConformalSets.fit(p, y, presence, labels=labels).sets(p[:, :4], presence)
 
 
 SETS = {"alpha": 0.1, "multilabel": False, "quantiles": [{"all": [0.5, 40, "all"]}]}

@@ -15,6 +15,7 @@ import pytest
 
 from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.diagnosis.sets import Cell, ConformalSets, conformal_quantile
+from robustmdiff.labels import EXCLUSIVE
 
 DRAWS, ALPHA = 100, 0.1
 NATURAL, POOL = 300, 1200  # people as they come: for calibration, and in all
@@ -85,7 +86,7 @@ def marginal(world, calibration, weight):
     cells = {
         f"{k} present": Cell(conformal_quantile(score[k], 1 - ALPHA), NATURAL, "all") for k in range(M + 1)
     }
-    return ConformalSets(ALPHA, False, [cells | {"all": Cell(1.0, NATURAL, "all")}])
+    return ConformalSets(ALPHA, EXCLUSIVE, [cells | {"all": Cell(1.0, NATURAL, "all")}])
 
 
 def measured(world, make, per_rare, missing):

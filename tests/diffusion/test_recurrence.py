@@ -21,6 +21,7 @@ from robustmdiff.diffusion.schedule import Level, Schedule, StraightPath, along
 from robustmdiff.forecast.ddpm import DDPMForecast
 from robustmdiff.forecast.flow import FlowForecast
 from robustmdiff.forecast.gaussian import Noise
+from robustmdiff.labels import EXCLUSIVE
 from robustmdiff.ops import philox_key
 from robustmdiff.ops.ddpm.table import Coefficients
 
@@ -52,7 +53,7 @@ def with_weights(forecast: FlowForecast) -> FlowForecast:
 
 @pytest.mark.parametrize("backend", ["native", "torch"])
 def test_the_flow_draws_what_sample_heun_draws(backend):
-    flow = with_weights(FlowForecast(D, 4, 3, exclusive=True))
+    flow = with_weights(FlowForecast(D, 4, 3, EXCLUSIVE))
     z, told = torch.randn(9, D), torch.randn(9, flow.told_size)
     with torch.no_grad(), use_backend(chain=backend):
         ours = flow.residual(z, told, Noise(z, z), torch.arange(9))
@@ -63,7 +64,7 @@ def test_the_flow_draws_what_sample_heun_draws(backend):
 @pytest.mark.parametrize("schedule", [Schedule(steps=4), Schedule(steps=16, beta_schedule="linear")])
 @pytest.mark.parametrize("backend", ["native", "torch"])
 def test_the_paper_s_diffusion_draws_what_sample_ddpm_draws(backend, schedule):
-    forecast = with_weights(DDPMForecast(D, 4, 3, exclusive=True, schedule=schedule))
+    forecast = with_weights(DDPMForecast(D, 4, 3, EXCLUSIVE, schedule=schedule))
     z, told, ids = torch.randn(9, D), torch.randn(9, forecast.told_size), torch.arange(9) % 4
     with torch.no_grad(), use_backend(chain=backend):
         ours = forecast.residual(z, told, Noise(z, z, KEY), ids)

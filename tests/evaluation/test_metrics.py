@@ -10,6 +10,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from robustmdiff.evaluation import metrics
 from robustmdiff.evaluation.metrics import Truth
+from robustmdiff.labels import EXCLUSIVE, INDEPENDENT
 
 
 def softmax_cohort(n=211, C=5, seed=0):
@@ -80,7 +81,7 @@ def test_unknown_cells_do_not_count():
     rng = np.random.default_rng(8)
     p, label = rng.random((67, 3)), rng.random((67, 3)) < 0.4
     known = rng.random((67, 3)) < 0.7
-    values, _ = metrics.measure(p, Truth(label, known), np.ones(67), tuple("xyz"), exclusive=False)
+    values, _ = metrics.measure(p, Truth(label, known), np.ones(67), tuple("xyz"), labels=INDEPENDENT)
     for c, name in enumerate("xyz"):
         k = known[:, c]
         assert values[f"auroc/{name}"] == pytest.approx(roc_auc_score(label[k, c], p[k, c]))
@@ -88,7 +89,7 @@ def test_unknown_cells_do_not_count():
     assert values["log_loss"] == pytest.approx(log_loss(label[known], p[known]), abs=1e-12)
     assert "accuracy" not in values
     flipped = Truth(label ^ ~known, known)
-    again, _ = metrics.measure(p, flipped, np.ones(67), tuple("xyz"), exclusive=False)
+    again, _ = metrics.measure(p, flipped, np.ones(67), tuple("xyz"), labels=INDEPENDENT)
     assert {k: float(v) for k, v in again.items()} == {k: float(v) for k, v in values.items()}
 
 
@@ -123,22 +124,22 @@ def test_what_a_group_of_patients_is_told():
     known = np.array([[1, 1], [1, 1], [0, 0]], dtype=bool)
     sets = np.array([[1, 0], [0, 1], [1, 1]], dtype=bool)
     truth = Truth(label, known)
-    found = metrics.measure_calibration(p, truth, np.ones((2, 3)), True, sets)
+    found = metrics.measure_calibration(p, truth, np.ones((2, 3)), EXCLUSIVE, sets)
     np.testing.assert_allclose(found["in_the_large"], [0.25, 0.25])
     np.testing.assert_allclose(found["ece"], [(0.1 + 0.6) / 2] * 2)
     np.testing.assert_allclose(found["coverage"], [0.5, 0.5])
-    several = metrics.measure_calibration(p, truth, np.array([3.0, 1, 1]), False)
+    several = metrics.measure_calibration(p, truth, np.array([3.0, 1, 1]), INDEPENDENT)
     assert several["in_the_large"] == pytest.approx((3 * (-0.1 + 0.1) + (-0.6 + 0.6)) / 8)
     assert several["ece"] == pytest.approx((3 * (0.1 + 0.1) + (0.6 + 0.6)) / 8)
     assert several.keys() == {"ece", "in_the_large"}
-    assert metrics.measure_calibration(p, Truth(label, ~known & known), np.ones(3), True, sets) == {}
+    assert metrics.measure_calibration(p, Truth(label, ~known & known), np.ones(3), EXCLUSIVE, sets) == {}
 
 
 def test_coverage_of_a_class_that_everybody_has():
     """There is nobody to rank it against, but its coverage is known."""
     label, sets = np.ones((4, 1), dtype=bool), np.array([[1], [1], [0], [1]], dtype=bool)
     truth = Truth(label, np.ones_like(label))
-    values, skipped = metrics.measure(np.full((4, 1), 0.7), truth, np.ones(4), ("a",), (), False, sets)
+    values, skipped = metrics.measure(np.full((4, 1), 0.7), truth, np.ones(4), ("a",), (), INDEPENDENT, sets)
     assert values["coverage/a"] == 0.75
     assert skipped == ("a",)
     assert "auroc/a" not in values

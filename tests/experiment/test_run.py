@@ -25,6 +25,7 @@ from robustmdiff.evaluation.tables import to_markdown
 from robustmdiff.experiment.run import evaluate_run, load_run, train_run
 from robustmdiff.experiment.source import Source
 from robustmdiff.experiment.studies import load_study
+from robustmdiff.labels import EXCLUSIVE
 from robustmdiff.predictor import Predictor
 from robustmdiff.training.config import TrainConfig
 from robustmdiff.training.notes import read_notes
@@ -212,7 +213,7 @@ def test_evaluation_scores_the_sets_that_are_shipped(run, tmp_path):
         expected = shipped.sets(probability.astype(float), found.kept(condition))
         np.testing.assert_array_equal(found.sets["MaskOnly"][condition], expected)
     assert not all(found.sets["MaskOnly"][condition].all() for condition in found.masks.keep)
-    everything = ConformalSets(0.1, False, [{"all": Cell(2.0, 7, "all")}])
+    everything = ConformalSets(0.1, EXCLUSIVE, [{"all": Cell(2.0, 7, "all")}])
     everything.save(folder / "conformal.json")
     found = evaluate_run(folder, replicates=5)
     assert all(values["set_size"][0] == 12 for values in found.values["MaskOnly"].values())

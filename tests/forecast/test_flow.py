@@ -14,6 +14,7 @@ from robustmdiff.forecast.contract import Pairs, Seen
 from robustmdiff.forecast.ddpm import DDPMForecast
 from robustmdiff.forecast.flow import FlowForecast
 from robustmdiff.forecast.gaussian import GaussianForecast, Noise
+from robustmdiff.labels import EXCLUSIVE, INDEPENDENT
 from robustmdiff.ops import philox_key
 from tests.forecast import world
 
@@ -25,7 +26,7 @@ KINDS = {
 
 
 def new(kind):
-    return KINDS[kind](world.D, world.M, world.C, exclusive=True)
+    return KINDS[kind](world.D, world.M, world.C, EXCLUSIVE)
 
 
 @contextmanager
@@ -153,7 +154,7 @@ def between():
 
     @cache
     def share(kind):
-        forecast = KINDS[kind](1, 2, 2, exclusive=True)
+        forecast = KINDS[kind](1, 2, 2, EXCLUSIVE)
         with steps(300):
             forecast.fit(pairs, philox_key(3))
         change = forecast.draw(seen, ones, 32, philox_key(5)) - a[:, None]
@@ -174,7 +175,7 @@ def test_classes_that_go_together_and_labels_that_nobody_knows():
     pairs = world.pairs(30, seed=1)
     pairs = pairs._replace(known=torch.rand(pairs.label.shape) < 0.5, evidence=pairs.evidence[..., :0])
     pairs = pairs._replace(label=pairs.label.masked_fill(~pairs.known, torch.nan))
-    forecast = FlowForecast(world.D, world.M, world.C, exclusive=False)
+    forecast = FlowForecast(world.D, world.M, world.C, INDEPENDENT)
     with steps(30):
         forecast.fit(pairs, philox_key(1))
     assert forecast.draw(pairs.seen, pairs.view, 5, philox_key(2)).isfinite().all()

@@ -9,6 +9,7 @@ from robustmdiff.forecast.contract import EVIDENCE_LIMIT, EVIDENCE_UNIT, Pairs, 
 from robustmdiff.forecast.donor import DonorForecast, first_of
 from robustmdiff.forecast.neighbours import NeighboursForecast
 from robustmdiff.forecast.ridge import RidgeForecast, solve
+from robustmdiff.labels import EXCLUSIVE
 from robustmdiff.ops import philox_key
 from tests.forecast import world
 
@@ -76,7 +77,7 @@ def two_classes(n: int) -> Pairs:
 class TestDonor:
     def test_what_is_hidden_is_lent_by_the_class_that_was_drawn(self):
         pairs = two_classes(40)
-        donor = DonorForecast(torch.ones(4), exclusive=True)
+        donor = DonorForecast(torch.ones(4), EXCLUSIVE)
         donor.fit(pairs, KEY)
         seen = pairs.seen.take(torch.tensor([0, 1]))._replace(p=torch.tensor([[1.0, 0.0], [0.25, 0.75]]))
         draws = donor.draw(seen, pairs.view[:2], 64, KEY)
@@ -89,7 +90,7 @@ class TestDonor:
     def test_what_is_seen_stays(self):
         """Modality 0 of this patient says 3 nats: nobody's else."""
         pairs = two_classes(40)
-        donor = DonorForecast(torch.ones(4), exclusive=True)
+        donor = DonorForecast(torch.ones(4), EXCLUSIVE)
         donor.fit(pairs, KEY)
         seen = pairs.seen.take(torch.tensor([0]))
         seen = seen._replace(evidence=torch.tensor([[[3.0], [0.0]]]), p=torch.tensor([[1.0, 0.0]]))
@@ -100,7 +101,7 @@ class TestDonor:
     def test_evidence_counts_as_much_as_it_does_beside_so_many(self):
         """Two modalities together count half: of 3 nats alone and 2 lent, 2.5 are left."""
         pairs = two_classes(40)
-        donor = DonorForecast(torch.tensor([1.0, 1.0, 0.5]), exclusive=True)
+        donor = DonorForecast(torch.tensor([1.0, 1.0, 0.5]), EXCLUSIVE)
         donor.fit(pairs._replace(evidence=pairs.evidence / 2), KEY)
         seen = pairs.seen.take(torch.tensor([0]))
         seen = seen._replace(evidence=torch.tensor([[[3.0], [0.0]]]), p=torch.tensor([[1.0, 0.0]]))
@@ -121,7 +122,7 @@ class TestDonor:
         own = torch.arange(400.0)[:, None] / 400 * pairs.label[:, :1]
         evidence = torch.stack([own, own - 2], dim=1)
         pairs = hand_made(evidence, pairs.seen.m, pairs.label)
-        donor = DonorForecast(torch.ones(4), exclusive=True)
+        donor = DonorForecast(torch.ones(4), EXCLUSIVE)
         donor.fit(pairs, KEY)
         lent = donor.lend(pairs, KEY)
         torch.testing.assert_close(lent.evidence[:, 0], evidence[:, 0])  # what is seen stays
@@ -173,7 +174,7 @@ def test_a_patients_draws_are_its_own_and_repeat(kind):
     rival = {
         "ridge": RidgeForecast(world.D, world.M),
         "neighbours": NeighboursForecast(),
-        "donor": DonorForecast(torch.ones(4), exclusive=True),
+        "donor": DonorForecast(torch.ones(4), EXCLUSIVE),
     }[kind]
     rival.fit(world.pairs(60, seed=1), KEY)
     others = world.pairs(5, seed=2)

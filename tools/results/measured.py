@@ -12,11 +12,9 @@ import numpy as np
 from robustmdiff.evaluation.conditions import Condition
 from robustmdiff.evaluation.forecasts import METRICS as OF_FORECASTS
 from robustmdiff.evaluation.forecasts import Comparison, difference
-from robustmdiff.evaluation.metrics import one_diagnosis
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import Interval, interval
 from robustmdiff.evaluation.support import people_of
-from robustmdiff.labels import labels_of
 
 PROBABILITIES = ("auroc/macro", "auroc/rare", "log_loss", "brier")
 SETS = ("coverage", "coverage/rare", "coverage/common", "set_size")
@@ -62,7 +60,7 @@ def marginal(runs: Sequence[Results], method: str) -> Numbers:
     hold and their mean size, the means over the runs; {} where nobody tested has a rare class, or a patient
     may have several."""
     first = runs[0]
-    if not first.support("coverage/rare").people or not labels_of(first.task).exclusive:
+    if not first.support("coverage/rare").people or not first.task.labels.exclusive:
         return {}
     found = {}
     for when, condition in first.tabled.items():
@@ -72,7 +70,7 @@ def marginal(runs: Sequence[Results], method: str) -> Numbers:
 
 
 def _marginal(results: Results, method: str, condition: Condition) -> tuple[float, float]:
-    rows = one_diagnosis(results.truth)
+    rows = results.task.labels.diagnosed(*results.truth)
     p, label = results.probability[method][condition][rows], results.truth.label[rows]
     weight = (np.ones(len(results.truth.label)) if results.weight is None else results.weight)[rows]
     stated = p[np.arange(len(p)), label.argmax(1)]

@@ -33,7 +33,6 @@ from robustmdiff.experiment.references import estimated
 from robustmdiff.experiment.run import evaluate_run, train_run
 from robustmdiff.experiment.studies import Study, load_study
 from robustmdiff.experiment.tuning import Tuned, best_of, tune
-from robustmdiff.labels import labels_of
 from robustmdiff.models import BY_NAME, MODELS
 from robustmdiff.refusal import Refusal
 from robustmdiff.whole import write_whole
@@ -109,7 +108,7 @@ def compare(plan: Plan, name: str, study: Study, out: Path, records: Path) -> No
 def rows_of(runs: Sequence[Results], metrics: Sequence[str]) -> list[Row]:
     """A row for each method and reference, RobustMDiff's first, with what is of it alone."""
     results = over_seeds(runs) if len(runs) > 1 else runs[0]
-    metrics = [*metrics, labels_of(results.task).calibration]
+    metrics = [*metrics, results.task.labels.calibration]
     if not results.task.rare:  # the common ones are all
         metrics = [metric for metric in metrics if metric not in ("coverage/common", "auroc/rare")]
     ours, people = results.methods[0], measured.people(results, metrics)

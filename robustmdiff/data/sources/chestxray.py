@@ -28,6 +28,7 @@ from robustmdiff.data.study import prevalence
 from robustmdiff.data.tables.cells import Row
 from robustmdiff.data.tables.read import find_table, read_table
 from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.labels import EXCLUSIVE
 from robustmdiff.refusal import Refusal
 
 REQUIRED = (
@@ -212,7 +213,7 @@ def _load(
             Modality("structured", "values", fields=FIELDS, cost=0.5),
         ),
         classes=classes,
-        prevalence=prevalence(patients, classes, multilabel=False),
+        prevalence=prevalence(patients, classes, EXCLUSIVE),
         rare=tuple(name for name in classes if count[name] < 20),
     )
     return patients, task

@@ -78,7 +78,7 @@ def load_folder(
     task, _, counted = _task(root)
     patients = list(_patients(root, Path(cache) if cache else None, bad or BadRows()))
     if counted:
-        task = replace(task, prevalence=prevalence(patients, task.classes, task.multilabel))
+        task = replace(task, prevalence=prevalence(patients, task.classes, task.labels))
     for modality in task.modalities:
         _warn_if_dark(patients, modality)
     return patients, task
@@ -258,7 +258,7 @@ def _labels(row: Row, task: Task, columns: Columns) -> dict[str, bool]:
                 raise row.error(f"label:{named}", f"expected 1 as in column 'label' ({named!r})")
             labels[named] = True
     true = [name for name, holds in labels.items() if holds]
-    if len(true) > 1 and not task.multilabel:
+    if len(true) > 1 and task.labels.exclusive:
         raise DataError(
             f'{row.source}: labels {true} all hold, expected one (or "multilabel": true in task.json)'
         )

@@ -19,6 +19,7 @@ from robustmdiff.data.study import prevalence
 from robustmdiff.data.tables.cells import Row
 from robustmdiff.data.tables.read import find_table, read_table
 from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.labels import EXCLUSIVE
 
 CLASSES = {
     "nv": "melanocytic nevus",
@@ -69,7 +70,7 @@ def load_ham10000(
     task = Task(
         modalities=(dermoscopy, Modality("clinic", "values", fields=FIELDS)),
         classes=classes,
-        prevalence=prevalence(patients, classes, multilabel=False),
+        prevalence=prevalence(patients, classes, EXCLUSIVE),
         rare=RARE,
     )
     return patients, task

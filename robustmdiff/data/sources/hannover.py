@@ -21,6 +21,7 @@ from robustmdiff.data.study import prevalence
 from robustmdiff.data.tables.cells import Row
 from robustmdiff.data.tables.read import find_table, read_table
 from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.labels import INDEPENDENT
 
 # Units and reference ranges of the repository's own table of features, which calls the factor
 # XIII; the column says xii. Blood gases have no range there.
@@ -92,7 +93,7 @@ def load_hannover(
     task = Task(
         modalities=(xray, Modality("structured", "values", fields=FIELDS, cost=0.5)),
         classes=OUTCOMES,
-        prevalence=prevalence(patients, OUTCOMES, multilabel=True),
+        prevalence=prevalence(patients, OUTCOMES, INDEPENDENT),
         multilabel=True,
     )
     return patients, task

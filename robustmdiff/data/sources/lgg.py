@@ -29,6 +29,7 @@ from robustmdiff.data.study import prevalence
 from robustmdiff.data.tables.cells import Row
 from robustmdiff.data.tables.read import find_table, read_table
 from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.labels import EXCLUSIVE
 from robustmdiff.refusal import Refusal
 
 
@@ -121,7 +122,7 @@ def load_lgg(
             )
     bad.check()
     classes = tuple(class_of.values())
-    task = Task(task_modalities, classes, prevalence(patients, classes, multilabel=False))
+    task = Task(task_modalities, classes, prevalence(patients, classes, EXCLUSIVE))
     return patients, task
 
 

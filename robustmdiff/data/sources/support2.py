@@ -21,6 +21,7 @@ from robustmdiff.data.study import prevalence
 from robustmdiff.data.tables.cells import Row
 from robustmdiff.data.tables.read import find_table, read_table
 from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.labels import EXCLUSIVE
 from robustmdiff.refusal import Refusal
 
 GROUPS: Mapping[str, tuple[Field, ...]] = {
@@ -104,7 +105,7 @@ def load_support2(
     task = Task(
         modalities=tuple(Modality(name, "values", fields=fields) for name, fields in GROUPS.items()),
         classes=TARGETS[target],
-        prevalence=prevalence(patients, TARGETS[target], multilabel=False),
+        prevalence=prevalence(patients, TARGETS[target], EXCLUSIVE),
     )
     return patients, task
 
