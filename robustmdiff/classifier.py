@@ -22,6 +22,7 @@ from robustmdiff.data.study import prevalence, texts_of
 from robustmdiff.data.tables.layout import Layout
 from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import train_tokenizer
+from robustmdiff.diagnosis.contract import DiagnosisModel
 from robustmdiff.diagnosis.train import train
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.tensors import tensors
@@ -166,7 +167,7 @@ class RobustMDiffClassifier(ClassifierMixin, BaseEstimator):
         model = MODELS["robustmdiff"].build(self.task_, sizes, concepts=concepts, tokenizer=tokenizer)
         with tempfile.TemporaryDirectory() as folder:
             train(model, patients, [], self._collator, config, folder)
-        self.model_: Any = model.cpu().eval()
+        self.model_: DiagnosisModel = model.cpu().eval()
 
 
 @contextmanager

@@ -158,8 +158,8 @@ class Predictor:
         presence = encoded.m.cpu()
         p = diagnosis.probability.cpu()
         unlike = None
-        if run.abstention is not None:
-            unlike = run.abstention.flag(run.model.observe(encoded).cpu(), presence)
+        if run.abstention is not None and encoded.x is not None:
+            unlike = run.abstention.flag(encoded.x.cpu(), presence)
         interval, findings = diagnosis.interval(), diagnosis.findings
         return answers(
             task,
@@ -170,7 +170,7 @@ class Predictor:
                 in_set=run.conformal.sets(p, presence),
                 unlike_training=unlike,
                 findings=None if findings is None else findings.cpu().numpy(),
-                interval=None if interval is None else tuple(end.numpy() for end in interval),
+                interval=None if interval is None else (interval[0].numpy(), interval[1].numpy()),
             ),
             diagnosis.answer,
         )
@@ -179,14 +179,13 @@ class Predictor:
     def _encode(self, patients: Sequence[Patient]) -> Encoded:
         model, batch = self.run.model, tensors(self.run.collator(patients), self.device)
         if isinstance(model, RobustMDiff):
-            return model.encode(batch, self._embedded())
+            return model.encode(batch, self._embedded(model))
         return model.encode(batch)
 
     @torch.no_grad()
-    def _embedded(self) -> Tensor:
-        """The concepts as the model's weights embed them now: once, and again when a weight has changed or
-        moved."""
-        model = self.run.model
+    def _embedded(self, model: RobustMDiff) -> Tensor:
+        """The concepts as the weights of the run's model embed them now: once, and again when a weight has
+        changed or moved."""
         weights = [(w.data_ptr(), w._version) for w in model.parameters()]
         with self._warm:
             if self._concepts is None or self._concepts[0] != weights:
@@ -202,10 +201,10 @@ class Predictor:
         from robustmdiff.explanation.explain import explain_patient
         from robustmdiff.training.notes import read_notes
 
-        run = self.run
-        say_if_calibrated_otherwise(run.model, draws)
+        run, model = self.run, self._ours("explain")
+        say_if_calibrated_otherwise(model, draws)
         return explain_patient(
-            self._ours("explain"),
+            model,
             patient,
             run.collator,
             conformal=run.conformal,
@@ -215,7 +214,7 @@ class Predictor:
             seed=seed,
             checkpoint=run.folder.name,
             notes=read_notes(run.folder),
-            K=self._embedded(),
+            K=self._embedded(model),
         )
 
     @torch.no_grad()

@@ -62,7 +62,7 @@ class Run:
 
     folder: Path
     source: Source
-    model: Any
+    model: DiagnosisModel
     collator: Collator
     conformal: ConformalSets
     abstention: Abstention | None

@@ -58,8 +58,7 @@ def export_run(
         raise Refusal("export: precision is 'int8' to aoti, expected fp32, fp16 or bf16")
     if precision != "fp32" and to == "openvino":
         raise Refusal(f"export: precision is {precision!r} to openvino, expected fp32")
-    model, config = run.model, run.model.config
-    check_exportable(model)
+    model, config = check_exportable(run.model), run.model.config
     graph = DiagnosisGraph(model, run.conformal, run.abstention, DTYPES.get(precision, torch.float32))
     files, engines = [MODEL], {}
     traced = trace(graph, example_of(graph), axes_of(graph))

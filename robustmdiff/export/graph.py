@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustmdiff.diagnosis.abstention import Abstention
+from robustmdiff.diagnosis.contract import DiagnosisModel
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.diagnosis.sets import ConformalSets
 from robustmdiff.diagnosis.views import fullest
@@ -135,14 +136,15 @@ def inputs_of(inputs: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key[len(name) + 1 :]: x for key, x in inputs.items() if key.rpartition(".")[0] == name}
 
 
-def check_exportable(model: Any) -> None:
-    """Raises Refusal for a model that a graph cannot be made of."""
+def check_exportable(model: DiagnosisModel) -> RobustMDiff:
+    """The same model; Refusal for one that a graph cannot be made of."""
     if not isinstance(model, RobustMDiff):
         raise Refusal(f"export: the model is a {type(model).__name__}, expected RobustMDiff")
     if model.denoiser is not None:
         raise Refusal("export: the model has a jointly trained denoiser, expected a second stage, or none")
     for name in model.encoders.own:
         raise Refusal(f"export: the encoder of {name!r} is of your own, expected one that is built in")
+    return model
 
 
 def _segments(tokens: list[Tensor], lengths: list[Tensor]) -> Tensor:

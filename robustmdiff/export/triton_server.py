@@ -85,8 +85,7 @@ def write_repository(run: Run, folder: str | Path) -> Path:
     place = folder / NAME
     if (place / CONFIG).exists():
         raise Refusal(f"{place}: holds a model, expected a new repository")
-    check_exportable(run.model)
-    graph = BatchedGraph(DiagnosisGraph(run.model, run.conformal, run.abstention))
+    graph = BatchedGraph(DiagnosisGraph(check_exportable(run.model), run.conformal, run.abstention))
     example = graph.example()
     patients = Dim("patients")
     axes = {name: {0: patients} for name in example}
