@@ -35,7 +35,8 @@ from robustmdiff.encoders.config import EncoderConfig, ModelConfig
 from robustmdiff.encoders.kinds import ENCODERS
 from robustmdiff.encoders.own import try_out
 from robustmdiff.encoders.tensors import take, tensors
-from robustmdiff.experiment.run import Run, train_run
+from robustmdiff.experiment.fit import train_run
+from robustmdiff.experiment.run import Run
 from robustmdiff.experiment.source import Source
 from robustmdiff.experiment.studies import load_study
 from robustmdiff.explanation.attribution import attribute, read

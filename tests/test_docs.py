@@ -24,7 +24,7 @@ import typer
 from robustmdiff.cli.main import app
 from robustmdiff.cli.pairs import pairs
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.experiment.run import train_run
+from robustmdiff.experiment.fit import train_run
 from robustmdiff.experiment.source import Source
 from robustmdiff.experiment.studies import load_study
 from robustmdiff.testing import OPS

@@ -19,7 +19,7 @@ from robustmdiff import Answer, Predictor
 from robustmdiff.cli.predict import predict_run
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.splits import load_split
-from robustmdiff.experiment.run import train_run
+from robustmdiff.experiment.fit import train_run
 from robustmdiff.experiment.studies import load_study
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.notes import read_notes

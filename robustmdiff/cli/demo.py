@@ -49,7 +49,8 @@ def run_demo(folder: Path, *, resume: bool = False) -> dict[str, Any]:
     import torch
 
     from robustmdiff.evaluation.report import headline, write_report
-    from robustmdiff.experiment.run import evaluate_run, train_with_baselines
+    from robustmdiff.experiment.evaluate import evaluate_run
+    from robustmdiff.experiment.fit import train_with_baselines
     from robustmdiff.experiment.source import Source
     from robustmdiff.experiment.studies import load_study
     from robustmdiff.training.config import make_config

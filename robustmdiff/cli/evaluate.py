@@ -63,8 +63,9 @@ def evaluate(
     from robustmdiff.evaluation.pooling import over_seeds
     from robustmdiff.evaluation.report import headline, write_report
     from robustmdiff.experiment.cross_validation import evaluate_folds
+    from robustmdiff.experiment.evaluate import evaluate_run
     from robustmdiff.experiment.other_patients import named_source, unseen_study
-    from robustmdiff.experiment.run import FOLDS, evaluate_run, load_run
+    from robustmdiff.experiment.run import FOLDS, load_run
 
     run, several = runs[0], len(runs) > 1
     folds, bad = (run / FOLDS).exists(), BadRows(skip_bad)

@@ -89,7 +89,7 @@ def train(
     """
     from robustmdiff.data.bad_rows import BadRows
     from robustmdiff.experiment.cross_validation import cross_validate
-    from robustmdiff.experiment.run import train_with_baselines
+    from robustmdiff.experiment.fit import train_with_baselines
     from robustmdiff.experiment.source import Source
     from robustmdiff.experiment.studies import load_study
     from robustmdiff.training.config import load_config, make_config

@@ -17,8 +17,10 @@ from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.splits import grouped_folds, labels_of, load_split, split_patients
 from robustmdiff.data.task import Task
+from robustmdiff.experiment.evaluate import evaluate_run
+from robustmdiff.experiment.fit import train_run
 from robustmdiff.experiment.references import estimated
-from robustmdiff.experiment.run import FOLDS, SPLIT, evaluate_run, load_run, train_run
+from robustmdiff.experiment.run import FOLDS, SPLIT, load_run
 from robustmdiff.experiment.source import Source
 from robustmdiff.experiment.studies import in_terms_of, load_patients, study_of
 from robustmdiff.experiment.tuning import Trial

@@ -26,7 +26,7 @@ from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import DataError
 from robustmdiff.diagnosis.asking import BATCH
 from robustmdiff.diagnosis.contract import HEAD, DiagnosisModel
-from robustmdiff.experiment.run import build_model
+from robustmdiff.experiment.fit import build_model
 from robustmdiff.experiment.studies import Study
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.config import TrainConfig, make_config, plain_config

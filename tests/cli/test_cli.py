@@ -21,7 +21,7 @@ from robustmdiff import _native
 from robustmdiff.cli import main as cli
 from robustmdiff.data.files import file_name
 from robustmdiff.evaluation.report import headline
-from robustmdiff.experiment.run import evaluate_run
+from robustmdiff.experiment.evaluate import evaluate_run
 from robustmdiff.models import BASELINES
 from tests.cli.said import COMMANDS, TINY, Said, command
 
@@ -91,7 +91,7 @@ def test_runs_of_several_seeds_are_averaged(say, run, tmp_path, monkeypatch, und
         asked.append((folder, options["replicates"]))
         return evaluated()
 
-    monkeypatch.setattr("robustmdiff.experiment.run.evaluate_run", evaluate)
+    monkeypatch.setattr("robustmdiff.experiment.evaluate.evaluate_run", evaluate)
     shutil.copytree(run, alone, ignore=shutil.ignore_patterns("baselines", "evaluation", "tensorboard"))
     two = say("evaluate", alone, alone, "--out", tmp_path / "two", "--replicates", 10, "--json")
     assert two.code == 0, two.err

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from robustmdiff.cli import demo
-from robustmdiff.experiment import run as experiment
+from robustmdiff.experiment import evaluate as experiment
 from robustmdiff.refusal import Refusal
 
 

@@ -19,8 +19,10 @@ from robustmdiff.data.splits import load_split
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.evaluation.conditions import COMPLETE
 from robustmdiff.experiment import studies
+from robustmdiff.experiment.evaluate import evaluate_run
+from robustmdiff.experiment.fit import train_run
 from robustmdiff.experiment.other_patients import named_source, unseen_study
-from robustmdiff.experiment.run import evaluate_run, load_run, train_run
+from robustmdiff.experiment.run import load_run
 from robustmdiff.experiment.source import Source
 from robustmdiff.experiment.studies import load_study
 from robustmdiff.training.config import TrainConfig

@@ -14,8 +14,9 @@ from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.evaluation.conditions import COMPLETE, MCAR
 from robustmdiff.experiment import cross_validation
 from robustmdiff.experiment.cross_validation import cross_validate, evaluate_folds
+from robustmdiff.experiment.evaluate import evaluate_run
+from robustmdiff.experiment.fit import train_run
 from robustmdiff.experiment.references import estimated, references
-from robustmdiff.experiment.run import evaluate_run, train_run
 from robustmdiff.experiment.source import Source
 from robustmdiff.experiment.studies import Study, load_study
 from robustmdiff.training.config import TrainConfig

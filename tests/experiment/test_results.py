@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from robustmdiff.evaluation.conditions import COMPLETE
-from robustmdiff.experiment.run import evaluate_run
+from robustmdiff.experiment.evaluate import evaluate_run
 from robustmdiff.models import BY_NAME
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.checkpoint import load_checkpoint

@@ -22,7 +22,9 @@ from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.tensors import tensors
 from robustmdiff.evaluation.conditions import COMPLETE
 from robustmdiff.evaluation.tables import to_markdown
-from robustmdiff.experiment.run import evaluate_run, load_run, train_run
+from robustmdiff.experiment.evaluate import evaluate_run
+from robustmdiff.experiment.fit import train_run
+from robustmdiff.experiment.run import load_run
 from robustmdiff.experiment.source import Source
 from robustmdiff.experiment.studies import load_study
 from robustmdiff.labels import EXCLUSIVE
@@ -172,7 +174,7 @@ def test_enriched_calibration_patients_are_weighed(tmp_path, monkeypatch):
     study = load_study(Source("cohort", options=OPTIONS | {"calibration_rare_per_class": 2}))
     given = []
     monkeypatch.setattr(
-        "robustmdiff.experiment.run.calibrate",
+        "robustmdiff.experiment.fit.calibrate",
         lambda *asked: given.append(asked[4]) or calibrate(*asked),
     )
     train_run(study, CONFIG, tmp_path / "run", kind="mask_only")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from robustmdiff import Predictor
-from robustmdiff.experiment.run import train_run
+from robustmdiff.experiment.fit import train_run
 from robustmdiff.experiment.studies import load_study
 from tests.experiment.test_other_folder import CONFIG, ONE, ONTOLOGY, source_of, write_folder
 

@@ -29,8 +29,9 @@ from robustmdiff.evaluation.masks import Masks, draw_masks
 from robustmdiff.evaluation.pooling import over_seeds
 from robustmdiff.evaluation.results import Results
 from robustmdiff.experiment.cross_validation import cross_validate, evaluate_folds
+from robustmdiff.experiment.evaluate import evaluate_run
+from robustmdiff.experiment.fit import train_run
 from robustmdiff.experiment.references import estimated
-from robustmdiff.experiment.run import evaluate_run, train_run
 from robustmdiff.experiment.studies import Study, load_study
 from robustmdiff.experiment.tuning import Tuned, best_of, tune
 from robustmdiff.models import BY_NAME, MODELS
