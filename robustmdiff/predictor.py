@@ -13,7 +13,6 @@ from torch import Tensor
 from robustmdiff.answer import Answer, Computed, answers
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.spelling import canonical
 from robustmdiff.data.study import readable
 from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.calibration import say_if_calibrated_otherwise
@@ -23,6 +22,7 @@ from robustmdiff.encoders.tensors import tensors
 from robustmdiff.experiment.run import Run, load_run, usable
 from robustmdiff.experiment.studies import in_terms_of
 from robustmdiff.refusal import Refusal
+from robustmdiff.spelling import canonical
 
 if TYPE_CHECKING:
     from robustmdiff.explanation.acquisition import NextTest

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustmdiff.data.patient import DataError
-from robustmdiff.data.spelling import canonical, unknown
 from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.data.task_file import read_task_file
+from robustmdiff.spelling import canonical, unknown
 
 LOINC, DCM = "http://loinc.org", "http://dicom.nema.org/resources/ontology/DCM"
 

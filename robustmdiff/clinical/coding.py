@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-from robustmdiff.data.spelling import canonical
+from robustmdiff.spelling import canonical
 
 DESIGNATOR = "99RMD"  # of a private scheme: "99" and what its owner chooses (DICOM PS3.16, section 8)
 SCHEME_UID = "2.25.45338759363531437222687345492464686150"

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from robustmdiff.clinical.code_map import CodeMap, Column, names_of, said
 from robustmdiff.clinical.fhir_bundle import PatientBundle, When, latest, when
 from robustmdiff.data.patient import DataError
-from robustmdiff.data.spelling import match
 from robustmdiff.data.tables.units import conversion
+from robustmdiff.spelling import match
 
 USABLE = ("final", "amended", "corrected")  # of what a laboratory or a physician has released
 NO_UNIT = re.compile(r"1?|\{[^{}]*\}")  # UCUM's one, or an annotation alone, such as {score}

@@ -10,10 +10,10 @@ import numpy as np
 from robustmdiff.data.batch import Batch, Input
 from robustmdiff.data.kinds import KINDS
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.spelling import unknown
 from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import tokenize
 from robustmdiff.refusal import Refusal
+from robustmdiff.spelling import unknown
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

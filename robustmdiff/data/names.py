@@ -5,8 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from robustmdiff.data.spelling import canonical
 from robustmdiff.refusal import Refusal
+from robustmdiff.spelling import canonical
 
 BREAKING = ("Cc", "Cs", "Zl", "Zp")  # control characters, half a surrogate pair, line separators
 SYNTAX = './\\:+=,;<>"|?*'  # of columns, options, tables and file names, where modalities are named

@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from robustmdiff.data.spelling import canonical
 from robustmdiff.refusal import Refusal
+from robustmdiff.spelling import canonical
 
 
 class DataError(Refusal):

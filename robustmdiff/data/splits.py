@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.spelling import canonical
 from robustmdiff.refusal import Refusal
+from robustmdiff.spelling import canonical
 from robustmdiff.whole import write_whole
 
 Split = dict[str, tuple[str, ...]]

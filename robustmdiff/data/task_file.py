@@ -19,8 +19,8 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from robustmdiff.data.patient import DataError
-from robustmdiff.data.spelling import did_you_mean
 from robustmdiff.data.task import Task
+from robustmdiff.spelling import did_you_mean
 
 NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 

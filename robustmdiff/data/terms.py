@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.spelling import canonical, did_you_mean
 from robustmdiff.data.tables.units import SAME, Conversion, conversion
 from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.spelling import canonical, did_you_mean
 
 OWN = {"name", "fields", "encoder", "cost"}  # of a modality: not about how its values are to be read
 ROUNDED = 0.05  # of a reference range's width: 4.7 to 6.0 kPa is written 35 to 45 mmHg

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustmdiff.data.spelling import did_you_mean
 from robustmdiff.data.task import Modality
 from robustmdiff.encoders.config import EncoderConfig
 from robustmdiff.encoders.kinds import ENCODERS
 from robustmdiff.refusal import Refusal
+from robustmdiff.spelling import did_you_mean
 
 
 def is_own(modality: Modality) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.spelling import canonical
 from robustmdiff.ranking import Bools
+from robustmdiff.spelling import canonical
 
 EVERYONE = "everyone"
 BANDS = ((0, "under 18"), (18, "18 to 39"), (40, "40 to 64"), (65, "65 or older"))  # from which age on, years

@@ -11,11 +11,11 @@ from robustmdiff.data.counts import Counts, Rows, counts
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.sources import SOURCES
 from robustmdiff.data.sources.folder import folder_split
-from robustmdiff.data.spelling import canonical
 from robustmdiff.experiment.run import Run
 from robustmdiff.experiment.source import Source, read_patients
 from robustmdiff.experiment.studies import Study, in_terms_of
 from robustmdiff.refusal import Refusal
+from robustmdiff.spelling import canonical
 
 SOME = 5  # ids that are named
 

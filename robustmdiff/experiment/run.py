@@ -21,7 +21,6 @@ import torch
 
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import DataError
-from robustmdiff.data.spelling import canonical
 from robustmdiff.data.splits import load_split
 from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.abstention import Abstention
@@ -32,6 +31,7 @@ from robustmdiff.experiment.source import Source
 from robustmdiff.experiment.studies import Study, load_study, study_in_terms_of
 from robustmdiff.models import load_model
 from robustmdiff.refusal import Refusal
+from robustmdiff.spelling import canonical
 from robustmdiff.training.checkpoint import LAST
 
 SPLIT, PEOPLE, FOLDS = "split.json", "people.json", "folds.json"

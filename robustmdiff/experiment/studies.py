@@ -14,13 +14,13 @@ import numpy as np
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.sources.folder import folder_split, states_prevalence
-from robustmdiff.data.spelling import canonical
 from robustmdiff.data.splits import Split, labels_of, load_split, split_patients
 from robustmdiff.data.study import prevalence
 from robustmdiff.data.task import Task
 from robustmdiff.data.terms import terms
 from robustmdiff.experiment.source import SIZES, Source, check_source, read_patients, with_encoders
 from robustmdiff.knowledge import ConceptTable, concepts_of_task, load_concepts
+from robustmdiff.spelling import canonical
 
 SPLITS = ("train", "calibration", "test")
 FRACTIONS = {"train": 0.6, "calibration": 0.2, "test": 0.2}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from robustmdiff.encoders.config import RETIRED, ModelConfig, without_retired
 from robustmdiff.refusal import Refusal
+from robustmdiff.spelling import did_you_mean
 
 
 class ConfigError(Refusal):
@@ -167,13 +167,13 @@ def plain_config(config: LoopConfig) -> dict[str, Any]:
 
 
 def _known_keys(values: Mapping[str, Any], known: Iterable[str], prefix: str, source: str) -> None:
-    known = list(known)
+    names = [prefix + name for name in known]
     for key, value in values.items():
-        if key not in known:
-            close = get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+        name = f"{prefix}{key}"
+        if name not in names:
+            hint = did_you_mean(name, names)
             raise ConfigError(
-                f"{source}: unknown key '{prefix}{key}' with value {value!r}, expected a known key; "
-                f"the nearest is '{prefix}{close}'"
+                f"{source}: unknown key {name!r} with value {value!r}{hint}, expected a known key"
             )
 
 

@@ -212,7 +212,7 @@ BAD = {  # arguments (RUN: a run; NEW: a place where nothing is) to what the err
     "explain RUN --patient nobody": "no patient 'nobody' in this study",
     "predict RUN --patient nobody": "no patient 'nobody' in this study",
     "train --out NEW --device abacus": "device is 'abacus', which cannot be used",
-    "train --out NEW --set epoch=3": "unknown key 'epoch'.* nearest is 'epochs'",
+    "train --out NEW --set epoch=3": "unknown key 'epoch'.*did you mean 'epochs'",
     "train --out NEW --set model.dh=3": "unknown key 'model.dh'",
     "train --out NEW --set epochs=none": "epochs is 'none', expected",
     "train --out NEW --set epochs": "--set is 'epochs', expected name=value",

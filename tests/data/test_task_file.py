@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.sources.folder import load_folder
-from robustmdiff.data.spelling import canonical
 from robustmdiff.data.task import Field, Modality, Task
 from robustmdiff.data.task_file import read_task_file, task_from
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.tensors import tensors
 from robustmdiff.encoders.values import PanelEncoder
+from robustmdiff.spelling import canonical
 
 
 def task_of(modality: dict[str, Any] | None = None, field: dict[str, Any] | None = None, **keys) -> dict:

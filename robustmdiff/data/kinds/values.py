@@ -14,10 +14,10 @@ from robustmdiff.data.batch import A
 from robustmdiff.data.kinds.kind import OPEN, Kind, Spans, Spec, Tokens, check_parts
 from robustmdiff.data.names import check_names
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.spelling import unknown
 from robustmdiff.data.tables.cells import LARGEST, Row, brief
 from robustmdiff.data.task import Field, Modality
 from robustmdiff.refusal import Refusal
+from robustmdiff.spelling import unknown
 
 
 class Panels(NamedTuple, Generic[A]):

@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from robustmdiff.data.patient import DataError
-from robustmdiff.data.spelling import match
 from robustmdiff.data.tables.units import SAME, conversion
+from robustmdiff.spelling import match
 
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 MEASURED = re.compile(rf"(?P<bound><=|>=|=<|=>|[<>≤≥⩽⩾])?\s*(?P<number>{NUMBER})\s*(?P<unit>.*)", re.DOTALL)

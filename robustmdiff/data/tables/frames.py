@@ -12,10 +12,10 @@ import numpy as np
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.sources.folder import Columns, columns_of, patient_of
-from robustmdiff.data.spelling import canonical
 from robustmdiff.data.tables.cells import Row, written
 from robustmdiff.data.tables.read import check_columns
 from robustmdiff.data.task import Task
+from robustmdiff.spelling import canonical
 
 PLAIN = Columns(ignore=(), uncertain=None)
 

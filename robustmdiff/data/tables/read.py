@@ -12,11 +12,11 @@ from typing import Any
 
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.patient import DataError
-from robustmdiff.data.spelling import canonical, did_you_mean, nearest
 from robustmdiff.data.tables.cells import Row, escaped, unescaped
 from robustmdiff.data.tables.csv_rows import LONGEST, LongCellError, csv_rows
 from robustmdiff.data.tables.parquet_rows import parquet_rows
 from robustmdiff.data.tables.xlsx_rows import xlsx_rows
+from robustmdiff.spelling import canonical, did_you_mean, nearest
 from robustmdiff.whole import write_whole
 
 # Each yields the header and then every row, as (where it stands, its cells).

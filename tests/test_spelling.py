@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustmdiff.data.spelling import canonical, did_you_mean, match, nearest
+from robustmdiff.spelling import canonical, did_you_mean, match, nearest
 
 SPELLINGS = {
     "decomposed": ("Zo\u00eb", "Zoe\u0308"),
