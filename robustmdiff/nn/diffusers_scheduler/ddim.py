@@ -17,7 +17,6 @@ from robustmdiff.nn.diffusers_scheduler.tables import (
     rows_at,
 )
 from robustmdiff.ops import ddpm_step
-from robustmdiff.ops.ddpm import Coefficients
 from robustmdiff.ops.ddpm.arguments import PREDICTIONS
 from robustmdiff.ops.ddpm.check import one_of
 
@@ -74,7 +73,7 @@ class FusedDDIMScheduler(Fused, DDIMScheduler):
             sample = sample.to(torch.promote_types(sample.dtype, model_output.dtype))
         derived = clip is None or use_clipped_model_output
         source = "x_0" if derived else prediction
-        table = self._table(eta, source, sample.device)
+        table, of_output = self._table(eta, source, sample.device)
         step = rows_at(table, time, sample, self._no_such_timestep)
         if eta <= 0:
             variance_noise = model_output  # weighted by the column of sigma
@@ -85,19 +84,20 @@ class FusedDDIMScheduler(Fused, DDIMScheduler):
             clip=clip, prediction=prediction, noise=variance_noise, key=key, row_ids=row_ids,
         )  # fmt: skip
         if source == "sample" or (eta > 0 and not derived):
-            weight = table.steps[:, Coefficients._fields.index("log_variance_min")][step].to(sample.dtype)
+            weight = of_output[step].to(sample.dtype)
             previous = previous + weight.view(-1, *[1] * (sample.dim() - 1)) * model_output
         x0 = self._x0(model_output, sample, step, table)
         return DDIMSchedulerOutput(previous, x0) if return_dict else (previous, x0)
 
-    def _table(self, eta: float, source: str, device: torch.device) -> Table:
+    def _table(self, eta: float, source: str, device: torch.device) -> tuple[Table, Tensor]:
+        """The table, and what the model's output weighs in the direction, float32 [S]."""
         count_writes(self, "alphas_cumprod", "final_alpha_cumprod")
         alpha_bars, final = self.alphas_cumprod, self.final_alpha_cumprod
         stride = self.config.num_train_timesteps // self.num_inference_steps
 
-        def make() -> Table:
-            steps = ddim_steps(at_hand(alpha_bars), at_hand(final), stride, eta, source)
-            return on_device(*steps, device)
+        def make() -> tuple[Table, Tensor]:
+            steps, timesteps, of_output = ddim_steps(at_hand(alpha_bars), at_hand(final), stride, eta, source)
+            return on_device(steps, timesteps, device), of_output.to(device)
 
         return self._tables.get("steps", (device, stride, eta, source), (alpha_bars, final), make)
 

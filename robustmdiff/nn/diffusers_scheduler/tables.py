@@ -107,15 +107,15 @@ def ddpm_steps(alpha_bars: Tensor, timesteps: Tensor | None, variance_type: str)
 
 def ddim_steps(
     alpha_bars: Tensor, final_alpha_bar: Tensor, stride: int, eta: float, source: str
-) -> tuple[Tensor, Tensor]:
-    """(float32 [2 T, 8], int64 [2 T]): the rows of all timesteps from -T (as torch counts from the end) to
-    T - 1, each `stride` from the next.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(float32 [2 T, 8], int64 [2 T], float32 [2 T]): the rows of all timesteps from -T (as torch counts from
+    the end) to T - 1, each `stride` from the next; and what the model's output weighs in the direction.
 
     a and b are the roots of alpha bar and 1 - alpha bar. The direction to x_t is d e with the noise
     e = (x_t - a x_0) / b, so x_prev = (a_prev - d a / b) x_0 + (d / b) x_t + sigma z. Where x_0 is
     clipped and e is not derived from it but from what the model predicts (`source`), the share of
-    x_t in d e goes to weight_xt, and that of the model's output takes the place of the noise where
-    there is none, or else goes to the column log_variance_min, which is free.
+    x_t in d e goes to weight_xt, and that of the model's output takes the place of the noise where there is
+    none, or else is for the caller to add.
     """
     T = len(alpha_bars)
     t = torch.arange(-T, T, device=alpha_bars.device)
@@ -136,7 +136,7 @@ def ddim_steps(
     }[source]
     if eta <= 0:  # of "sample" of_output is negative, and no sigma can be
         sigma = torch.zeros_like(d) if source == "sample" else of_output
-    return _rows(a, b, of_x0, of_xt, sigma, of_output), t
+    return _rows(a, b, of_x0, of_xt, sigma), t, of_output.float()
 
 
 def noise_rows(alpha_bars: Tensor) -> Tensor:
