@@ -48,11 +48,11 @@ class Labels(Protocol):
         """What is known because of the labels that are, [n, C]: the class that holds excludes the others."""
 
     def prevalence(self, holds: Sequence[int], known: Sequence[int]) -> tuple[float, ...]:
-        """Of each class, from how many have it and of how many it is known, [C] both; one is added to the
-        count of each answer, so that a class that nobody has keeps a chance (Laplace)."""
+        """The share of each class, from how many have it and of how many it is known, [C] both; one is added
+        to the count of each answer, so that a class that nobody has keeps a chance (Laplace)."""
 
     def diagnosed(self, label: Bools, known: Bools) -> Bools:
-        """Of whom enough is known for an answer to be right or wrong, [n]."""
+        """Whether enough is known of a patient for an answer to be right or wrong, [n]."""
 
     def claims(self, p: Array, label: Bools, known: Bools) -> Claims:
         """One label: the most probable class of each who is `diagnosed`; several: every known cell."""

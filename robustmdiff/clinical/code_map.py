@@ -91,7 +91,7 @@ def said(text: str) -> str:
 
 
 def names_of(concepts: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What FHIR CodeableConcepts go by: their codes first, then their texts."""
+    """The names of FHIR CodeableConcepts: their codes first, then their texts."""
     codes, texts = [], []
     for concept in concepts:
         for coding in concept.get("coding", ()):

@@ -75,7 +75,7 @@ def read_dicom(paths: Sequence[Path], task: Task, code_map: CodeMap) -> Received
 
 
 def evidence_of(header: Dataset, path: Path) -> Dataset:
-    """Of a header no more than a report on it needs: whose it is, and which it is. Raises DataError where it
+    """The part of a header that a report on it needs: whose it is, and which it is. Raises DataError where it
     does not say so."""
     from pydicom import Dataset
 

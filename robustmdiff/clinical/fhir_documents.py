@@ -54,8 +54,9 @@ class Documents(NamedTuple):
 
 
 def documents_of(bundle: PatientBundle, code_map: CodeMap) -> Documents:
-    """Of several of one modality the latest. Raises DataError, naming the entry, where none is, for a text
-    that is not in its charset and for content that is not base64."""
+    """The texts and pictures of a bundle by modality, the latest of several. Raises DataError, naming the
+    entry, where none is the latest, for a text that is not in its charset and for content that is not
+    base64."""
     texts: dict[str, list[tuple[Resource, str]]] = defaultdict(list)
     images: dict[str, list[tuple[Resource, EmbeddedImage]]] = defaultdict(list)
     notes: list[str] = []

@@ -42,8 +42,9 @@ class Values(NamedTuple):
 
 
 def values_of(bundle: PatientBundle, code_map: CodeMap) -> Values:
-    """Of several values of a field the latest by effective time. Raises DataError, naming entry and field,
-    where none is the latest, for a unit that cannot be converted and for a category that is not known."""
+    """The values of a bundle by modality and field, the latest of several by effective time. Raises
+    DataError, naming entry and field, where none is the latest, for a unit that cannot be converted and for
+    a category that is not known."""
     found: dict[str, list[Measurement]] = defaultdict(list)
     panels: dict[str, dict[str, float | str]] = defaultdict(dict)
     notes: list[str] = []
@@ -116,7 +117,8 @@ def _value(measurement: Measurement, column: Column, code_map: CodeMap, notes: l
 
 
 def _number(quantity: Mapping[str, Any], unit: str, where: str) -> float:
-    """In the field's unit. A Quantity's code is UCUM's where its system says so, else its unit counts."""
+    """A Quantity's number in the field's unit. Its code is UCUM's where its system says so, else its unit
+    counts."""
     is_ucum = quantity.get("system") == "http://unitsofmeasure.org"
     given = (quantity.get("code") if is_ucum else None) or quantity.get("unit", "")
     if not unit and NO_UNIT.fullmatch(given):

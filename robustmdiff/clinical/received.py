@@ -35,8 +35,9 @@ class Received:
         return tuple(dict.fromkeys(str(image.StudyInstanceUID) for image in self.evidence))
 
     def patient(self, task: Task, source: str) -> Patient:
-        """As the model is asked. The id is made of the identifiers and tells nobody who it is: the draws
-        of one patient are the same whenever they are asked for, and a message names no one."""
+        """The patient whom the model is asked about. The id is made of the identifiers and tells nobody who
+        it is: the draws of one patient are the same whenever they are asked for, and a message names
+        no one."""
         id = sha256("\n".join(sorted(self.identifiers)).encode()).hexdigest()[:16]
         observed = {name: self.observed.get(name) for name in task.modality_names}
         return Patient(id=id, modalities=observed, source=source)

@@ -1,4 +1,9 @@
-"""Which absent modality to obtain next: how far would seeing it be expected to move the diagnosis?"""
+"""Which absent modality to obtain next: how far would seeing it be expected to move the diagnosis?
+
+A generative model draws what the modality may show, and the expected effect of that ranks the modalities,
+as in EDDI (Ma et al. 2019), which goes by the Kullback-Leibler divergence. Here the effect is a distance in
+units of probability, beside the information that the outcome gives about the class (Lindley 1956).
+"""
 
 from __future__ import annotations
 
@@ -17,8 +22,6 @@ if TYPE_CHECKING:
     from robustmdiff.diagnosis.model import RobustMDiff
 
 DRAWS = 64  # from which on an answer is steady
-
-
 NOTICEABLE = 0.01  # of probability; about one standard deviation of a small gain over 64 draws
 
 
@@ -31,7 +34,8 @@ class NextTest:
                        seeing it may lead to and the present one. 0.05 says that on average five percentage
                        points go to other classes; multilabel: the mean of the classes' changes.
     entropy_reduction  nats by which the posterior is expected to get surer (multilabel: summed
-                       over the classes), the mutual information of the outcome and the class.
+                       over the classes), the mutual information of the outcome and the class (Lindley 1956),
+                       H(mean p_s) - mean H(p_s) over the draws (Houlsby et al. 2011).
     floor              probability: expected_change where nothing is added, how far the draws scatter by
                        themselves. 0 of a second stage; a change that does not exceed it says nothing about
                        the modality. The same for all of a patient's tests.
@@ -84,7 +88,7 @@ def rank_next_tests(
     y = model.imagine(encoded.repeat(patient, len(view)), view=view, draws=draws, seed=seed)
     with torch.no_grad():
         p = model.probability(model.logits_from(y), present.sum()).double()  # [absent + 1, S, C]
-    change, surer = (each.tolist() for each in spread(p, p[-1].mean(0), model.labels))
+    change, surer = (each.tolist() for each in spread(p, p[-1].mean(0), model.task.labels))
     usual = {} if model.second_stage is None else known(model.second_stage.change)
     floor = change[-1]
     tests = []

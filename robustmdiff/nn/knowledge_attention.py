@@ -11,9 +11,11 @@ from robustmdiff.ops import knowledge_attention, knowledge_top
 class KnowledgeAttention(nn.Module):
     """A_med K with A_med = softmax(H_i Q (K R)^T / sqrt(d_k) + s log pi), a head at a time.
 
-    The paper's attention has one head and no prior; here the heads' readings A_med K R_h are
-    joined by W_o, and the log prevalence log pi enters with a learned, signed strength s per
-    layer, 0 to begin with: a plain prior (s = 1) would push against rare diseases.
+    A_med is the knowledge attention of RobustMDiff, which has one head and no prior. Here the heads'
+    readings A_med K R_h are joined by W_o (multi-head attention: Vaswani et al. 2017, section 3.2.2),
+    and the log prevalence log pi is added to the logits (logit adjustment: Menon et al. 2021) with a
+    learned, signed strength s per layer, 0 to begin with: a plain prior (s = 1) would push against
+    rare diseases.
 
     d            width of H_i and of the result; heads divides it, d_k = d / heads.
     concept_d    width of K, by default d.

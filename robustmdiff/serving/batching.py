@@ -52,7 +52,7 @@ class Batcher:
         return sum(job.patients for job in self._jobs if not job.said.done())
 
     async def ask(self, arrays: Arrays, patients: int, noise: Arrays | None = None) -> Arrays:
-        """What the engine says. Raises Refused where the queue is full. Cancelled, it leaves the queue."""
+        """The engine's answer. Raises Refused where the queue is full. Cancelled, it leaves the queue."""
         if self.waiting + patients > self.limits.waiting:
             raise Refused(503, f"{self.limits.waiting} patients are waiting already, expected a later try")
         job = Job(arrays, patients, noise)

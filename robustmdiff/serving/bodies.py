@@ -12,7 +12,7 @@ from robustmdiff.serving.limits import Limits, Refused
 
 
 class Bodies:
-    """Those that are being read or answered."""
+    """The bodies of requests that are being read or answered, and how much memory they hold."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits

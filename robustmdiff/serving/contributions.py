@@ -23,8 +23,9 @@ def under_every_subset(patient: Arrays, names: Sequence[str]) -> Arrays:
 
 
 def contributions(probability: Array, names: Sequence[str], task: Task) -> Mapping[str, Any]:
-    """Of the probabilities [2^n, C] under every subset: `nothing`, by class where no modality is seen, and
-    `contribution`, the Shapley values by modality and class, which add up to the answer less `nothing`."""
+    """What the probabilities [2^n, C] under every subset come to: `nothing`, by class where no modality is
+    seen, and `contribution`, the Shapley values by modality and class, which add up to the answer less
+    `nothing`."""
 
     def by_class(row: Array) -> dict[str, float]:
         return dict(zip(task.classes, row.tolist(), strict=True))

@@ -101,7 +101,7 @@ def read_request(
 
 
 def _tensors(listed: Any, what: str, specs: Mapping[str, Spec]) -> list[dict[str, Any]]:
-    """Those that there are, each once."""
+    """The tensors of a request that are listed, checked: each is there, and once."""
     if not isinstance(listed, list) or not all(isinstance(tensor, dict) for tensor in listed):
         raise Refused(400, f"{what} is no list of tensors")
     names = [tensor.get("name") for tensor in listed]
@@ -164,7 +164,7 @@ def _is_of(shape: Any, expected: tuple[int, ...]) -> bool:
 
 
 def _from_json(name: str, data: Any, dtype: np.dtype, shape: list[int], count: int) -> np.ndarray:
-    """Of data nested as the shape is, or flat."""
+    """The array of a tensor's data in JSON, nested as the shape is, or flat."""
     error = Refused(400, f"{name}: data is not {count} values of {DATATYPES[dtype.kind]}, flat or nested")
     if not isinstance(data, list):
         raise error

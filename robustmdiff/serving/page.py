@@ -15,7 +15,7 @@ HTML = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 
 
 def _digest(element: str) -> str:
-    """Of what stands inside the page's only SCRIPT or STYLE, as a Content-Security-Policy names it."""
+    """The digest, for a Content-Security-Policy, of what stands inside the page's only SCRIPT or STYLE."""
     (inside,) = re.findall(f"<{element}>(.*?)</{element}>", HTML, re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()}'"
 

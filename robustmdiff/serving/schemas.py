@@ -64,7 +64,7 @@ def _observation(modality: Modality, limits: Limits) -> Schema:
 
 
 def answer(task: Task, name: str, versions: list[str]) -> Schema:
-    """As `robustmdiff.answer.Answer` has it."""
+    """The schema of an answer, whose fields are those of `robustmdiff.answer.Answer`."""
     by_class = record(dict.fromkeys(task.classes, SHARE))
     interval = record({}, {each: _list(SHARE, 2) for each in task.classes})
     return record(

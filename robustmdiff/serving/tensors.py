@@ -17,7 +17,8 @@ DRAWS_AXIS = {"noise_u": 1, "noise_z": 0}
 
 
 def input_specs(artefact: Artefact) -> dict[str, Spec]:
-    """As `export.graph.DiagnosisGraph` lists them. The noise may be left out: the artefact has its own."""
+    """The inputs, as `export.graph.DiagnosisGraph` lists them. The noise may be left out: the artefact has
+    its own."""
     found = specs_of(artefact.task)
     for name, x in artefact.noise.items():
         opened = (OPEN if axis == DRAWS_AXIS[name] else n for axis, n in enumerate(x.shape))
@@ -26,7 +27,7 @@ def input_specs(artefact: Artefact) -> dict[str, Spec]:
 
 
 def output_specs(said: Arrays) -> dict[str, Spec]:
-    """Of what an engine said of one patient."""
+    """The outputs, as an engine's answer about one patient shows them."""
     opened = {name: 2 if name == "draws" else 1 for name in said}
     return {name: Spec(x.dtype, (OPEN,) * opened[name] + x.shape[opened[name] :]) for name, x in said.items()}
 
