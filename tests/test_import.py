@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 HEAVY = ("transformers", "diffusers", "matplotlib", "sklearn", "accelerate", "pydantic", "typer", "pandas")
@@ -71,6 +73,13 @@ print(batch.presence.tolist(), type(batch.inputs["xray"].pixels).__name__)
 """
     presence = [[True, True, True], [False, True, True], [True, False, True]]
     assert run(code).strip() == f"{presence} ndarray"
+
+
+def test_no_module_needs_itself():
+    """Not through others either, for a type, or inside a function."""
+    graph = grimp.build_graph("robustmdiff", cache_dir=None)
+    needed = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    TopologicalSorter(needed).prepare()  # CycleError otherwise
 
 
 def test_public_names_are_there():

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from benchmarks.machine import commit
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.splits import hold_out
-from robustmdiff.diagnosis.second_stage import SecondStage, fit_second_stage
+from robustmdiff.diagnosis.latents import fit_second_stage
+from robustmdiff.diagnosis.second_stage import SecondStage
 from robustmdiff.diffusion.recurrence import Steps, ddim, ddpm, dpmpp_2m, euler, heun
 from robustmdiff.diffusion.schedule import Schedule, StraightPath
 from robustmdiff.evaluation import statistics

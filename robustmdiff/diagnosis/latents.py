@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from robustmdiff.data.patient import Patient
 from robustmdiff.diagnosis.asking import BATCH, encode, evaluating, under
 from robustmdiff.diagnosis.calibration import Collate
 from robustmdiff.diagnosis.model import RobustMDiff
+from robustmdiff.diagnosis.second_stage import WEIGHTS, SecondStage
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.forecast.contract import Pairs, Seen
 from robustmdiff.ranking import Bools
@@ -56,6 +58,29 @@ def pairs_of(
                 pairs._replace(label=label, known=known, patient=patient, watching=patient >= fitted)
             )
     return Pairs.join(parts)
+
+
+def fit_second_stage(
+    model: RobustMDiff,
+    fitting: Sequence[Patient],
+    watching: Sequence[Patient],
+    collator: Collate,
+    kind: str,
+    seed: int,
+    folder: Path,
+) -> None:
+    """Gives the model a second stage, kept in the folder; one that is there is taken.
+
+    fitting   patients whom the model was trained on: what is learned, is learned from them
+    watching  others, who choose weights and tell how sure to be; may be empty
+    """
+    if (folder / WEIGHTS).exists():
+        model.second_stage = SecondStage.load(folder, model).to(model.log_prior.device)
+        return
+    stage = SecondStage(kind, model)
+    stage.fit(model, pairs_of(model, fitting, collator, seed, watching), seed)
+    stage.save(folder)
+    model.second_stage = stage
 
 
 def partial_views(present: Bools, n: int, chooser: random.Random) -> tuple[Bools, Bools]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from robustmdiff.diagnosis.integration import Integration
 from robustmdiff.diagnosis.joint_denoiser import JointDenoiser
 from robustmdiff.diagnosis.losses import Losses, class_loss, consistency_loss, finding_loss
 from robustmdiff.diagnosis.noise import PatientNoise
+from robustmdiff.diagnosis.second_stage import SecondStage
 from robustmdiff.diagnosis.signs import signs_of
 from robustmdiff.diagnosis.views import between, fullest, most_frequent
 from robustmdiff.encoders.config import ModelConfig
@@ -34,9 +35,6 @@ from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.labels import RAREST
 from robustmdiff.nn.dropout import patient_numbers
 from robustmdiff.ops import philox_key
-
-if TYPE_CHECKING:
-    from robustmdiff.diagnosis.second_stage import SecondStage
 
 FULL_VIEW_HEAD = "full-view head"  # the name of an answer
 ASKED = 0.25  # share of the patients of a step whom L_cons is about: to encode for the teacher costs as much

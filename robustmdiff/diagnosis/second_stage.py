@@ -7,38 +7,51 @@ forecast.safetensors   weights; written last: with it the stage is finished
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from robustmdiff.data.patient import Patient
-from robustmdiff.diagnosis.calibration import Collate
-from robustmdiff.diagnosis.latents import pairs_of
+from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.temperature import Said, fit_temperature
 from robustmdiff.diffusion.schedule import Schedule
+from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.forecast.contract import Pairs, Seen, where_new
 from robustmdiff.forecast.ddpm import DDPMForecast
 from robustmdiff.forecast.donor import DonorForecast
 from robustmdiff.forecast.flow import FlowForecast
 from robustmdiff.forecast.gaussian import GaussianForecast, Noise
 from robustmdiff.forecast.head import FullViewHead
+from robustmdiff.labels import Labels
 from robustmdiff.ops import philox_key
 from robustmdiff.refusal import Refusal
 from robustmdiff.whole import write_whole
-
-if TYPE_CHECKING:
-    from robustmdiff.diagnosis.model import RobustMDiff
 
 KIND, WEIGHTS = "forecast.json", "forecast.safetensors"
 KINDS = ("flow", "ddpm")
 PART = 4096  # rows at a time
 SPREAD = 1.2  # of residuals: those of new patients are larger
 FEW = 500  # patients: of fewer, others of the class lend views as well
+
+
+class Frozen(Protocol):
+    """What is asked of the model whose latents a stage is learned on, and which no longer changes: see
+    `RobustMDiff`."""
+
+    task: Task
+    config: ModelConfig
+    labels: Labels
+    log_weight: Tensor
+    condensed: int  # numbers of y
+
+    @property
+    def log_tau(self) -> Tensor: ...
+    def logits_from(self, y: Tensor) -> Tensor: ...
+    def probability_from(self, y: Tensor) -> Tensor: ...
 
 
 class SecondStage(nn.Module):
@@ -54,7 +67,7 @@ class SecondStage(nn.Module):
     T: Tensor
     change: Tensor
 
-    def __init__(self, kind: str, model: RobustMDiff) -> None:
+    def __init__(self, kind: str, model: Frozen) -> None:
         super().__init__()
         if kind not in KINDS:
             raise Refusal(f"SecondStage: kind is {kind!r}, expected one of {', '.join(KINDS)}")
@@ -70,7 +83,7 @@ class SecondStage(nn.Module):
         self.register_buffer("T", torch.ones(M + 1, dtype=torch.float64))
         self.register_buffer("change", torch.full((M,), torch.nan))
 
-    def fit(self, model: RobustMDiff, pairs: Pairs, seed: int) -> None:
+    def fit(self, model: Frozen, pairs: Pairs, seed: int) -> None:
         """Learn from the pairs of the model (`latents.pairs_of`), on their device; the seed is all the
         randomness."""
         device = pairs.y.device
@@ -85,25 +98,25 @@ class SecondStage(nn.Module):
         self.T = self._temperature(model, whole.take(whole.watching)).to(device)
         self.eval()
 
-    def draw(self, model: RobustMDiff, seen: Seen, view: Tensor, draws: int, key: Tensor) -> Tensor:
+    def draw(self, model: Frozen, seen: Seen, view: Tensor, draws: int, key: Tensor) -> Tensor:
         """Draws of y under the view, as `Forecast.draw`; the class is drawn from what the head says."""
         return self.forecast.draw(self.expecting(model, seen), view, draws, key)
 
-    def drawn(self, model: RobustMDiff, seen: Seen, view: Tensor, noise: Noise) -> Tensor:
+    def drawn(self, model: Frozen, seen: Seen, view: Tensor, noise: Noise) -> Tensor:
         """The same, of noise that is given (`forecast.noise`)."""
         return where_new(self.forecast.made_of(noise, self.expecting(model, seen), view), seen, view)
 
-    def expecting(self, model: RobustMDiff, seen: Seen) -> Seen:
+    def expecting(self, model: Frozen, seen: Seen) -> Seen:
         """The same, with the head's diagnosis."""
         return seen._replace(p=model.labels.probability(self.expected(model, seen)))
 
-    def expected(self, model: RobustMDiff, seen: Seen) -> Tensor:
+    def expected(self, model: Frozen, seen: Seen) -> Tensor:
         """What the head says, logits [n, C]; the weights of rare classes are taken off."""
         logits = self.head(seen, model.logits_from(seen.y) - model.log_weight)
         return logits / self.T[seen.m.sum(1)].to(logits.dtype)[:, None]
 
     @torch.no_grad()
-    def _temperature(self, model: RobustMDiff, pairs: Pairs) -> Tensor:
+    def _temperature(self, model: Frozen, pairs: Pairs) -> Tensor:
         """T for these patients, whom nothing was fitted to: of the others a model is too sure."""
         logits = self.expected(model, pairs.seen).double().cpu()
         label, known, person = (x.cpu() for x in (pairs.label, pairs.known, pairs.patient))
@@ -118,7 +131,7 @@ class SecondStage(nn.Module):
         write_whole(folder / WEIGHTS, save(state, {"format": "pt"}))
 
     @classmethod
-    def load(cls, folder: Path, model: RobustMDiff) -> Self:
+    def load(cls, folder: Path, model: Frozen) -> Self:
         """Raises Refusal for a file that `save` did not write, or that was damaged since."""
         try:
             stage = cls(json.loads((folder / KIND).read_text(encoding="utf-8"))["kind"], model)
@@ -129,30 +142,7 @@ class SecondStage(nn.Module):
         return stage.eval()
 
 
-def fit_second_stage(
-    model: RobustMDiff,
-    fitting: Sequence[Patient],
-    watching: Sequence[Patient],
-    collator: Collate,
-    kind: str,
-    seed: int,
-    folder: Path,
-) -> None:
-    """Gives the model a second stage, kept in the folder; one that is there is taken.
-
-    fitting   patients whom the model was trained on: what is learned, is learned from them
-    watching  others, who choose weights and tell how sure to be; may be empty
-    """
-    if (folder / WEIGHTS).exists():
-        model.second_stage = SecondStage.load(folder, model).to(model.log_prior.device)
-        return
-    stage = SecondStage(kind, model)
-    stage.fit(model, pairs_of(model, fitting, collator, seed, watching), seed)
-    stage.save(folder)
-    model.second_stage = stage
-
-
-def with_lent(model: RobustMDiff, pairs: Pairs, key: Tensor) -> Pairs:
+def with_lent(model: Frozen, pairs: Pairs, key: Tensor) -> Pairs:
     """The pairs and, of few patients, as many again whose fuller views others of the class lend.
 
     A network that is told y_m soon knows 300 patients by heart. Lent views made the energy score .000 to .002
@@ -167,7 +157,7 @@ def with_lent(model: RobustMDiff, pairs: Pairs, key: Tensor) -> Pairs:
     return Pairs.join([pairs, donor.lend(own, key)])
 
 
-def mean_change(model: RobustMDiff, pairs: Pairs) -> Tensor:
+def mean_change(model: Frozen, pairs: Pairs) -> Tensor:
     """[M], over the pairs whose view has one modality more: what a fixed order of tests goes by."""
     added = pairs.view & ~pairs.seen.m
     one = pairs.take(added.sum(1) == 1)

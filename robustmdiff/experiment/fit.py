@@ -18,9 +18,9 @@ from robustmdiff.data.study import texts_of
 from robustmdiff.data.tokenizer import SPECIAL, train_tokenizer
 from robustmdiff.diagnosis.calibration import calibrate
 from robustmdiff.diagnosis.contract import DiagnosisModel
+from robustmdiff.diagnosis.latents import fit_second_stage
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.diagnosis.pretrained import save_pretrained
-from robustmdiff.diagnosis.second_stage import fit_second_stage
 from robustmdiff.diagnosis.train import train
 from robustmdiff.encoders.backbone import load_own_tokenizer, text_backbone
 from robustmdiff.encoders.config import ModelConfig

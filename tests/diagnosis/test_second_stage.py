@@ -3,11 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustmdiff.diagnosis.latents import pairs_of
+from robustmdiff.diagnosis.latents import fit_second_stage, pairs_of
 from robustmdiff.diagnosis.pretrained import save_pretrained
 from robustmdiff.diagnosis.second_stage import (
     SecondStage,
-    fit_second_stage,
     mean_change,
     of_everything,
     with_lent,

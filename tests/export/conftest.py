@@ -12,7 +12,7 @@ from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.splits import save_split
 from robustmdiff.diagnosis.calibration import calibrate
-from robustmdiff.diagnosis.second_stage import fit_second_stage
+from robustmdiff.diagnosis.latents import fit_second_stage
 from robustmdiff.experiment.run import SPLIT, Run
 from robustmdiff.experiment.source import Source
 from robustmdiff.export.export import export_run
