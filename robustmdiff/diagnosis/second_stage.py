@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.temperature import Said, fit_temperature
+from robustmdiff.diagnosis.width import SPREAD, fitted_spread
 from robustmdiff.diffusion.schedule import Schedule
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.forecast.contract import Pairs, Seen, where_new
@@ -34,7 +35,8 @@ from robustmdiff.whole import write_whole
 KIND, WEIGHTS = "forecast.json", "forecast.safetensors"
 KINDS = ("flow", "ddpm")
 PART = 4096  # rows at a time
-SPREAD = 1.2  # of residuals: those of new patients are larger
+BEFORE_WIDTH = 1.2  # the spread of every stage that was saved without one
+DRAWS = 64  # by which the spread is fitted
 FEW = 500  # patients: of fewer, others of the class lend views as well
 
 
@@ -75,10 +77,10 @@ class SecondStage(nn.Module):
         config, labels = model.config, model.labels
         self.kind = kind
         if kind == "flow":
-            self.forecast = FlowForecast(D, M, C, labels, spread=SPREAD)
+            self.forecast = FlowForecast(D, M, C, labels)
         else:
             schedule = Schedule(config.T, config.beta_schedule, config.steps)
-            self.forecast = DDPMForecast(D, M, C, labels, schedule=schedule, spread=SPREAD)
+            self.forecast = DDPMForecast(D, M, C, labels, schedule=schedule)
         self.head = FullViewHead(D, M, C, labels)
         self.register_buffer("T", torch.ones(M + 1, dtype=torch.float64))
         self.register_buffer("change", torch.full((M,), torch.nan))
@@ -89,13 +91,15 @@ class SecondStage(nn.Module):
         device = pairs.y.device
         self.to(device)
         self.change = mean_change(model, pairs)
-        keys = [philox_key(seed, use, device=device) for use in (1, 2, 3)]
+        keys = [philox_key(seed, use, device=device) for use in (1, 2, 3, 4)]
         self.forecast.fit(with_lent(model, pairs, keys[2]), keys[0])
         whole = pairs.take(of_everything(pairs))
         logits = in_parts(model.logits_from, whole.seen.y) - model.log_weight
         target = in_parts(model.probability_from, whole.y)
         self.head.fit(whole, logits, target, keys[1])
-        self.T = self._temperature(model, whole.take(whole.watching)).to(device)
+        watching = whole.take(whole.watching)
+        self.T = self._temperature(model, watching).to(device)
+        self.forecast.spread.fill_(self._spread(model, watching, keys[3]))
         self.eval()
 
     def draw(self, model: Frozen, seen: Seen, view: Tensor, draws: int, key: Tensor) -> Tensor:
@@ -125,6 +129,27 @@ class SecondStage(nn.Module):
         unweighted = torch.zeros(logits.shape[1], dtype=torch.float64)
         return fit_temperature(said, pairs.view.shape[1], model.labels, unweighted).T
 
+    @torch.no_grad()
+    def _spread(self, model: Frozen, pairs: Pairs, key: Tensor) -> float:
+        """By these patients' posteriors; the forecast's expectation where there are none."""
+        if not len(pairs.y):
+            return SPREAD
+        seen, rows = self.expecting(model, pairs.seen), torch.arange(len(pairs.y), device=pairs.y.device)
+
+        def draw(spread: float) -> Tensor:
+            self.forecast.spread.fill_(spread)
+            some = rows.split(PART // DRAWS)
+            return torch.cat([self.forecast.draw(seen.take(of), pairs.view[of], DRAWS, key) for of in some])
+
+        near = draw(0.0)
+        beyond = draw(1.0) - near  # a draw goes straight away from its mean
+
+        def posterior(spread: float) -> Tensor:
+            return in_parts(model.probability_from, near + spread * beyond)
+
+        became = in_parts(model.probability_from, pairs.y)
+        return fitted_spread(posterior, became, pairs.seen.p, len(pairs.patient.unique()))
+
     def save(self, folder: Path) -> None:
         write_whole(folder / KIND, json.dumps({"kind": self.kind}).encode())
         state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
@@ -135,7 +160,8 @@ class SecondStage(nn.Module):
         """Raises Refusal for a file that `save` did not write, or that was damaged since."""
         try:
             stage = cls(json.loads((folder / KIND).read_text(encoding="utf-8"))["kind"], model)
-            stage.load_state_dict(load_file(folder / WEIGHTS))
+            before = {"forecast.spread": torch.tensor(BEFORE_WIDTH)}
+            stage.load_state_dict(before | load_file(folder / WEIGHTS))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
             reason = str(error).split("\n")[0]
             raise Refusal(f"{folder / WEIGHTS}: is no second stage of this model ({reason})") from error

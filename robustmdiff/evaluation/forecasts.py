@@ -20,6 +20,7 @@ from robustmdiff.data.patient import Patient
 from robustmdiff.diagnosis.asking import BATCH, encode, evaluating, under
 from robustmdiff.diagnosis.calibration import Collate
 from robustmdiff.diagnosis.model import RobustMDiff
+from robustmdiff.diagnosis.width import held
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.evaluation import statistics
 from robustmdiff.evaluation.statistics import Interval
@@ -31,8 +32,6 @@ from robustmdiff.ranking import Array, Bools
 Draw = Callable[[Seen, Tensor, int, Tensor], Tensor]  # as `Forecast.draw`
 
 DRAWS = 64
-LEVEL = 0.9  # of an interval
-SHOWN = 0.02  # probability from what is seen: of a class below it nobody asks how far it may move
 HIDDEN = 0.5  # probability that a modality is hidden
 TOP = 0.2  # share of the tests that are scored as chosen
 METRICS = ("energy", "coverage", "rho", "error", "tests")
@@ -169,18 +168,6 @@ def energy_score(p: Tensor, became: Tensor) -> Tensor:
     return (p - became[:, None]).norm(dim=-1).mean(1) - between / 2
 
 
-def interval_of(p: Tensor, level: float = LEVEL) -> tuple[Tensor, Tensor]:
-    """The quantiles of draws p [n, S, C] between which an (S + 1)-th draw lies with this probability, [n, C]
-    each. Quantiles at (1 - level) / 2 and its mirror image would hold less: .79 of .90 with 16 draws. For .90
-    it takes 19 draws at least."""
-    S, tail = p.shape[1], (1 - level) / 2
-    low = max(((S + 1) * tail - 1) / (S - 1), 0.0)
-    bounds = torch.quantile(
-        p.double(), torch.tensor([low, 1 - low], dtype=torch.float64, device=p.device), dim=1
-    )
-    return bounds[0], bounds[1]
-
-
 def _asked(model: RobustMDiff, encoded: Encoded, kept: Bools, persons: Sequence[str]) -> Asked | None:
     present = encoded.m.cpu().numpy()
     m = present & kept
@@ -215,20 +202,18 @@ def _draw(forecast: Draw, seen: Seen, view: Tensor, draws: int, key: Tensor) -> 
 
 def _scores(labels: Labels, asked: Asked, y: Tensor, p: Tensor, weights: Array) -> Scores:
     energy = energy_score(p, asked.p).double().cpu().numpy()
-    low, high = interval_of(p)
-    cells = (asked.seen.p > SHOWN).cpu().numpy()
-    held = ((asked.p >= low) & (asked.p <= high)).cpu().numpy() & cells
+    holds, counted = (x.cpu().numpy() for x in held(p, asked.p, asked.seen.p))
     expected = labels.distance(p, asked.seen.p[:, None]).mean(1).cpu().numpy()
     moved = labels.distance(asked.p, asked.seen.p).cpu().numpy()
     error = (y.mean(1) - asked.y).square().mean(1).cpu().numpy()
     hidden = asked.hidden.cpu().numpy()
     by_hidden = {
-        count: (_mean(energy[rows], weights[:, rows]), _ratio(held[rows], cells[rows], weights[:, rows]))
+        count: (_mean(energy[rows], weights[:, rows]), _ratio(holds[rows], counted[rows], weights[:, rows]))
         for count in range(1, int(hidden.max()) + 1)
         if (rows := np.flatnonzero(hidden == count)).size
     }
     rho = np.array([_spearman(expected, moved, w) for w in weights])
-    coverage = _ratio(held, cells, weights)
+    coverage = _ratio(holds, counted, weights)
     return Scores(_mean(energy, weights), coverage, rho, _mean(error, weights), by_hidden, np.empty(0))
 
 
@@ -237,9 +222,9 @@ def _mean(x: Array, weights: Array) -> Array:
         return weights @ x / weights.sum(1)
 
 
-def _ratio(held: Bools, of: Bools, weights: Array) -> Array:
+def _ratio(holds: Bools, of: Bools, weights: Array) -> Array:
     with np.errstate(invalid="ignore"):
-        return weights @ held.sum(1) / (weights @ of.sum(1))
+        return weights @ holds.sum(1) / (weights @ of.sum(1))
 
 
 def _spearman(a: Array, b: Array, weight: Array) -> float:

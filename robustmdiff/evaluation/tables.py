@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from robustmdiff.diagnosis.width import LEVEL
 from robustmdiff.evaluation import statistics
 from robustmdiff.evaluation.conditions import COMPLETE, MNAR_HALF, Condition, mcar
-from robustmdiff.evaluation.forecasts import LEVEL, difference
+from robustmdiff.evaluation.forecasts import difference
 from robustmdiff.evaluation.results import Results
 from robustmdiff.evaluation.statistics import NO_SPREAD, TOO_FEW, Interval
 from robustmdiff.evaluation.support import BIN, PEOPLE, SIDE, Support, people_of

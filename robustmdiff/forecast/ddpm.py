@@ -29,10 +29,9 @@ class DDPMForecast(FlowForecast):
         labels: Labels,
         *,
         schedule: Schedule,
-        spread: float = 1.0,
     ) -> None:
         steps = ddpm(schedule, variance=1.0)
-        super().__init__(latent, modalities, classes, labels, spread=spread, steps=steps)
+        super().__init__(latent, modalities, classes, labels, steps=steps)
         self.schedule = schedule
 
     def loss(self, z: Tensor, told: Tensor) -> Tensor:

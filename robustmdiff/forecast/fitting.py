@@ -36,16 +36,17 @@ def fit(
     *,
     what: str,
     steps: int = 1800,
+    steps_a_patient: int = STEPS_A_PATIENT,
     weight_decay: float = 0.02,
 ) -> None:
     """Minimise `loss`, the mean over rows int64 [b], on those who do not watch; patient int64 [n] and
-    watching bool [n] as in `Pairs`. In so many steps or, of few patients, in fewer.
+    watching bool [n] as in `Pairs`. In so many steps or, of few patients, in so many for each.
 
     The network ends in evaluation mode, with those of its averaged weights that were best for those who watch
     (the last where nobody does). Random numbers are torch's own: see `drawing_by`.
     """
     fitted, held = (rows.nonzero()[:, 0] for rows in (~watching, watching))
-    steps = min(steps, max(STEPS_A_PATIENT * len(patient[fitted].unique()), LOOK_EVERY))
+    steps = min(steps, max(steps_a_patient * len(patient[fitted].unique()), LOOK_EVERY))
     optimizer = adamw(network, LEARNING_RATE, weight_decay)
     average = WeightAverage(network, AVERAGED)
     least, best = math.inf, average.weights

@@ -61,15 +61,16 @@ class GaussianNetwork(nn.Module):
 class GaussianForecast(Forecast):
     """The change y' - y_m given the class is Gaussian, its mean and variances by a network.
 
-    latent D, modalities M, classes C; spread, how many times as far from the mean someone new is as those
-    learned from, whom networks soon know by heart.
+    latent D, modalities M, classes C. `spread` [] is how many times as far from the
+    mean someone new is as those learned from, whom networks soon know by heart: 1 until it is set.
     """
 
-    def __init__(
-        self, latent: int, modalities: int, classes: int, labels: Labels, *, spread: float = 1.0
-    ) -> None:
+    spread: Tensor
+
+    def __init__(self, latent: int, modalities: int, classes: int, labels: Labels) -> None:
         super().__init__()
-        self.latent, self.labels, self.spread = latent, labels, spread
+        self.latent, self.labels = latent, labels
+        self.register_buffer("spread", torch.ones(()))
         size = latent + 2 * modalities + 1
         self.told, self.told_size = Standardise(size), size + classes
         self.change = Standardise(latent)

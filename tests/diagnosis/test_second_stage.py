@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from robustmdiff.diagnosis.latents import fit_second_stage, pairs_of
 from robustmdiff.diagnosis.pretrained import save_pretrained
@@ -11,6 +12,7 @@ from robustmdiff.diagnosis.second_stage import (
     of_everything,
     with_lent,
 )
+from robustmdiff.diagnosis.width import SPREAD
 from robustmdiff.forecast import fitting
 from robustmdiff.models import load_model
 from robustmdiff.ops import philox_key
@@ -95,6 +97,33 @@ def test_those_who_watch_tell_how_sure_to_be(study, model):
     nobody = pairs.take(~pairs.watching)
     stage.fit(model, nobody, seed=0)
     assert (stage.T == 1).all()
+    assert float(stage.forecast.spread) == pytest.approx(SPREAD)
+
+
+def test_those_who_watch_tell_how_far_draws_go(study, model):
+    """Of patients whose view says ten times as much as that of those learned from, and as little."""
+    pairs = pairs_of(model, study.patients[:10], study.collator, 3, 9 * study.patients[10:])
+    change = torch.where(pairs.watching[:, None], pairs.y - pairs.seen.y, 0)
+    found = []
+    for times in (0.1, 10):
+        stage = SecondStage("flow", model)
+        stage.fit(
+            model, pairs._replace(y=pairs.seen.y + (pairs.y - pairs.seen.y) + (times - 1) * change), seed=0
+        )
+        found.append(float(stage.forecast.spread))
+    assert found[0] < 0.9 * SPREAD
+    assert found[1] > 1.1 * SPREAD
+
+
+def test_stages_of_before_draw_as_far_as_they_did(study, model, tmp_path):
+    fit_second_stage(model, study.patients[:10], study.patients[10:], study.collator, "flow", 0, tmp_path)
+    weights = load_file(tmp_path / "forecast.safetensors")
+    assert weights["forecast.spread"] == model.second_stage.forecast.spread
+    save_file(
+        {name: x for name, x in weights.items() if name != "forecast.spread"},
+        tmp_path / "forecast.safetensors",
+    )
+    assert float(SecondStage.load(tmp_path, model).forecast.spread) == pytest.approx(1.2)
 
 
 def test_of_few_patients_others_of_the_class_lend_views(study, model, monkeypatch):

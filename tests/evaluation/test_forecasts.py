@@ -15,7 +15,6 @@ from robustmdiff.evaluation.forecasts import (
     ask,
     difference,
     energy_score,
-    interval_of,
     score,
     share_of_top,
 )
@@ -59,18 +58,6 @@ def test_the_energy_score_of_a_normal_forecast_is_known():
     found = float(energy_score(draws, torch.zeros(200, 1)).mean())
     # the mean of 200 scores whose standard deviation is about .1
     assert found == pytest.approx(math.sqrt(2 / math.pi) - 1 / math.sqrt(math.pi), abs=0.03)
-
-
-@pytest.mark.parametrize(("draws", "expected"), [(16, 15 / 17), (19, 0.9), (64, 0.9)])
-def test_intervals_hold_what_they_promise_however_few_the_draws(draws, expected):
-    """With 16 draws no interval between two of them holds more than 15 in 17."""
-    x = torch.randn(20_000, draws + 1, 1, generator=torch.Generator().manual_seed(draws), dtype=torch.float64)
-    low, high = interval_of(x[:, 1:])
-    held = float(((x[:, 0] >= low) & (x[:, 0] <= high)).double().mean())
-    assert held == pytest.approx(expected, abs=0.01)  # 4.7 standard errors
-    if draws == 16:  # what plain quantiles would hold
-        low, high = torch.quantile(x[:, 1:], torch.tensor([0.05, 0.95], dtype=torch.float64), dim=1)
-        assert float(((x[:, 0] >= low) & (x[:, 0] <= high)).double().mean()) < 0.82
 
 
 def test_who_is_asked(study, asked):
