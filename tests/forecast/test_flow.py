@@ -32,9 +32,10 @@ def new(kind):
 @contextmanager
 def steps(n):
     """So many of each fit."""
+    fit = fitting.fit
     with pytest.MonkeyPatch.context() as patch:
         for module in ("gaussian", "flow"):
-            patch.setattr(f"robustmdiff.forecast.{module}.fit", partial(fitting.fit, steps=n))
+            patch.setattr(f"robustmdiff.forecast.{module}.fit", lambda *a, **k: fit(*a, **{**k, "steps": n}))
         yield
 
 
