@@ -26,9 +26,10 @@ import robustmdiff.encoders
 from robustmdiff import Predictor
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.kinds import KINDS
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.sources.folder import load_folder
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.data.task_file import task_from
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.encoders.config import EncoderConfig, ModelConfig
@@ -143,7 +144,7 @@ def test_a_kind_has_an_encoder():
 )
 def test_what_it_declares_is_checked(settings, message):
     with pytest.raises(Refusal, match=message):
-        Modality("ecg", "wave", **settings)
+        Task((Modality("ecg", "wave", **settings),), ("well", "ill"), (0.5, 0.5))
 
 
 def test_it_is_packed_and_taken(people):

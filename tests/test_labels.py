@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy, cross_entropy
 
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.modality import Field, Modality
+from robustmdiff.data.task import Task
 from robustmdiff.labels import Exclusive, Independent
 
 LOGITS = torch.tensor([[1.0, -2, 0.5], [0, 3, -1]], dtype=torch.float64)

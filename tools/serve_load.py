@@ -35,7 +35,8 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from robustmdiff.data.task import Modality, Task  # noqa: E402
+from robustmdiff.data.modality import Modality  # noqa: E402
+from robustmdiff.data.task import Task  # noqa: E402
 from robustmdiff.serving.limits import Limits  # noqa: E402
 
 RATES = (20, 50, 100, 200, 400)  # requests a second

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.kinds.values import Panels
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.modality import Modality
+from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.contract import Logits
 from robustmdiff.diagnosis.fitted import FittedModel
 from robustmdiff.encoders.config import ModelConfig

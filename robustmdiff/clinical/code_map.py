@@ -19,8 +19,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import DataError
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.data.task_file import read_task_file
 from robustmdiff.spelling import canonical, unknown
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from robustmdiff.clinical.code_map import CodeMap, said
 from robustmdiff.clinical.received import Received
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.pictures.dicom_series import slices_of
 from robustmdiff.data.pictures.raster import Unreadable, decoding
 from robustmdiff.data.pictures.read import ImageFile
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.task import Task
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -15,10 +15,10 @@ import numpy as np
 
 from robustmdiff.clinical.code_map import CodeMap, names_of
 from robustmdiff.clinical.fhir_bundle import PatientBundle, Resource, latest, when
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.pictures.raster import Unreadable
 from robustmdiff.data.pictures.read import read_image
-from robustmdiff.data.task import Modality
 
 USABLE = ("final", "amended", "corrected", "appended", "current", "completed")
 IS_OF = {"DiagnosticReport": ("code",), "DocumentReference": ("type",), "Media": ("modality", "view")}

@@ -1,103 +1,19 @@
-"""What a modality is: its name, its kind, and how its values are to be read."""
+"""What is to be diagnosed, from which modalities."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from numbers import Real
 from reprlib import repr as brief
-from typing import Any, Literal
+from typing import Any
 
-from robustmdiff.data.names import check_modality_name, check_name, check_names
+from robustmdiff.data.kinds import KINDS
+from robustmdiff.data.modality import Modality, is_number
+from robustmdiff.data.names import check_names
 from robustmdiff.labels import Labels, labels_of
 from robustmdiff.refusal import Refusal
 
-SMALL, LARGE = 1e-30, 1e30  # widths and ends that float32 can divide by
 ROUNDED = 0.01  # what the prevalences may miss of 1: thirds are written .33
-
-
-@dataclass(frozen=True)
-class Field:
-    """One cell of a `values` modality: a laboratory value, a vital sign, a code, a genotype.
-
-    A numeric field has a unit and, where known, a reference range (low, high) in that
-    unit. A categorical field names its categories; a patient's value is one of them. Names are
-    compared as `spelling.canonical` writes them. Raises ValueError for what cannot be meant.
-    """
-
-    name: str
-    unit: str = ""
-    reference: tuple[float, float] | None = None
-    categories: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_name(self.name, "Field: name")
-        where = f"Field {self.name!r}"
-        if not isinstance(self.unit, str) or self.unit != self.unit.strip():
-            raise Refusal(f"{where}: unit is {self.unit!r}, expected text without blanks around it")
-        check_names(self.categories, f"{where}: categories")
-        if self.reference is not None:
-            check_range(self.reference, f"{where}: reference")
-        if self.reference is not None and self.categories:
-            raise Refusal(
-                f"{where}: reference is {self.reference} and there are categories, expected one of the two"
-            )
-
-
-@dataclass(frozen=True)
-class Modality:
-    """A source of information about a patient, present or absent as a whole.
-
-    kind      "image": float32 [channels, height, width] (CT slices and MRI contrasts are
-              channels); "text": str; "values": mapping from field name to number or category;
-              or another of `data.kinds.KINDS`.
-    shape     image only: (channels, height, width).
-    window    image only: the intensities (low, high) that map to -1 and 1, in the image's
-              own unit (HU for CT); values outside are clipped, but those of the default, which
-              is for shares of full scale, must not be. "file": each DICOM file's own.
-    bits      image only: how many bits the files use whose samples are deeper than 8 bits, where
-              that is fewer (12: 4095 counts as 1); None: all of the samples, or what the file says.
-    channels  image only: what each channel shows ("T1w", "T2w"), for people to read; () where it has no name.
-    fields    values only.
-    encoder   None for the kind's own small encoder, a transformers `AutoModel` name or path,
-              or "package.module:Class" for a user's own.
-    cost      relative cost of obtaining it, for the ranking of the next test.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...] | None = None
-    window: tuple[float, float] | Literal["file"] = (0.0, 1.0)
-    bits: int | None = None
-    channels: tuple[str, ...] = ()
-    fields: tuple[Field, ...] = ()
-    encoder: str | None = None
-    cost: float = 1.0
-
-    def __post_init__(self) -> None:
-        from robustmdiff.data.kinds import KINDS  # which read modalities
-
-        check_modality_name(self.name)
-        where = f"Modality {self.name!r}"
-        if self.kind not in KINDS:
-            *others, last = map(repr, KINDS)
-            raise Refusal(f"{where}: kind is {self.kind!r}, expected {', '.join(others)} or {last}")
-        for name in ("shape", "channels", "fields"):
-            given = getattr(self, name)
-            if given and name not in KINDS[self.kind].settings:
-                raise Refusal(f"{where}: {name} is {brief(given)}, expected none: its kind is {self.kind!r}")
-        if self.bits is not None and not (type(self.bits) is int and 8 <= self.bits <= 32):
-            raise Refusal(f"{where}: bits is {self.bits!r}, expected 8 to 32, or None")
-        if self.encoder is not None:
-            check_name(self.encoder, f"{where}: encoder")
-        KINDS[self.kind].check(self, where)
-        if not (is_number(self.cost) and 0 < self.cost < LARGE):
-            raise Refusal(f"{where}: cost is {self.cost}, expected a positive number")
-
-    @property
-    def low_high(self) -> tuple[float, float]:
-        """The intensities that map to -1 and 1; a file's own window has made them 0 and 1."""
-        return (0.0, 1.0) if self.window == "file" else self.window
 
 
 @dataclass(frozen=True)
@@ -129,6 +45,8 @@ class Task:
         names = self.modality_names
         if not names:
             raise Refusal("Task: modalities are none, expected at least one")
+        for modality in self.modalities:
+            check_kind(modality)
         # Some name files, and there are file systems that do not tell case.
         check_names([name.casefold() for name in names], "Task: modalities")
 
@@ -155,16 +73,18 @@ class Task:
         raise KeyError(f"unknown modality {name!r}, expected one of {', '.join(self.modality_names)}")
 
 
-def is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def check_range(ends: Any, what: str) -> None:
-    """ValueError, which begins with `what`, unless it is two finite numbers, low < high, that stay
-    apart in float32."""
-    low_high = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(is_number, ends))
-    if not low_high or not all(abs(end) < LARGE for end in ends) or ends[1] - ends[0] <= SMALL:
-        raise Refusal(f"{what} is {ends}, expected two finite numbers, low < high")
+def check_kind(modality: Modality) -> None:
+    """ValueError for a modality of an unknown kind, and for one that its kind cannot mean."""
+    where = f"Modality {modality.name!r}"
+    if modality.kind not in KINDS:
+        *others, last = map(repr, KINDS)
+        raise Refusal(f"{where}: kind is {modality.kind!r}, expected {', '.join(others)} or {last}")
+    kind = KINDS[modality.kind]
+    for name in ("shape", "channels", "fields"):
+        given = getattr(modality, name)
+        if given and name not in kind.settings:
+            raise Refusal(f"{where}: {name} is {brief(given)}, expected none: its kind is {modality.kind!r}")
+    kind.check(modality, where)
 
 
 def _check_prevalence(task: Task) -> None:

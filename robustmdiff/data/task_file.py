@@ -18,8 +18,9 @@ from reprlib import repr as brief
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import DataError
-from robustmdiff.data.task import Task
+from robustmdiff.data.task import Task, check_kind
 from robustmdiff.spelling import did_you_mean
 
 NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
@@ -74,9 +75,12 @@ def _build(kind: type, read: Any, where: str, separator: str = ".") -> Any:
     types = get_type_hints(kind)
     values = {key: _read(types[key], value, f"{where}{separator}{key}") for key, value in read.items()}
     try:
-        return kind(**values)
+        built = kind(**values)
+        if isinstance(built, Modality):
+            check_kind(built)  # as its task would, which cannot say where it is written
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
+    return built
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:

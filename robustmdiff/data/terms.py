@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.tables.units import SAME, Conversion, conversion
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.spelling import canonical, did_you_mean
 
 OWN = {"name", "fields", "encoder", "cost"}  # of a modality: not about how its values are to be read

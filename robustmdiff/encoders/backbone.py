@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.modality import Modality
+from robustmdiff.data.task import Task
 from robustmdiff.encoders.encoder import KindEncoder
 from robustmdiff.nn.transformers import NAME, OwnAttentionError, register_with_transformers
 from robustmdiff.refusal import Refusal

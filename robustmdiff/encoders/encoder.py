@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustmdiff.data.batch import Input
 from robustmdiff.data.kinds.kind import Spans
-from robustmdiff.data.task import Modality
+from robustmdiff.data.modality import Modality
 
 
 class Embedded(NamedTuple):

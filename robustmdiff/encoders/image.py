@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustmdiff.data.kinds.image import Images
 from robustmdiff.data.kinds.kind import Spans
-from robustmdiff.data.task import Modality
+from robustmdiff.data.modality import Modality
 from robustmdiff.encoders.backbone import TransformersEncoder, load_backbone, to_width
 from robustmdiff.encoders.config import EncoderConfig
 from robustmdiff.encoders.encoder import Embedded, Encoder

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from robustmdiff.data.batch import Batch, Input
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.modality import Modality
+from robustmdiff.data.task import Task
 from robustmdiff.encoders.config import EncoderConfig
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.encoder import Encoder

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustmdiff.data.task import Modality
+from robustmdiff.data.modality import Modality
 from robustmdiff.encoders.config import EncoderConfig
 from robustmdiff.encoders.kinds import ENCODERS
 from robustmdiff.refusal import Refusal

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustmdiff.data.kinds.kind import Spans
 from robustmdiff.data.kinds.text import Texts
-from robustmdiff.data.task import Modality
+from robustmdiff.data.modality import Modality
 from robustmdiff.encoders.backbone import TransformersEncoder, load_backbone, takes_vectors, to_width
 from robustmdiff.encoders.config import EncoderConfig
 from robustmdiff.encoders.encoder import Embedded, Encoder

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustmdiff.data.kinds.kind import Spans
 from robustmdiff.data.kinds.values import Panels
-from robustmdiff.data.task import Modality
+from robustmdiff.data.modality import Modality
 from robustmdiff.encoders.config import EncoderConfig
 from robustmdiff.encoders.encoder import Embedded, Encoder, KindEncoder
 

@@ -80,7 +80,7 @@ def _options(source: Source) -> dict[str, Any]:
 
 def with_encoders(task: Task, encoders: Mapping[str, str]) -> Task:
     """The task whose modalities are read by these transformers models (names or folders), or classes of the
-    user's own ("package.module:Class"). What a modality's kind cannot be read by, `Modality` refuses."""
+    user's own ("package.module:Class"). What a modality's kind cannot be read by, `Task` refuses."""
     names = task.modality_names
     for name in encoders:
         if name not in names:

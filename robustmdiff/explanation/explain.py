@@ -10,8 +10,8 @@ from torch import Tensor
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
+from robustmdiff.data.modality import Field
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Field
 from robustmdiff.diagnosis.abstention import Abstention
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.diagnosis.sets import ConformalSets

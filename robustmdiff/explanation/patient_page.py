@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustmdiff.data.task import Field
+from robustmdiff.data.modality import Field
 from robustmdiff.explanation.acquisition import DRAWS
 from robustmdiff.explanation.explain import explain_patient
 from robustmdiff.explanation.record import ClassRow, FindingRow, ImageView, PatientExplanation, TextView

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from robustmdiff.data.kinds.text import Word
-from robustmdiff.data.task import Field
+from robustmdiff.data.modality import Field
 from robustmdiff.explanation.acquisition import NextTest
 from robustmdiff.training.notes import Note
 

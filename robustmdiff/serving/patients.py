@@ -19,10 +19,11 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.kinds import KINDS
 from robustmdiff.data.kinds.kind import JSON, PLAIN
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import DataError, Observation, Patient
 from robustmdiff.data.pictures.dicom_series import DEFLATED
 from robustmdiff.data.pictures.raster import Unreadable
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.serving.kserve import read_json
 from robustmdiff.serving.limits import Limits, Refused
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from robustmdiff.data.kinds import KINDS
 from robustmdiff.data.kinds.kind import JSON, OPEN, PLAIN, Spec
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.modality import Modality
+from robustmdiff.data.task import Task
 from robustmdiff.serving.kserve import DATATYPES, LONGEST_AXIS, LONGEST_ID, NOISE
 from robustmdiff.serving.limits import Limits
 

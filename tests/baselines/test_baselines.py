@@ -14,8 +14,9 @@ from robustmdiff.baselines.late_fusion import LateFusion
 from robustmdiff.baselines.mask_only import MaskOnly
 from robustmdiff.baselines.single_modality import SingleModality
 from robustmdiff.data.collate import Collator
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.fitted import FittedModel
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.tensors import tensors

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from robustmdiff.baselines.product_of_experts import ProductOfExperts
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.modality import Field, Modality
+from robustmdiff.data.task import Task
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from robustmdiff.baselines.source_only import SourceOnly
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 
 CLASSES = ("a", "b", "c")
 

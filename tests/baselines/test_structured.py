@@ -18,8 +18,9 @@ from sklearn.preprocessing import StandardScaler
 from robustmdiff.baselines.gradient_boosting import GradientBoosting
 from robustmdiff.baselines.logistic_regression import LogisticRegression
 from robustmdiff.data.collate import Collator
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.pretrained import save_pretrained
 from robustmdiff.diagnosis.train import train
 from robustmdiff.encoders.config import ModelConfig

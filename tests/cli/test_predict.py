@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from robustmdiff.cli.predict import write_predictions
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.tables.read import read_table
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.experiment.source import Source
 from robustmdiff.experiment.studies import Study
 

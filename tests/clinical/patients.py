@@ -11,7 +11,8 @@ import numpy as np
 from robustmdiff.answer import Answer
 from robustmdiff.clinical.dicom_images import evidence_of
 from robustmdiff.clinical.model_record import ModelRecord
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.modality import Field, Modality
+from robustmdiff.data.task import Task
 from tests.data.pictures.dicom import written
 
 LOINC, UCUM = "http://loinc.org", "http://unitsofmeasure.org"

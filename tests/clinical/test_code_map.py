@@ -6,8 +6,9 @@ import re
 import pytest
 
 from robustmdiff.clinical.code_map import DCM, LOINC, CodeMap, names_of, read_code_map, said
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import DataError
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from tests.clinical.patients import TASK
 
 READ = {

@@ -5,8 +5,9 @@ import pytest
 
 from robustmdiff.clinical.code_map import CodeMap
 from robustmdiff.clinical.dicom_images import read_dicom
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import DataError
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.task import Task
 from tests.clinical.patients import TASK, image
 from tests.data.pictures.dicom import edit, series
 

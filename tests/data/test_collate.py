@@ -11,8 +11,9 @@ from robustmdiff.data.collate import Collator
 from robustmdiff.data.kinds.image import Images
 from robustmdiff.data.kinds.text import Texts
 from robustmdiff.data.kinds.values import Panels
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import train_tokenizer
 
 TASK = Task(

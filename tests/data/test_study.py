@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.study import prevalence, texts_of
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.labels import EXCLUSIVE, INDEPENDENT
 
 CLASSES = ("ill", "well", "rare")

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustmdiff.data.collate import Collator
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.sources.folder import load_folder
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.data.task_file import read_task_file, task_from
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.tensors import tensors
@@ -382,3 +383,14 @@ def test_tasks_made_in_python_are_checked_too():
         Field("x", categories=(1, 2))
     with pytest.raises(ValueError, match=r"Field 'x': reference is \('0', '5'\), expected two"):
         Field("x", reference=("0", "5"))
+    with pytest.raises(ValueError, match=r"^Modality 's': fields\[1\] is 'x', the same name as \[0\]"):
+        Modality("s", "values", fields=(Field("x"), Field("x")))
+    with pytest.raises(ValueError, match=r"^Modality 'm': channels\[1\] is 'T1w', the same name as \[0\]"):
+        Modality("m", "image", shape=(2, 8, 8), channels=("T1w", "T1w"))
+    for modality, message in (
+        (Modality("xray", "film"), "kind is 'film', expected 'image', 'text' or 'values'"),
+        (Modality("xray", "image"), r"shape is None, expected \(channels, height, width\)"),
+        (Modality("xray", "text", shape=(1, 8, 8)), "shape is .*, expected none: its kind is 'text'"),
+    ):
+        with pytest.raises(ValueError, match=f"^Modality 'xray': {message}"):
+            Task((modality,), ("a", "b"), (0.5, 0.5))

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.data.terms import terms
 
 CRP = Field("crp", "mg/l", (0, 5))

@@ -9,7 +9,8 @@ import torch
 from robustmdiff.baselines.late_fusion import LateFusion
 from robustmdiff.baselines.mask_only import MaskOnly
 from robustmdiff.data.batch import Batch
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.modality import Field, Modality
+from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.contract import DiagnosisModel, Logits
 from robustmdiff.diagnosis.losses import class_loss
 from robustmdiff.encoders.config import ModelConfig

@@ -35,7 +35,8 @@ from transformers import (
 
 from robustmdiff.data.kinds.image import Images
 from robustmdiff.data.kinds.text import Texts
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.modality import Modality
+from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import tokenize
 from robustmdiff.encoders.backbone import load_backbone, load_own_tokenizer, text_backbone
 from robustmdiff.encoders.config import ModelConfig

@@ -8,8 +8,8 @@ from torch import nn
 
 from robustmdiff.data.kinds.image import Images
 from robustmdiff.data.kinds.values import Panels
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Field, Modality
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.encoder import Embedded

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from robustmdiff.data.collate import Collator
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.encoders.config import EncoderConfig
 from robustmdiff.encoders.modalities import ModalityEncoders, build_encoder
 from robustmdiff.encoders.own import check_output, try_out

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from robustmdiff.data.collate import Collator
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.names import check_modality_name
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import train_tokenizer
 from robustmdiff.encoders.tensors import tensors
 

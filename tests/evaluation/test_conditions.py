@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from robustmdiff.data.collate import Collator
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.evaluation.conditions import COMPLETE, MCAR, MNAR, Complete, Subset, condition_of, mcar
 from robustmdiff.evaluation.masks import Masks, draw_masks
 from robustmdiff.evaluation.protocol import evaluate

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.modality import Field, Modality
+from robustmdiff.data.task import Task
 from robustmdiff.evaluation.conditions import COMPLETE
 from robustmdiff.evaluation.forecasts import METRICS, Comparison, Scores
 from robustmdiff.evaluation.masks import draw_masks

@@ -10,8 +10,9 @@ import pytest
 
 from robustmdiff.data.cohort import CohortConfig, make_cohort
 from robustmdiff.data.collate import Collator
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.evaluation.conditions import COMPLETE, MCAR, MNAR, mcar
 from robustmdiff.evaluation.pooling import over_seeds
 from robustmdiff.evaluation.protocol import evaluate

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.modality import Field, Modality
+from robustmdiff.data.task import Task
 from robustmdiff.evaluation import metrics, plots
 from robustmdiff.evaluation.conditions import COMPLETE
 from robustmdiff.evaluation.masks import draw_masks

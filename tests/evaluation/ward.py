@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from robustmdiff.data.collate import Collator
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.contract import DiagnosisModel, Logits
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoded import Encoded

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.modality import Modality
+from robustmdiff.data.task import Task
 from robustmdiff.evaluation.conditions import COMPLETE
 from robustmdiff.evaluation.masks import draw_masks
 from robustmdiff.evaluation.metrics import Truth

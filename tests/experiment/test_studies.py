@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from robustmdiff.data.cohort.config import DEVELOPED_ON
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.sources.folder import write_template
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.experiment.source import Source, with_encoders
 from robustmdiff.experiment.studies import load_study, study_in_terms_of
 from robustmdiff.refusal import Refusal

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.modality import Field, Modality
+from robustmdiff.data.task import Task
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.explanation.acquisition import rank_next_tests, spread
 from robustmdiff.labels import Exclusive, Independent

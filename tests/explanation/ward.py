@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.modality import Field, Modality
+from robustmdiff.data.task import Task
 
 TASK = Task(
     (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.pictures.dicom import read_dicom
-from robustmdiff.data.task import Modality
 from tools import deploy_demo
 
 

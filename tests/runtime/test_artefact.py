@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.modality import Modality
+from robustmdiff.data.task import Task
 from robustmdiff.refusal import Refusal
 from robustmdiff.runtime import Artefact, Manifest
 from robustmdiff.runtime.manifest import sha256

@@ -21,7 +21,8 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from robustmdiff.data.collate import Collator
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.modality import Field, Modality
+from robustmdiff.data.task import Task
 from robustmdiff.runtime import Artefact, Manifest
 from robustmdiff.serving.app import make_app
 from robustmdiff.serving.audit import Audit

@@ -6,8 +6,9 @@ import torch
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.kinds.text import Texts
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.encoders.tensors import tensors
 from robustmdiff.training.batches import PackedPatients
 

@@ -13,7 +13,7 @@ import toy
 from safetensors.torch import save_file
 from torch import nn
 
-from robustmdiff.data.task import Field, Modality
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.diagnosis.train import train
 from robustmdiff.training.checkpoint import (
     LAST,

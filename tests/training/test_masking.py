@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.modality import Field, Modality
+from robustmdiff.data.task import Task
 from robustmdiff.training.masking import MaskingCurriculum
 
 TASK = Task(

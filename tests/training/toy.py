@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.contract import DiagnosisModel, Logits
 from robustmdiff.diagnosis.losses import Losses, class_loss
 from robustmdiff.diagnosis.train import train

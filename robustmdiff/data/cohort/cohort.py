@@ -19,8 +19,9 @@ from robustmdiff.data.cohort.missingness import Mechanism
 from robustmdiff.data.cohort.posterior import posterior, reading_evidence
 from robustmdiff.data.cohort.render import IMAGES, Rendering, rendering
 from robustmdiff.data.cohort.table import DISEASES, FINDINGS, MODALITIES, RARE, DiseaseTable, disease_table
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import Observation, Patient
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.knowledge.concepts import ConceptTable
 
 WINDOWS = {"xray": (0.0, 1.0), "ct": (-1000.0, 300.0), "mri": (0.0, 0.9)}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robustmdiff.data.cohort.table import FINDINGS, GENOTYPES, IMAGING, LABS
-from robustmdiff.data.task import Field
+from robustmdiff.data.modality import Field
 
 
 class Lab(NamedTuple):

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from robustmdiff.data.cohort.cohort import Cohort
 from robustmdiff.data.cohort.missingness import Mechanism
 from robustmdiff.data.cohort.table import FINDINGS, MODALITIES, SPECIFICITY
-from robustmdiff.data.task import Modality
+from robustmdiff.data.modality import Modality
 from robustmdiff.ranking import auroc
 from robustmdiff.refusal import Refusal
 

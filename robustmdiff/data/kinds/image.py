@@ -10,11 +10,10 @@ import numpy as np
 
 from robustmdiff.data.batch import A
 from robustmdiff.data.kinds.kind import OPEN, Kind, Spans, Spec, Tokens, check_parts
-from robustmdiff.data.names import check_names
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import DataError, Patient, StoredImage
 from robustmdiff.data.pictures.read import ImageFile, read_image
 from robustmdiff.data.tables.cells import Row, brief
-from robustmdiff.data.task import Modality, check_range
 from robustmdiff.refusal import Refusal
 
 
@@ -35,14 +34,11 @@ class Image(Kind):
     def check(self, modality: Modality, where: str) -> None:
         if not _is_shape(modality.shape):
             raise Refusal(f"{where}: shape is {modality.shape}, expected (channels, height, width)")
-        if modality.window != "file":
-            check_range(modality.window, f"{where}: window")
         assert modality.shape is not None  # it has just been looked at
         if modality.channels and len(modality.channels) != modality.shape[0]:
             raise Refusal(
                 f"{where}: channels is {modality.channels}, expected {modality.shape[0]} of them, or none"
             )
-        check_names(modality.channels, f"{where}: channels")
 
     def read(self, row: Row, modality: Modality, root: Path, cache: Path | None) -> ImageFile | None:
         name = row.cells.get(modality.name)
@@ -56,7 +52,7 @@ class Image(Kind):
     def pack(
         self, modality: Modality, rows: np.ndarray, patients: Sequence[Patient], tokens: Tokens
     ) -> Images[np.ndarray]:
-        assert modality.shape is not None  # Modality checks it
+        assert modality.shape is not None  # its task checks it
         images = [_pixels(patient, modality) for patient in patients]
         pixels = np.stack(images) if images else np.empty((0, *modality.shape), np.float32)
         with np.errstate(over="ignore", invalid="ignore"):

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robustmdiff.data.batch import Input
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import Observation, Patient
 from robustmdiff.data.tables.cells import Row
-from robustmdiff.data.task import Modality
 from robustmdiff.refusal import Refusal
 
 OPEN = -1  # an axis of any length

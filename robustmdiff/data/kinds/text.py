@@ -13,9 +13,9 @@ import numpy as np
 
 from robustmdiff.data.batch import A
 from robustmdiff.data.kinds.kind import OPEN, PLAIN, Kind, Spans, Spec, Tokens, check_parts
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.tables.cells import Row, brief
-from robustmdiff.data.task import Modality
 
 IN_WORDS = ("Mn", "Mc", "Me", "Cf")  # marks, and what cannot be seen
 WITHOUT_BLANKS = re.compile(  # Thai and Lao, Burmese, Khmer, Chinese and Japanese

@@ -12,10 +12,9 @@ import numpy as np
 
 from robustmdiff.data.batch import A
 from robustmdiff.data.kinds.kind import OPEN, Kind, Spans, Spec, Tokens, check_parts
-from robustmdiff.data.names import check_names
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.tables.cells import LARGEST, Row, brief
-from robustmdiff.data.task import Field, Modality
 from robustmdiff.refusal import Refusal
 from robustmdiff.spelling import unknown
 
@@ -37,7 +36,6 @@ class Values(Kind):
     def check(self, modality: Modality, where: str) -> None:
         if not modality.fields:
             raise Refusal(f"{where}: fields is empty, expected at least one Field")
-        check_names([field.name for field in modality.fields], f"{where}: fields")
         super().check(modality, where)
 
     def columns(self, modality: Modality) -> list[tuple[str, ...]]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.pictures.raster import Raster, Unreadable, decoding
-from robustmdiff.data.task import Modality
 
 
 def read_array(path: Path, modality: Modality) -> Raster:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.pictures.raster import (
     Raster,
     Unreadable,
@@ -19,7 +20,6 @@ from robustmdiff.data.pictures.raster import (
     to_channels,
     upright,
 )
-from robustmdiff.data.task import Modality
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.pictures.codestreams import check_codestream, check_rle
 from robustmdiff.data.pictures.dicom_series import Slice, is_volume, slices_of
 from robustmdiff.data.pictures.raster import (
@@ -22,7 +23,6 @@ from robustmdiff.data.pictures.raster import (
     to_channels,
     wrong_channels,
 )
-from robustmdiff.data.task import Modality
 
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # all decoded to RGB
 MOST_WHOLE = 2**26  # bytes of a file that is read whole; of a larger one only the frame

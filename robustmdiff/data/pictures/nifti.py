@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.pictures.raster import Raster, Unreadable, central_slices, check_size, decoding
-from robustmdiff.data.task import Modality
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Image

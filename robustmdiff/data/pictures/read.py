@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.pictures.arrays import read_array
 from robustmdiff.data.pictures.bitmaps import read_bitmap
@@ -23,7 +24,6 @@ from robustmdiff.data.pictures.dicom import read_dicom
 from robustmdiff.data.pictures.nifti import read_nifti
 from robustmdiff.data.pictures.raster import Raster, Unreadable, fit
 from robustmdiff.data.pictures.tiff import TIFF, read_tiff
-from robustmdiff.data.task import Modality
 from robustmdiff.whole import write_whole
 
 DECODING = 2  # raised whenever a file is decoded otherwise than before; older entries of a cache are left

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.pictures.codestreams import check_codestream
 from robustmdiff.data.pictures.raster import (
     Raster,
@@ -20,7 +21,6 @@ from robustmdiff.data.pictures.raster import (
     upright,
     wrong_channels,
 )
-from robustmdiff.data.task import Modality
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage

@@ -21,12 +21,13 @@ from urllib.parse import urlparse
 
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.diagnosis_words import mask_diagnosis
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.pictures.read import ImageFile
 from robustmdiff.data.study import prevalence
 from robustmdiff.data.tables.cells import Row
 from robustmdiff.data.tables.read import find_table, read_table
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.labels import EXCLUSIVE
 from robustmdiff.refusal import Refusal
 from robustmdiff.spelling import canonical

@@ -43,13 +43,14 @@ import numpy as np
 
 from robustmdiff.data.bad_rows import BadRows
 from robustmdiff.data.kinds import KINDS
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.pictures.read import ImageFile
 from robustmdiff.data.splits import Split
 from robustmdiff.data.study import prevalence
 from robustmdiff.data.tables.cells import MISSING, Row
 from robustmdiff.data.tables.read import find_table, read_header, read_table
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.data.task_file import names_from, read_task_file, task_from
 from robustmdiff.spelling import canonical, match
 from robustmdiff.whole import write_whole

@@ -21,13 +21,14 @@ from pathlib import Path
 import numpy as np
 
 from robustmdiff.data.bad_rows import BadRows
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import DataError, Observation, Patient
 from robustmdiff.data.pictures.raster import Unreadable, central_slices
 from robustmdiff.data.pictures.read import read_image
 from robustmdiff.data.study import prevalence
 from robustmdiff.data.tables.cells import Row
 from robustmdiff.data.tables.read import find_table, read_table
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.labels import EXCLUSIVE
 from robustmdiff.refusal import Refusal
 from robustmdiff.spelling import canonical

@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from robustmdiff.data.bad_rows import BadRows
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import Observation, Patient
 from robustmdiff.data.study import prevalence
 from robustmdiff.data.tables.cells import Row
 from robustmdiff.data.tables.read import find_table, read_table
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.labels import EXCLUSIVE
 from robustmdiff.refusal import Refusal
 from robustmdiff.spelling import canonical

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Self
 
+from robustmdiff.data.modality import Field, Modality
 from robustmdiff.data.patient import DataError, Patient
-from robustmdiff.data.task import Field, Modality
 
 ALL = "table"  # the modality that all columns are, unless told otherwise
 

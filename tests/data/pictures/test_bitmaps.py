@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.pictures.bitmaps import _png_header, read_bitmap
 from robustmdiff.data.pictures.raster import Unreadable
-from robustmdiff.data.task import Modality
 from tests.data.pictures.png import chunk, write_png
 
 RNG = np.random.default_rng(0)

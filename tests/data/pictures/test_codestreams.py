@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.pictures.codestreams import check_codestream, check_rle, stated_size
 from robustmdiff.data.pictures.dicom import read_dicom
 from robustmdiff.data.pictures.raster import Unreadable
 from robustmdiff.data.pictures.tiff import read_tiff
-from robustmdiff.data.task import Modality
 from tests.data.pictures.dicom import written
 
 

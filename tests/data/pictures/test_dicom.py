@@ -16,9 +16,9 @@ from pydicom.pixels import get_decoder
 from pydicom.sequence import Sequence
 from pydicom.uid import JPEGLSLossless
 
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.pictures.raster import Unreadable
 from robustmdiff.data.pictures.read import read_image
-from robustmdiff.data.task import Modality
 from tests.data.pictures.dicom import written
 
 RNG = np.random.default_rng(2)

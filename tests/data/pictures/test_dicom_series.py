@@ -8,9 +8,9 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.pictures.raster import Unreadable
 from robustmdiff.data.pictures.read import read_image
-from robustmdiff.data.task import Modality
 from tests.data.pictures.dicom import AXIAL, CORONAL, edit, item, series, written
 
 RNG = np.random.default_rng(4)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from nibabel.testing import data_path
 
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.pictures.raster import Unreadable
 from robustmdiff.data.pictures.read import read_image
-from robustmdiff.data.task import Modality
 from tests.data.pictures.dicom import AXIAL, written
 
 RNG = np.random.default_rng(3)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.pictures.raster import Unreadable
 from robustmdiff.data.pictures.read import ImageFile, read_image
-from robustmdiff.data.task import Modality
 
 
 def read_picture(path, size, where="here", cache=None):

@@ -9,9 +9,9 @@ import pytest
 import tifffile
 from PIL import Image
 
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.pictures.raster import Unreadable
 from robustmdiff.data.pictures.tiff import read_tiff
-from robustmdiff.data.task import Modality
 from tests.data.pictures.test_bitmaps import grey_of, seen
 
 RNG = np.random.default_rng(1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from robustmdiff.data.task import Field, Modality, Task
+from robustmdiff.data.modality import Field, Modality
+from robustmdiff.data.task import Task
 from robustmdiff.explanation.attribution import attribute, read
 
 XRAY = Modality("xray", "image", shape=(2, 16, 24), window=(-3.0, 3.0))

@@ -11,8 +11,9 @@ from transformers import BertConfig, BertTokenizerFast, ViTConfig
 
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.kinds.image import Images
+from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import Patient
-from robustmdiff.data.task import Modality, Task
+from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.encoders.encoder import Embedded, Encoder
