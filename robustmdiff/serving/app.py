@@ -123,7 +123,7 @@ class Service:
         body: bytes,
         ask: Callable[[Served, Patient, Collator], Awaitable[Mapping[str, Any]]],
     ) -> Response:
-        served = self.served(request, request.query_params.get("version"))
+        served = self.served(request, _version_asked(request))
         collator, limits = served.collator(), self.door.limits
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         patient: Patient
@@ -141,6 +141,15 @@ class Service:
         told = self.door.metrics
         told.waiting.set(sum(served.batcher.waiting for served in self.versions.values()))
         return Response(told.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _version_asked(request: Request) -> str | None:
+    """The query's. Raises Refused for any other query: whoever misspells it would be answered by another
+    version than the one that was meant."""
+    given = request.query_params.multi_items()
+    if [name for name, _ in given] not in ([], ["version"]):
+        raise Refused(400, "the query is another than this path takes, expected version, once, or none")
+    return given[0][1] if given else None
 
 
 def make_app(versions: Sequence[Served], door: Door) -> FastAPI:

@@ -110,6 +110,24 @@ def test_a_modality_that_comes_twice_is_refused(served):
     assert "comes twice" in sentence(served.client.post("/predict", files=parts), 400)
 
 
+@pytest.mark.parametrize("path", ["/predict", "/explain"])
+@pytest.mark.parametrize("query", ["verison=abc", "Version=abc", "version=abc&version=abc", "note=" + NAME])
+@pytest.mark.parametrize("how", [{"json": PATIENT}, {"files": {"note": (None, TEXT)}}])
+def test_a_query_that_is_not_known_is_refused_by_both_doors(served, path, query, how):
+    response = served.client.post(f"{path}?{query}", **how)
+    assert "expected version, once, or none" in sentence(response, 400)
+    known = f"{path}?version={served.served[0].version}"
+    assert served.client.post(known, **how).status_code == 200
+
+
+def test_a_part_that_looks_like_a_number_is_a_text_and_values_may_be_null(served):
+    files = {"note": (None, "2.5"), "labs": (None, "null")}
+    said = served.client.post("/predict", files=files)
+    assert said.json() == served.client.post("/predict", json={"note": "2.5", "labs": None}).json()
+    assert said.json()["missing"] == ["scan", "labs"]
+    sentence(served.client.post("/predict", json={"note": 2.5}), 422)
+
+
 def chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
