@@ -26,6 +26,12 @@ def export(
         str,
         typer.Option(metavar="PRECISION", help="Of its layers: fp32, fp16, bf16, or int8 (not to aoti)."),
     ] = "fp32",
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORM", help="Of the chain: loop, unrolled; single-step: as three graphs, as well."
+        ),
+    ] = None,
     verify: Annotated[
         bool,
         typer.Option("--verify", help="Export nothing: ask the folder and the run the same, and compare."),
@@ -64,13 +70,17 @@ def export(
     if to == "triton-server":
         if precision != "fp32":
             raise Refusal(f"export: precision is {precision!r} to triton-server, expected fp32")
+        if sampler is not None:
+            raise Refusal(
+                f"export: sampler is {sampler!r} to triton-server, expected none, for the usual one"
+            )
         write_repository(predictor.run, out)
         if sign is not None:
             signature.sign(out, sign)
         show({"wrote": str(out)}, as_json)
         return
     if not verify:
-        export_run(predictor.run, out, to=to, precision=precision)
+        export_run(predictor.run, out, to=to, precision=precision, sampler=sampler)
     engines = verified(predictor, out)
     if sign is not None:
         signature.sign(out, sign)

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_exporting
 
 from robustmdiff.diffusion.schedule import Level, Path, Schedule, StraightPath, along, deterministic_table
 from robustmdiff.ops import ddpm_noise, ddpm_step
@@ -35,43 +34,16 @@ def sample_ddpm(
     *,
     key: Tensor | None = None,
     row_ids: Tensor | None = None,
-    noise: Tensor | None = None,
     spread: Tensor | None = None,
 ) -> Tensor:
     """Ancestral sampling (Ho et al. 2020, algorithm 2) with the variance of eq. 7, which is that of a known
-    x_0; `spread` [rows, ...], the variance of x_0 under the condition, adds what x_t leaves open. The noise
-    is drawn from the key; or given for each step, [steps, S, ...], of which a row takes that of its row id.
-
-    Where it is exported, the chain is one node, a loop.
-    """
-    table, levels = schedule.table.to(x.device), on(x, schedule.levels)
-
-    def stepped(i: Tensor, x: Tensor) -> Tensor:
-        row, level = _at(table, i), Level(*(_at(each, i) for each in levels))
-        x_0 = denoise(x, level, condition)
-        log_variance = None if spread is None else reverse_variance(row, spread).log()
-        z = None if noise is None else _at(noise, i)[row_ids]
-        return step(x_0, x, i, table, key=key, row_ids=row_ids, noise=z, log_variance=log_variance)
-
-    return in_turn(stepped, x, len(table))
-
-
-def in_turn(stepped: Callable[[Tensor, Tensor], Tensor], x: Tensor, steps: int) -> Tensor:
-    """x after all the steps, stepped(i, x) each, i int64 []."""
-    if is_exporting():
-        from torch._higher_order_ops import while_loop  # it brings the compiler along
-
-        first = torch.zeros((), dtype=torch.int64, device=x.device)
-        _, x = while_loop(lambda i, x: i < steps, lambda i, x: (i + 1, stepped(i, x)), (first, x))
-        return x
-    for i in torch.arange(steps, device=x.device):
-        x = stepped(i, x)
+    x_0; `spread` [rows, ...], the variance of x_0 under the condition, adds what x_t leaves open."""
+    table = schedule.table.to(x.device)
+    for i, level in enumerate(along(schedule.levels)):
+        x_0 = denoise(x, on(x, level), condition)
+        log_variance = None if spread is None else reverse_variance(table[i], spread).log()
+        x = step(x_0, x, i, table, key=key, row_ids=row_ids, log_variance=log_variance)
     return x
-
-
-def _at(x: Tensor, i: Tensor) -> Tensor:
-    """x[i] for an i that a graph does not know."""
-    return x.index_select(0, i.reshape(1))[0]
 
 
 def sample_ddim(denoise: Denoise, path: Path, x: Tensor, condition: Any = None) -> Tensor:
@@ -139,20 +111,19 @@ def on(x: Tensor, level: Level) -> Level:
 def step(
     x_0: Tensor,
     x: Tensor,
-    i: int | Tensor,
+    i: int,
     table: Tensor,
     *,
     key: Tensor | None = None,
     row_ids: Tensor | None = None,
-    noise: Tensor | None = None,
     log_variance: Tensor | None = None,
 ) -> Tensor:
     """x at the next level, from the estimate of x_0: row i of the table, for all rows of x."""
-    if key is None and noise is None:  # the table draws nothing
+    if key is None:  # the table draws nothing
         key = torch.zeros(2, dtype=torch.int64, device=x.device)
-    row = torch.as_tensor(i, device=x.device).expand(len(x))
-    drawn = {"noise": noise} if noise is not None else {"key": key, "row_ids": row_ids}
-    return ddpm_step(x_0, x, row, table, prediction="sample", log_variance=log_variance, **drawn)
+    row = torch.full((len(x),), i, device=x.device)
+    drawn: dict[str, Any] = {"key": key, "row_ids": row_ids, "log_variance": log_variance}
+    return ddpm_step(x_0, x, row, table, prediction="sample", **drawn)
 
 
 def reverse_variance(row: Tensor, spread: Tensor) -> Tensor:

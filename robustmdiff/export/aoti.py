@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustmdiff.export.operators import exported_operators, exported_step
+from robustmdiff.export.operators import exported_operators
 from robustmdiff.export.program import Traced
-from robustmdiff.ops.ddpm import definition
 from robustmdiff.ops.registration import NOTHING, lse_dtype
 from robustmdiff.refusal import Refusal
 from robustmdiff.whole import write_whole
@@ -56,7 +55,7 @@ def build_package(traced: Traced, path: Path, classes: Sequence[str]) -> dict[st
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """The operators of ours that a graph may hold -> the same in torch's own."""
-    return exported_operators(masked_attention, knowledge_attention, ddpm_step)
+    return exported_operators(masked_attention, knowledge_attention)
 
 
 def masked_attention(
@@ -97,19 +96,6 @@ def knowledge_attention(
     seen = torch.where(there, (q @ K.T).to(prior.dtype) * scale + prior, NEVER)
     out = torch.where(there.any(), seen.softmax(-1).to(K.dtype) @ K, 0)
     return out, torch.where(there.any(), seen.logsumexp(-1), NOTHING)
-
-
-def ddpm_step(*arguments: Any) -> Tensor:
-    a, noise = exported_step(arguments)
-    return definition.ddpm_step(
-        a.model_output,
-        a.sample,
-        a.step,
-        a.table,
-        log_variance=a.variance_output,
-        prediction="sample",
-        noise=noise,
-    )
 
 
 def _within(rows: Tensor, segments: Tensor) -> Tensor:

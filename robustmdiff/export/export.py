@@ -22,6 +22,8 @@ from robustmdiff.export.onnx import to_onnx
 from robustmdiff.export.openvino import build_openvino
 from robustmdiff.export.precision import DTYPES
 from robustmdiff.export.program import axes_of, example_of, noise_of, trace
+from robustmdiff.export.sampler import SAMPLERS
+from robustmdiff.export.single_step import ANSWER, ENCODE, STEP, build_single_step
 from robustmdiff.export.tensorrt import build_engine
 from robustmdiff.refusal import Refusal
 from robustmdiff.runtime.inputs import Arrays, feed
@@ -30,12 +32,19 @@ from robustmdiff.whole import write_whole
 
 FORMATS = ("onnx", "tensorrt", "aoti", "openvino")
 PRECISIONS = (*DTYPES, "int8")
+SINGLE_STEP = "single-step"
+FORMS = (*SAMPLERS, SINGLE_STEP)
 CALIBRATING, EIGHT = 64, 8  # patients, and how many at a time
 MODEL, ENGINE, PACKAGE, OPENVINO = "model.onnx", "model.engine", "model.pt2", "model.xml"
 
 
 def export_run(
-    run: Run | str | Path, folder: str | Path, *, to: str = "onnx", precision: str = "fp32"
+    run: Run | str | Path,
+    folder: str | Path,
+    *,
+    to: str = "onnx",
+    precision: str = "fp32",
+    sampler: str | None = None,
 ) -> Path:
     """Write the folder; the manifest last, so that a folder that loads is whole.
 
@@ -43,6 +52,9 @@ def export_run(
         format of the graph as well, beside it.
     precision  that layers multiply in: "fp32", "fp16", "bf16"; "int8", whose scales are from the run's
                calibration patients, of what is made of the ONNX model.
+
+    sampler    how the chain of a second stage is written: "loop" or "unrolled"; unless given, unrolled where
+               it is short. "single-step": beside the model as three graphs, the second of one evaluation.
 
     Raises Refusal for a model that cannot be exported, a format that is not known, and a folder that holds
     an exported model.
@@ -58,8 +70,15 @@ def export_run(
         raise Refusal("export: precision is 'int8' to aoti, expected fp32, fp16 or bf16")
     if precision != "fp32" and to == "openvino":
         raise Refusal(f"export: precision is {precision!r} to openvino, expected fp32")
+    if sampler not in (None, *FORMS):
+        raise Refusal(f"export: sampler is {sampler!r}, expected one of {', '.join(FORMS)}")
+    if sampler == SINGLE_STEP and (to != "onnx" or precision == "int8"):
+        raise Refusal(f"export: sampler is {sampler!r} to {to} in {precision}, expected onnx, and not int8")
     model, config = check_exportable(run.model), run.model.config
-    graph = DiagnosisGraph(model, run.conformal, run.abstention, DTYPES.get(precision, torch.float32))
+    if sampler == SINGLE_STEP and model.second_stage is None:
+        raise Refusal(f"export: sampler is {sampler!r}, and the model has no chain, expected a second stage")
+    dtype, form = DTYPES.get(precision, torch.float32), None if sampler == SINGLE_STEP else sampler
+    graph = DiagnosisGraph(model, run.conformal, run.abstention, dtype, form)
     files, engines = [MODEL], {}
     traced = trace(graph, example_of(graph), axes_of(graph))
     content, noise = to_onnx(traced), noise_of(graph)
@@ -82,6 +101,9 @@ def export_run(
     if to == "openvino":
         engines[OPENVINO] = build_openvino(content, folder / OPENVINO)
         files += [OPENVINO, Path(OPENVINO).with_suffix(".bin").name]
+    if sampler == SINGLE_STEP:
+        engines[ENCODE] = build_single_step(graph, folder)
+        files += [ENCODE, STEP, ANSWER]
     card = model_card(run, {name: sha256(folder / name) for name in files})
     for name, document in ((CARD, card), (BOM, bill_of_materials(card))):
         files.append(name)

@@ -12,7 +12,7 @@ import onnx
 from onnx.defs import OpSchema
 from onnxscript.values import Op, Opset
 
-from robustmdiff.export.operators import exported_operators, exported_step
+from robustmdiff.export.operators import exported_operators
 
 DOMAIN, VERSION, OPSET = "robustmdiff", 1, 18
 
@@ -131,29 +131,6 @@ knowledge_attention <scale: float = 1.0> (q, concepts, log_prior) => (out, lse)
     lse = Where (anything, sum, none)
 }
 """,
-    """
-ddpm_step (sample, x_0, step, table, log_variance, noise) => (previous)
-{
-    rows = Gather (table, step)
-    of_x_0 = Constant <value_ints = [2]> ()
-    weight_x_0 = Gather <axis = 1> (rows, of_x_0)
-    of_x_t = Constant <value_ints = [3]> ()
-    weight_x_t = Gather <axis = 1> (rows, of_x_t)
-    of_sigma = Constant <value_ints = [4]> ()
-    sigma = Gather <axis = 1> (rows, of_sigma)
-    told = Mul (weight_x_0, x_0)
-    kept = Mul (weight_x_t, sample)
-    mean = Add (told, kept)
-    zero = Constant <value_float = 0.0> ()
-    draws = Greater (sigma, zero)
-    z = Where (draws, noise, zero)
-    half = Constant <value_float = 0.5> ()
-    log_deviation = Mul (half, log_variance)
-    deviation = Exp (log_deviation)
-    moved = Mul (deviation, z)
-    previous = Add (mean, moved)
-}
-""",
 )
 FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
 
@@ -170,7 +147,6 @@ def translations() -> dict[Any, Callable[..., Any]]:
     lse = OpSchema.FormalParameter("lse", "tensor(float)")
     attend = _node("masked_attention", 5, [lse], [scale])
     consult = _node("knowledge_attention", 3, [lse], [scale])
-    step = _node("ddpm_step", 6)
 
     def masked_attention(
         q: Any,
@@ -191,11 +167,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
     def knowledge_attention(q: Any, concepts: Any, log_prior: Any, scale: float) -> Any:
         return consult(q, concepts, log_prior, scale=scale)
 
-    def ddpm_step(*arguments: Any) -> Any:
-        a, noise = exported_step(arguments)
-        return step(a.sample, a.model_output, a.step, a.table, a.variance_output, noise)
-
-    return exported_operators(masked_attention, knowledge_attention, ddpm_step)
+    return exported_operators(masked_attention, knowledge_attention)
 
 
 def _node(name: str, inputs: int, more: Sequence[Any] = (), attributes: Sequence[Any] = ()) -> Op:

@@ -21,6 +21,7 @@ from robustmdiff.diagnosis.views import fullest
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.modalities import summaries
 from robustmdiff.export.precision import LayersIn
+from robustmdiff.export.sampler import SAMPLERS, drawing, usual
 from robustmdiff.forecast.gaussian import Noise
 from robustmdiff.refusal import Refusal
 
@@ -58,10 +59,13 @@ class DiagnosisGraph(nn.Module):
         sets: ConformalSets,
         abstention: Abstention | None,
         dtype: torch.dtype = torch.float32,
+        sampler: str | None = None,
     ) -> None:
-        """dtype  that layers multiply in."""
+        """dtype    that layers multiply in.
+        sampler  how the second stage's chain is written, one of SAMPLERS; unless given, as `usual`.
+        """
         super().__init__()
-        self.model, self.dtype = model, dtype
+        self.model, self.dtype, self.sampler = model, dtype, sampler
         self.abstains = abstention is not None
         with torch.no_grad():
             self.register_buffer("K", model.embed_concepts())
@@ -77,14 +81,25 @@ class DiagnosisGraph(nn.Module):
             return self._diagnose(inputs)
 
     def _diagnose(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        encoded = self.encode(inputs)
+        if self.model.second_stage is None:
+            return self.answer(encoded, None)
+        forecast = self.model.second_stage.forecast
+        with drawing(forecast, SAMPLERS[self.sampler or usual(forecast)]):
+            return self.answer(encoded, self.imagine(encoded, inputs))
+
+    def imagine(self, encoded: Encoded, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Draws of y under the fullest view, [B, S, F + C]."""
         model = self.model
-        encoded = model.observed(self._encode(inputs))
-        imagined = None
-        if model.second_stage is not None:
-            noise = Noise(inputs["noise_u"], inputs["noise_z"], steps=inputs.get("noise_steps"))
-            view = fullest(model.views, encoded.m)
-            imagined = model.said_at(model.second_stage.drawn(model, model.seen(encoded), view, noise))
-        found = model.answered(encoded, model.answer, imagined)
+        assert model.second_stage is not None
+        noise = Noise(inputs["noise_u"], inputs["noise_z"], steps=inputs.get("noise_steps"))
+        view = fullest(model.views, encoded.m)
+        return model.second_stage.drawn(model, model.seen(encoded), view, noise)
+
+    def answer(self, encoded: Encoded, y: Tensor | None) -> dict[str, Tensor]:
+        """The outputs, of what is encoded and the draws."""
+        model = self.model
+        found = model.answered(encoded, model.answer, None if y is None else model.said_at(y))
         outputs = {"probability": found.probability, "in_set": self._sets(found.probability, encoded.m)}
         if self.abstains:
             outputs["unlike_training"] = self._unlike(model.observe(encoded), encoded.m)
@@ -94,7 +109,8 @@ class DiagnosisGraph(nn.Module):
             outputs["draws"] = found.draws.transpose(0, 1)
         return outputs
 
-    def _encode(self, inputs: Mapping[str, Tensor]) -> Encoded:
+    def encode(self, inputs: Mapping[str, Tensor]) -> Encoded:
+        """With its latent."""
         model, tokens, lengths = self.model, [], []
         for modality in model.task.modalities:
             encoder: Any = model.encoders.encoders[modality.name]
@@ -108,7 +124,8 @@ class DiagnosisGraph(nn.Module):
             [self._evidence(*each) for each in zip(tokens, lengths, model.evidence.b, strict=True)], dim=1
         )
         everything = flat.flatten(0, 1)
-        return Encoded(everything, segments, summaries(everything, segments), evidence, self.K)
+        encoded = Encoded(everything, segments, summaries(everything, segments), evidence, self.K)
+        return model.observed(encoded)
 
     def _evidence(self, tokens: Tensor, lengths: Tensor, b: Tensor) -> Tensor:
         """`Evidence.forward` of one modality, tokens [B, longest, d_h] -> [B, F]."""

@@ -8,10 +8,8 @@ from torch import Tensor
 from robustmdiff.diffusion.loss import diffusion_loss
 from robustmdiff.diffusion.precondition import Precondition
 from robustmdiff.diffusion.recurrence import ddpm
-from robustmdiff.diffusion.sample import sample_ddpm
 from robustmdiff.diffusion.schedule import Level, Schedule
 from robustmdiff.forecast.flow import FlowForecast, random_philox_key
-from robustmdiff.forecast.gaussian import Noise
 from robustmdiff.labels import Labels
 from robustmdiff.ops.philox import philox_normal
 
@@ -43,13 +41,6 @@ class DDPMForecast(FlowForecast):
         """The estimate of z ~ N(0, 1) [rows, D]; its exact one before anything is learned."""
         p = Precondition.of_gaussian(level, x.new_ones(1))
         return p.c_skip * x + p.c_out * self.network(p.c_in * x, p.c_noise, told)
-
-    def residual(self, x: Tensor, told: Tensor, noise: Noise, row_ids: Tensor) -> Tensor:
-        """Noise that is given for each step is the sampler's, which is a loop where it is exported."""
-        if noise.steps is None:
-            return super().residual(x, told, noise, row_ids)
-        given = {"noise": noise.steps, "row_ids": row_ids, "spread": torch.ones_like(x)}
-        return sample_ddpm(self.denoise, self.schedule, x, told, **given)
 
     def steps(self, draws: int, key: Tensor) -> Tensor:
         """Noise of every step, float32 [steps, S, D]: what S draws of the key are made of on their way."""

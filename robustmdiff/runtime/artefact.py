@@ -18,10 +18,9 @@ from robustmdiff.ranking import Array
 from robustmdiff.refusal import Refusal
 from robustmdiff.runtime.inputs import Arrays, feed
 from robustmdiff.runtime.manifest import NOISE, TOKENIZER, Manifest
+from robustmdiff.runtime.single_step import Engine, driven
 
 BATCH = 64  # patients at a time
-
-Engine = Callable[[Arrays], Arrays]
 
 
 class Artefact:
@@ -40,7 +39,8 @@ class Artefact:
 
     @classmethod
     def load(cls, folder: str | Path, *, engine: str | None = None, threads: int | None = None) -> Self:
-        """engine   "onnx"; or "aoti", which needs torch, or "openvino", where it was exported as well.
+        """engine   "onnx"; or "single-step", "openvino", or "aoti", which needs torch, where it was exported
+                 as well.
         threads  that one call of ONNX Runtime or OpenVINO may use; unless given, as many as it takes.
 
         Raises Refusal for a folder whose files are not those that were exported, and where the engine's
@@ -123,6 +123,10 @@ def onnx_runtime(model: Path, threads: int | None) -> Engine:
     return run
 
 
+def single_step(model: Path, threads: int | None) -> Engine:
+    return driven(model, lambda path: onnx_runtime(path, threads))
+
+
 def aot_inductor(model: Path, threads: int | None) -> Engine:
     try:
         import torch
@@ -161,4 +165,5 @@ ENGINES: Mapping[str, Callable[[Path, int | None], Engine]] = {
     "onnx": onnx_runtime,
     "aoti": aot_inductor,
     "openvino": openvino,
+    "single-step": single_step,
 }

@@ -6,6 +6,7 @@ artefact/
   model.engine     another one, of TensorRT, where it was asked for
   model.pt2        another one, of AOTInductor, where it was asked for
   model.xml, .bin  another one, of OpenVINO, where it was asked for
+  encode.onnx, step.onnx, answer.onnx  the model in three, for who drives its chain, where it was asked for
   noise.npz        what the draws are made of, where the model makes draws
   tokenizer.json   where the task has text
   model_card.json  what it is for, of whom it was made, how well it does for whom
@@ -42,7 +43,7 @@ class Manifest:
     version     of the package that exported
     files       SHA-256 of every other file of the folder, by name
     engines     others that were built of the model, by the name of their file: their format, what built them,
-                and for what
+                and for what; of encode.onnx the chain that step.onnx is driven by
     """
 
     task: Task

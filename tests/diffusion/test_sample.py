@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustmdiff.diffusion.loss import diffusion_loss, flow_loss
 from robustmdiff.diffusion.precondition import Precondition
@@ -190,24 +190,3 @@ def test_the_loss_is_that_of_the_velocity():
     eps = (x_t - a * x_0) / s
     v, v_hat = a * eps - s * x_0, (a * x_t - x_hat) / s
     torch.testing.assert_close(loss.double(), (v - v_hat).square().flatten(1).mean(1), rtol=1e-3, atol=1e-5)
-
-
-class Chain(nn.Module):
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        rows, schedule = torch.arange(noise.shape[1]).repeat(2), Schedule(1000, "cosine", 12)
-        return sample_ddpm(bent, schedule, x, 1.3, noise=noise, row_ids=rows, spread=torch.ones_like(x))
-
-
-def test_exported_ancestral_sampling_is_one_loop_with_the_same_end():
-    """Of noise that is given for each of 12 steps, for two patients who share it."""
-    noise = torch.randn(12, 3, 5, generator=torch.Generator().manual_seed(0))
-    x = noise[0].repeat(2, 1)
-    draws = torch.export.Dim("draws")
-    axes = {"x": {0: 2 * draws}, "noise": {1: draws}}
-    program = torch.export.export(Chain(), (x, noise), dynamic_shapes=axes, strict=False)
-    assert [node.name for node in program.graph.nodes if "while" in str(node.target)].count("while_loop") == 1
-    chain = program.module()
-    for draws in (3, 7):
-        noise = torch.randn(12, draws, 5, generator=torch.Generator().manual_seed(draws))
-        x = noise[0].repeat(2, 1)
-        torch.testing.assert_close(chain(x, noise), Chain()(x, noise), rtol=0, atol=1e-6)

@@ -64,9 +64,9 @@ def small_run(folder: Path, *, second_stage: str | None = "flow", **options) -> 
     return Run(folder, Source("cohort"), model, collator, sets, abstention), patients
 
 
-def exported(folder: Path, *, precision: str = "fp32", **options) -> Exported:
+def exported(folder: Path, *, precision: str = "fp32", sampler: str | None = None, **options) -> Exported:
     run, patients = small_run(folder, **options)
-    out = export_run(run, folder / "exported", precision=precision)
+    out = export_run(run, folder / "exported", precision=precision, sampler=sampler)
     return Exported(Predictor(run), out, Artefact.load(out, threads=1), patients)
 
 

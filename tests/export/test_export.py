@@ -21,9 +21,11 @@ from robustmdiff.export.forms import side_by_side
 from robustmdiff.export.graph import check_exportable
 from robustmdiff.export.parity import Parity, check, compare, views_of
 from robustmdiff.export.quality import quality
+from robustmdiff.ops.chain import Recurrence
 from robustmdiff.refusal import Refusal
+from robustmdiff.runtime import Artefact
 from robustmdiff.runtime.signature import verify
-from tests.export.conftest import exported, small_run
+from tests.export.conftest import exported, says_what_the_run_says, small_run
 from tests.runtime.test_signature import written
 
 WITHOUT = """
@@ -112,9 +114,33 @@ def test_several_labels_and_no_draws(tmp_path):
     assert not (many.folder / "noise.npz").exists()
 
 
+@pytest.mark.slow  # four graphs more
+@pytest.mark.parametrize("second_stage", ["flow", "ddpm"])
+def test_a_chain_that_is_driven_from_outside(second_stage, tmp_path):
+    found = exported(tmp_path, second_stage=second_stage, sampler="single-step")
+    driven = Artefact.load(found.folder, engine="single-step", threads=1)
+    says_what_the_run_says(found, driven)
+    chain = found.artefact.manifest.engines["encode.onnx"]
+    assert chain["columns"] == list(Recurrence._fields)
+    forecast = found.predictor.run.model.second_stage.forecast
+    assert chain["table"] == forecast.table.tolist()
+    assert chain["time"] == forecast.time.tolist()
+    (tmp_path / "exported" / "step.onnx").write_bytes(b"altered")
+    with pytest.raises(Refusal, match=r"step\.onnx: is not the file that was exported"):
+        Artefact.load(found.folder, engine="single-step")
+
+
 @pytest.mark.slow  # a second graph
-def test_a_diffusion_is_a_loop_and_its_layers_multiply_in_fp16(tmp_path):
-    found = exported(tmp_path, second_stage="ddpm", precision="fp16")
+def test_a_flow_may_be_a_loop(tmp_path):
+    found = exported(tmp_path, sampler="loop")
+    graph = onnx.load(found.folder / "model.onnx").graph
+    assert [node.op_type for node in graph.node].count("Loop") == 1
+    says_what_the_run_says(found, found.artefact)
+
+
+@pytest.mark.slow  # a second graph
+def test_a_diffusion_may_be_a_loop_and_its_layers_multiply_in_fp16(tmp_path):
+    found = exported(tmp_path, second_stage="ddpm", precision="fp16", sampler="loop")
     graph = onnx.load(found.folder / "model.onnx").graph
     assert [node.op_type for node in graph.node].count("Loop") == 1
     assert found.artefact.noise["noise_steps"].ndim == 3
@@ -162,6 +188,11 @@ def test_what_cannot_be_exported(with_draws, make_study, tmp_path):
         export_run(run, tmp_path, to="pdf")
     with pytest.raises(Refusal, match="holds an exported model"):
         export_run(run, with_draws.folder)
+    with pytest.raises(Refusal, match="sampler is 'scan', expected one of loop, unrolled, single-step"):
+        export_run(run, tmp_path, sampler="scan")
+    for how in ({"to": "openvino"}, {"to": "tensorrt"}, {"to": "aoti"}, {"precision": "int8"}):
+        with pytest.raises(Refusal, match=r"sampler is 'single-step' to .*, expected onnx, and not int8"):
+            export_run(run, tmp_path, sampler="single-step", **how)
 
 
 def test_what_ties_in_calibration_ties_in_a_diagnosis(with_draws):

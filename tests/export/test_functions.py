@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from robustmdiff import use_backend
-from robustmdiff.diffusion.schedule import Schedule
 from robustmdiff.export.functions import DOMAIN, OPSET, VERSION, functions
 from robustmdiff.ops import knowledge_attention, masked_attention
-from robustmdiff.ops.ddpm import definition
 
 
 def session(op: str, inputs: dict[str, tuple[int, int]], outputs: dict[str, int], **attributes):
@@ -41,18 +39,6 @@ CONSULT = session(
     {"q": (1, 3), "concepts": (1, 2), "log_prior": (1, 1)},
     {"out": 3, "lse": 2},
     scale=0.5,
-)
-STEP = session(
-    "ddpm_step",
-    {
-        "sample": (1, 2),
-        "x_0": (1, 2),
-        "step": (7, 1),
-        "table": (1, 2),
-        "log_variance": (1, 2),
-        "noise": (1, 2),
-    },
-    {"previous": 2},
 )
 
 
@@ -102,25 +88,3 @@ def test_knowledge_attention_whichever_concepts_are_absent(present):
     K[present:] = np.nan
     out, _ = CONSULT.run(None, {"q": q, "concepts": K, "log_prior": prior})
     assert np.abs(out - expected).max() < 1e-5
-
-
-@pytest.mark.parametrize("i", range(4))
-def test_ddpm_step_at_every_step_the_last_of_which_reads_no_noise(i):
-    table, rng = Schedule(4, "cosine", 4).table, np.random.default_rng(i)
-    names = ("sample", "x_0", "log_variance", "noise")
-    given = {name: rng.standard_normal((5, 3)).astype(np.float32) for name in names}
-    step = np.full(5, i)
-    x = {name: torch.from_numpy(value) for name, value in given.items()}
-    doubles = (x[name].double() for name in ("x_0", "sample"))
-    expected = definition.ddpm_step(
-        *doubles,
-        torch.from_numpy(step),
-        table,
-        prediction="sample",
-        log_variance=x["log_variance"].double(),
-        noise=x["noise"].double(),
-    )
-    if i == 3:
-        given["noise"][:] = np.nan
-    (previous,) = STEP.run(None, given | {"step": step, "table": table.numpy()})
-    assert np.abs(previous - expected.numpy()).max() < 1e-5

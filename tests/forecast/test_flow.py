@@ -13,7 +13,7 @@ from robustmdiff.forecast import fitting
 from robustmdiff.forecast.contract import Pairs, Seen
 from robustmdiff.forecast.ddpm import DDPMForecast
 from robustmdiff.forecast.flow import FlowForecast
-from robustmdiff.forecast.gaussian import GaussianForecast, Noise
+from robustmdiff.forecast.gaussian import GaussianForecast
 from robustmdiff.labels import EXCLUSIVE, INDEPENDENT
 from robustmdiff.ops import philox_key
 from tests.forecast import world
@@ -96,19 +96,6 @@ def test_draws_are_repeated_to_the_bit_and_their_patients_own(forecast, others):
     one = torch.tensor([17])
     alone = forecast.draw(few.seen.take(one), few.view[one], 6, philox_key(5))
     torch.testing.assert_close(alone[0], draws[17], rtol=1e-4, atol=1e-5)
-
-
-def test_noise_that_is_given_for_each_step_makes_the_draws_of_its_key(others):
-    forecast, key = new("ddpm"), philox_key(5)
-    with steps(20):
-        forecast.fit(world.pairs(30, seed=1), philox_key(3))
-    drawn = forecast.noise(world.C, 6, key)
-    given = Noise(drawn.u, drawn.z, steps=forecast.steps(6, key))
-    with torch.no_grad():
-        draws, expected = (forecast.made_of(noise, others.seen, others.view) for noise in (given, drawn))
-        other = forecast.made_of(given._replace(steps=-given.steps), others.seen, others.view)
-    torch.testing.assert_close(draws, expected, rtol=1e-5, atol=1e-5)
-    assert float((draws - other).abs().mean()) > 0.01
 
 
 def test_where_nothing_is_added_every_draw_is_what_is_known(forecast, others):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, Self
+
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
@@ -29,20 +31,38 @@ def network(x: Tensor, time: Tensor, told: Tensor, weights: NetworkWeights) -> T
     return linear(h, *weights.leave)
 
 
+class State(NamedTuple):
+    """What an evaluation starts from, [rows, D] each."""
+
+    x: Tensor
+    x_before: Tensor
+    o_before: Tensor
+
+    @classmethod
+    def before(cls, x: Tensor) -> Self:
+        """The first."""
+        return cls(x, torch.zeros_like(x), torch.zeros_like(x))
+
+
+def evaluated(state: State, r: Recurrence, time: Tensor, told: Tensor, weights: NetworkWeights) -> State:
+    """After one evaluation, without its noise."""
+    x, x_before, o_before = state
+    o = network(r.input * x, time, told, weights)
+    return State(r.x * x + r.output * o + r.x_before * x_before + r.output_before * o_before, x, o)
+
+
 def chain(a: Arguments) -> Tensor:
     """In the dtype of the arguments."""
-    x = a.x
-    x_before = o_before = torch.zeros_like(x)
-    for e, row in enumerate(a.table.to(x.dtype)):
+    state = State.before(a.x)
+    for e, row in enumerate(a.table.to(a.x.dtype)):
         r = Recurrence(*row)
-        o = network(r.input * x, a.time[e], a.told, a.weights)
-        after = r.x * x + r.output * o + r.x_before * x_before + r.output_before * o_before
+        state = evaluated(state, r, a.time[e], a.told, a.weights)
         if a.key is not None:
-            step = torch.full((x.shape[0],), e, dtype=torch.int64, device=x.device)
-            after = after + r.sigma * philox_normal(a.key, step, a.row_ids, x.shape[1]).to(x.dtype)
+            step = torch.full((a.x.shape[0],), e, dtype=torch.int64, device=a.x.device)
+            z = philox_normal(a.key, step, a.row_ids, a.x.shape[1]).to(a.x.dtype)
+            state = state._replace(x=state.x + r.sigma * z)
         elif not is_compiling() and r.sigma != 0:
             raise ValueError(
                 f"chain: sigma of row {e} is {float(r.sigma)} and key is None, expected int64 [2]"
             )
-        x, x_before, o_before = after, x, o
-    return x
+    return state.x
