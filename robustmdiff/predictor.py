@@ -25,8 +25,8 @@ from robustmdiff.refusal import Refusal
 from robustmdiff.spelling import canonical
 
 if TYPE_CHECKING:
-    from robustmdiff.explanation.acquisition import NextTest
     from robustmdiff.explanation.record import PatientExplanation
+    from robustmdiff.next_test import NextTest
 
 BATCH = 64  # patients at a time
 

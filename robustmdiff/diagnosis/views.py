@@ -25,12 +25,15 @@ def held_by(views: Tensor, m: Tensor) -> Tensor:
     return (views | ~m.unsqueeze(-2)).all(-1)
 
 
-def fullest(views: Tensor, m: Tensor) -> Tensor:
-    """The largest of the views [VIEWS, M] that holds m, bool [..., M]; m itself if none does."""
+def fullest(views: Tensor, m: Tensor, asked: Tensor | None = None) -> Tensor:
+    """The largest of the views [VIEWS, M] that holds m, bool [..., M]; m itself if none does. Of a view only
+    what is asked for, bool [..., M], is taken beside m; all of it unless given."""
+    within = torch.ones_like(m) if asked is None else asked | m
     holds = held_by(views, m)
-    best = (views.sum(-1) * holds).argmax(-1)  # the more frequent of equals
+    size = (views & within.unsqueeze(-2)).sum(-1)
+    best = (size * holds).argmax(-1)  # the more frequent of equals
     any_holds = holds.any(-1, keepdim=True)
-    return (any_holds & views[best]) | (~any_holds & m)
+    return (any_holds & views[best] & within) | (~any_holds & m)
 
 
 def between(m: Tensor, kept: Tensor, u: Tensor) -> Tensor:

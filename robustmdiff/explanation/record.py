@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustmdiff.data.kinds.text import Word
 from robustmdiff.data.modality import Field
-from robustmdiff.explanation.acquisition import NextTest
+from robustmdiff.next_test import NextTest
 from robustmdiff.training.notes import Note
 
 

@@ -12,7 +12,9 @@ import torch
 
 import robustmdiff
 from robustmdiff.data.tokenizer import save_tokenizer
+from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.experiment.run import Run, load_run
+from robustmdiff.explanation.acquisition import usual_changes
 from robustmdiff.export.aoti import build_package
 from robustmdiff.export.bill_of_materials import BOM, bill_of_materials, to_bytes
 from robustmdiff.export.card import CARD, model_card
@@ -26,7 +28,7 @@ from robustmdiff.export.sampler import SAMPLERS
 from robustmdiff.export.single_step import ANSWER, ENCODE, STEP, build_single_step
 from robustmdiff.export.tensorrt import build_engine
 from robustmdiff.refusal import Refusal
-from robustmdiff.runtime.inputs import Arrays, feed
+from robustmdiff.runtime.inputs import Arrays, everything, feed
 from robustmdiff.runtime.manifest import MANIFEST, NOISE, TOKENIZER, Manifest, sha256
 from robustmdiff.whole import write_whole
 
@@ -117,6 +119,8 @@ def export_run(
         answer=model.answer,
         draws=config.draws if noise else 0,
         version=robustmdiff.__version__,
+        together=_together(model) if noise else (),
+        usual_change=usual_changes(model),
         files={name: sha256(folder / name) for name in files},
         engines=engines,
     ).save(folder)
@@ -126,9 +130,19 @@ def export_run(
 def calibrating(run: Run, noise: Arrays) -> Iterator[Arrays]:
     """A graph's inputs, of the run's first calibration patients: complete, and with what they lack."""
     patients = run.study().patients["calibration"][:CALIBRATING]
-    given = {f"noise_{name}": x for name, x in noise.items()}
+    task, given = run.model.task, {f"noise_{name}": x for name, x in noise.items()}
     for i in range(0, len(patients), EIGHT):
-        yield feed(run.collator(patients[i : i + EIGHT]), run.model.task) | given
+        some = patients[i : i + EIGHT]
+        view = everything(len(some), task) if noise else {}
+        yield feed(run.collator(some), task) | view | given
+
+
+def _together(model: RobustMDiff) -> list[list[str]]:
+    held = (
+        [name for name, has in zip(model.task.modality_names, view, strict=True) if has]
+        for view in model.views.tolist()
+    )
+    return [names for names in held if names]
 
 
 def _npz(arrays: Mapping[str, Any]) -> bytes:

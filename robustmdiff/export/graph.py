@@ -20,6 +20,7 @@ from robustmdiff.diagnosis.sets import ConformalSets
 from robustmdiff.diagnosis.views import fullest
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.modalities import summaries
+from robustmdiff.explanation.acquisition import spread
 from robustmdiff.export.precision import LayersIn
 from robustmdiff.export.sampler import SAMPLERS, drawing, usual
 from robustmdiff.forecast.gaussian import Noise
@@ -38,6 +39,8 @@ class DiagnosisGraph(nn.Module):
     and, of a model that makes draws:
         noise_u, noise_z   float32, `forecast.gaussian.Noise`: S draws
         noise_steps        float32 [T, S, D], of a model whose second stage is DDPM
+        view               bool [B, M], under which they are made: of what training patients had together with
+                           what is there, the fullest that lies in it
 
     Out:
         probability        float32 [B, C]
@@ -45,6 +48,8 @@ class DiagnosisGraph(nn.Module):
         unlike_training    bool [B], of a model that abstains
         findings           float32 [B, F], of a model that knows findings
         draws              float32 [B, S, C], of a model that makes draws
+        expected_change    float32 [B], entropy_reduction float32 [B]: what seeing all of the view is expected
+                           to do to the diagnosis (`next_test.NextTest`), of a model that makes draws
     """
 
     K: Tensor
@@ -89,11 +94,11 @@ class DiagnosisGraph(nn.Module):
             return self.answer(encoded, self.imagine(encoded, inputs))
 
     def imagine(self, encoded: Encoded, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Draws of y under the fullest view, [B, S, F + C]."""
+        """Draws of y under the view, [B, S, F + C]."""
         model = self.model
         assert model.second_stage is not None
         noise = Noise(inputs["noise_u"], inputs["noise_z"], steps=inputs.get("noise_steps"))
-        view = fullest(model.views, encoded.m)
+        view = fullest(model.views, encoded.m, inputs["view"])
         return model.second_stage.drawn(model, model.seen(encoded), view, noise)
 
     def answer(self, encoded: Encoded, y: Tensor | None) -> dict[str, Tensor]:
@@ -105,9 +110,19 @@ class DiagnosisGraph(nn.Module):
             outputs["unlike_training"] = self._unlike(model.observe(encoded), encoded.m)
         if found.findings is not None:
             outputs["findings"] = found.findings
-        if found.draws is not None:
+        if y is not None:
+            assert found.draws is not None
             outputs["draws"] = found.draws.transpose(0, 1)
+            outputs |= self._moved(encoded, y)
         return outputs
+
+    def _moved(self, encoded: Encoded, y: Tensor) -> dict[str, Tensor]:
+        """From what is seen to the draws y [B, S, F + C]."""
+        model, k = self.model, encoded.m.sum(1)
+        p = model.probability(model.logits_from(y.transpose(0, 1)), k).transpose(0, 1)
+        now = model.probability(model.logits_from(model.condense(model.observe(encoded))), k)
+        change, surer = spread(p, now[:, None], model.labels)
+        return {"expected_change": change, "entropy_reduction": surer}
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Encoded:
         """With its latent."""

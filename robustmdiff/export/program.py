@@ -14,7 +14,7 @@ from robustmdiff.data.kinds.kind import OPEN
 from robustmdiff.export.graph import DiagnosisGraph
 from robustmdiff.forecast.ddpm import DDPMForecast
 from robustmdiff.ops import philox_key
-from robustmdiff.runtime.inputs import specs_of
+from robustmdiff.runtime.inputs import VIEW, everything, specs_of
 
 SEED = 0  # of the noise that goes along
 EXAMPLES = 3  # patients that the graph is traced with; of sizes 0 and 1 tracing would make constants
@@ -56,7 +56,8 @@ def noise_of(graph: DiagnosisGraph) -> dict[str, np.ndarray]:
 def example_of(graph: DiagnosisGraph) -> dict[str, Tensor]:
     """Patients who have everything, and whatever noise the model needs."""
     blank = {name: spec.blanks(EXAMPLES, 2) for name, spec in specs_of(graph.model.task).items()}
-    blank |= {f"noise_{name}": x for name, x in noise_of(graph).items()}
+    if noise := noise_of(graph):
+        blank |= everything(EXAMPLES, graph.model.task) | {f"noise_{name}": x for name, x in noise.items()}
     return {name: torch.from_numpy(x) for name, x in blank.items()}
 
 
@@ -69,7 +70,9 @@ def axes_of(graph: DiagnosisGraph) -> Axes:
         first = patients if what == "at" else Dim(f"n_{_identifier(modality)}")
         each = enumerate(zip(spec.shape, (first, Dim(f"longest_{_identifier(modality)}")), strict=False))
         found[name] = {axis: dim for axis, (size, dim) in each if size == OPEN}
-    return found | {f"noise_{name}": {0 if name == "z" else 1: draws} for name in noise_of(graph)}
+    if noise := noise_of(graph):
+        found[VIEW] = {0: patients}
+    return found | {f"noise_{name}": {0 if name == "z" else 1: draws} for name in noise}
 
 
 def _identifier(name: str) -> str:

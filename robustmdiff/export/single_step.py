@@ -28,6 +28,7 @@ from robustmdiff.forecast.flow import FlowForecast
 from robustmdiff.forecast.gaussian import Noise
 from robustmdiff.ops.chain import Recurrence
 from robustmdiff.ops.chain.definition import State, evaluated
+from robustmdiff.runtime.inputs import VIEW
 from robustmdiff.whole import write_whole
 
 ENCODE, STEP, ANSWER = "encode.onnx", "step.onnx", "answer.onnx"
@@ -77,8 +78,8 @@ class Step(nn.Module):
 
 
 class AnswerGraph(nn.Module):
-    """In: x [B, S, D] of the last step, latent, evidence and present of `Encode`, noise_u and noise_z. Out as
-    of `DiagnosisGraph`."""
+    """In: x [B, S, D] of the last step, latent, evidence and present of `Encode`, view, noise_u and noise_z.
+    Out as of `DiagnosisGraph`."""
 
     def __init__(self, graph: DiagnosisGraph) -> None:
         super().__init__()
@@ -105,17 +106,17 @@ def build_single_step(graph: DiagnosisGraph, folder: Path) -> dict[str, Any]:
     step = state | {"time": forecast.time[0], "row": forecast.table[0]}
     if forecast.table[:, Recurrence._fields.index("sigma")].any():
         state["noise"] = step["noise"] = x.clone()
-    noise = {name: example[name] for name in ("noise_u", "noise_z")}
-    answer = {"x": x.unflatten(0, (-1, noise["noise_z"].shape[0])), **begun, **noise}
-    of_answer = {name: {0: patients} for name in begun} | {"x": {0: patients, 1: draws}}
-    of_answer |= {name: dict.fromkeys(axes[name], draws) for name in noise}
+    given = {name: example[name] for name in (VIEW, "noise_u", "noise_z")}
+    answer = {"x": x.unflatten(0, (-1, given["noise_z"].shape[0])), **begun, **given}
+    of_answer = {name: {0: patients} for name in (*begun, VIEW)} | {"x": {0: patients, 1: draws}}
+    of_answer |= {name: dict.fromkeys(axes[name], draws) for name in given if name != VIEW}
     of_step = {name: {0: rows} if name in state else {} for name in step}
-    for name, module, given, opened in (
+    for name, module, inputs, opened in (
         (ENCODE, Encode(graph), example, axes),
         (STEP, Step(graph), step, of_step),
         (ANSWER, AnswerGraph(graph), answer, {name: of_answer[name] for name in answer}),
     ):
-        write_whole(folder / name, to_onnx(trace(module, given, opened)))
+        write_whole(folder / name, to_onnx(trace(module, inputs, opened)))
     return {
         "engine": "single-step",
         "package": "onnx",

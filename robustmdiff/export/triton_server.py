@@ -23,6 +23,7 @@ from robustmdiff.export.graph import DiagnosisGraph, check_exportable, inputs_of
 from robustmdiff.export.onnx import to_onnx
 from robustmdiff.export.program import EXAMPLES, noise_of, trace
 from robustmdiff.refusal import Refusal
+from robustmdiff.runtime.inputs import VIEW
 from robustmdiff.whole import write_whole
 
 NAME, CONFIG = "robustmdiff", "config.pbtxt"
@@ -49,7 +50,8 @@ class BatchedGraph(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         packed = {f"noise_{name}": getattr(self, f"noise_{name}") for name in self.noise}
-        for modality in self.diagnosis.model.task.modalities:
+        modalities = self.diagnosis.model.task.modalities
+        for modality in modalities:
             given = inputs_of(inputs, modality.name)
             there = given["there"][:, 0]
             rows = torch.arange(there.shape[0], device=there.device)
@@ -58,6 +60,8 @@ class BatchedGraph(nn.Module):
                 x = given[_called(key, spec)]
                 own[key] = x[:, 0] if len(spec.shape) == 1 else x
             packed |= {f"{modality.name}.{key}": x for key, x in own.items()}
+        if self.noise:
+            packed[VIEW] = there.new_ones(there.shape[0], len(modalities))
         return self.diagnosis(packed)
 
     def example(self) -> dict[str, Tensor]:

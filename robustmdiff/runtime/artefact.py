@@ -14,9 +14,10 @@ from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Task
 from robustmdiff.data.tokenizer import load_tokenizer
+from robustmdiff.next_test import Change, NextTest, ranked
 from robustmdiff.ranking import Array
 from robustmdiff.refusal import Refusal
-from robustmdiff.runtime.inputs import Arrays, feed
+from robustmdiff.runtime.inputs import Arrays, everything, feed, with_one_more
 from robustmdiff.runtime.manifest import NOISE, TOKENIZER, Manifest
 from robustmdiff.runtime.single_step import Engine, driven
 
@@ -84,7 +85,34 @@ class Artefact:
 
     def inputs(self, batch: Batch[np.ndarray]) -> Arrays:
         """What the engine takes, of the patients of a batch: `model.inputs(model.collator([patient]))`."""
-        return feed(batch, self.task) | self.noise
+        return self.everything(len(batch)) | feed(batch, self.task) | self.noise
+
+    def everything(self, patients: int) -> Arrays:
+        """What the engine takes beside the patients and the noise: the view that leaves nothing out."""
+        return everything(patients, self.task) if self.manifest.together else {}
+
+    def next_test(self, patient: Patient) -> tuple[NextTest, ...]:
+        """The modalities that the patient lacks, the one that would move the diagnosis most for its cost
+        first, as `Predictor.next_test`. Raises Refusal where the graph takes no view."""
+        if not self.manifest.together:
+            raise Refusal(
+                "next_test: the model makes no draws, or an earlier version exported it, expected one with a "
+                "second stage, exported anew"
+            )
+        names, arrays = self.with_one_more(feed(self.collator([patient]), self.task))
+        return self.next_tests(names, self.engine(arrays | self.noise)) if names else ()
+
+    def with_one_more(self, patient: Arrays) -> tuple[list[str], Arrays]:
+        """As `runtime.inputs.with_one_more`, by the views of the manifest."""
+        names = self.task.modality_names
+        together = [[name in view for name in names] for view in self.manifest.together]
+        return with_one_more(patient, self.task, np.array(together))
+
+    def next_tests(self, names: Sequence[str], said: Arrays) -> tuple[NextTest, ...]:
+        """What the engine said of a patient `with_one_more`, in words."""
+        told = (said[key].tolist() for key in ("expected_change", "entropy_reduction"))
+        changes = [Change(*each) for each in zip(names, *told, strict=True)]
+        return ranked(self.task, changes, self.manifest.usual_change)
 
     def answers(self, batch: Batch[np.ndarray], said: Arrays) -> list[Answer]:
         """What the engine said of the patients of a batch, in words."""

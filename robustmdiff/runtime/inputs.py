@@ -12,6 +12,7 @@ from robustmdiff.data.kinds.kind import OPEN, Spec
 from robustmdiff.data.task import Task
 
 Arrays = dict[str, np.ndarray]
+VIEW = "view"
 
 
 def specs_of(task: Task) -> dict[str, Spec]:
@@ -36,3 +37,20 @@ def feed(batch: Batch[np.ndarray], task: Task) -> Arrays:
             own = {key: spec.blanks(1) for key, spec in kind.specs(modality).items()}
         found |= {f"{modality.name}.{key}": x for key, x in ({"at": at} | own).items()}
     return found
+
+
+def everything(patients: int, task: Task) -> Arrays:
+    """The view that leaves nothing out, bool [B, M]: of a model that makes draws."""
+    return {VIEW: np.ones((patients, len(task.modalities)), dtype=bool)}
+
+
+def with_one_more(patient: Arrays, task: Task, together: np.ndarray) -> tuple[list[str], Arrays]:
+    """The modalities that one patient lacks and can be asked for: some of the views `together`, bool [V, M],
+    hold them and what is there. And the patient's arrays once for each, with the view of that one more."""
+    names = task.modality_names
+    present = np.array([patient[f"{name}.at"][0] >= 0 for name in names])
+    more = present | np.eye(len(names), dtype=bool)
+    known = (together | ~more[:, None]).all(-1).any(-1)  # [M]
+    asked = np.flatnonzero(~present & known)
+    at = {f"{name}.at": np.repeat(patient[f"{name}.at"], len(asked)) for name in names}
+    return [names[j] for j in asked], patient | at | {VIEW: more[asked]}

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -42,6 +42,9 @@ class Manifest:
     draws       how many are made; 0: none
     version     of the package that exported
     files       SHA-256 of every other file of the folder, by name
+    together    combinations of modalities that training patients had, within which a view can be asked for;
+                none where the graph takes no view
+    usual_change  by modality, how far seeing it moved the diagnosis of training patients, where it is known
     engines     others that were built of the model, by the name of their file: their format, what built them,
                 and for what; of encode.onnx the chain that step.onnx is driven by
     """
@@ -55,6 +58,8 @@ class Manifest:
     draws: int
     version: str
     files: Mapping[str, str]
+    together: Sequence[Sequence[str]] = ()
+    usual_change: Mapping[str, float] = field(default_factory=dict)
     engines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def files_of_engines(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustmdiff.runtime.inputs import Arrays
+from robustmdiff.runtime.inputs import VIEW, Arrays
 from robustmdiff.runtime.manifest import MANIFEST
 
 Engine = Callable[[Arrays], Arrays]
@@ -33,7 +33,7 @@ def driven(model: Path, load: Callable[[Path], Engine]) -> Engine:
                 given["noise"] = np.tile(arrays["noise_steps"][e], (patients, 1))
             said = step(given)
             state = {name: said[f"next_{name}"] for name in state}
-        noise = {name: arrays[name] for name in ("noise_u", "noise_z")}
-        return answer(begun | noise | {"x": state["x"].reshape(patients, draws, -1)})
+        given = {name: arrays[name] for name in (VIEW, "noise_u", "noise_z")}
+        return answer(begun | given | {"x": state["x"].reshape(patients, draws, -1)})
 
     return run

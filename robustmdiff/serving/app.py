@@ -93,7 +93,8 @@ class Service:
         asked = await self.read(kserve.read_request, body, length, served.inputs, served.outputs)
         count = check(asked.arrays, served.artefact, self.door.limits)
         noise = {name: x for name, x in asked.arrays.items() if name in served.artefact.noise}
-        arrays = {name: x for name, x in asked.arrays.items() if name not in noise}
+        arrays = served.artefact.everything(count)
+        arrays |= {name: x for name, x in asked.arrays.items() if name not in noise}
         said = await served.batcher.ask(arrays, count, noise or None)
         content, headers = await self.read(kserve.write_response, self.door.name, served.version, asked, said)
         return Response(content, headers=headers)

@@ -24,7 +24,6 @@ DATATYPES = {"b": "BOOL", "i": "INT64", "f": "FP32"}  # by NumPy's kind
 PYTHON: Mapping[str, set[type]] = {"b": {bool}, "i": {int}, "f": {int, float}}  # what JSON writes them as
 LONGEST_AXIS = 2**31
 LONGEST_ID = 256  # characters
-NOISE = "noise_"  # inputs of such a name may be left out
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,11 @@ def metadata(name: str, versions: list[str], inputs: Mapping[str, Spec], outputs
 
 def _described(name: str, spec: Spec) -> Any:
     return {"name": name, "datatype": DATATYPES[spec.dtype.kind], "shape": list(spec.shape)}
+
+
+def may_be_left_out(name: str) -> bool:
+    """Of an input: noise and view, which the server has its own of. Those of a modality have a dot."""
+    return "." not in name
 
 
 def read_json(text: bytes, what: str) -> Any:
@@ -87,7 +91,7 @@ def read_request(
     if len(rest):
         raise Refused(400, f"{len(rest)} bytes follow the inputs, expected none")
     for name in inputs:
-        if name not in given and not name.startswith(NOISE):
+        if name not in given and not may_be_left_out(name):
             raise Refused(400, f"inputs: {name} is missing")
     wanted = {}
     for tensor in _tensors(request.get("outputs") or [], "outputs", outputs):

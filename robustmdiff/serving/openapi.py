@@ -74,7 +74,13 @@ def document(name: str, versions: Sequence[Served], limits: Limits, token: bool)
         "/metrics": {"get": operation("Prometheus.", TEXT, kind="text/plain")},
         "/predict": {"post": operation("Diagnose a patient.", answer, 404, 422, **of_a_patient)},
         "/explain": {
-            "post": operation("And what each modality contributed.", explained, 404, 422, **of_a_patient)
+            "post": operation(
+                "And what modalities contributed, and would change.",
+                explained,
+                404,
+                422,
+                **of_a_patient,
+            )
         },
         "/v2": {"get": operation("The server.", server)},
         "/v2/health/live": {"get": operation("It runs.", record({"live": {"const": True}}), anyone=True)},

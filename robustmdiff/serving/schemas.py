@@ -13,7 +13,7 @@ from robustmdiff.data.kinds import KINDS
 from robustmdiff.data.kinds.kind import JSON, OPEN, PLAIN, Spec
 from robustmdiff.data.modality import Modality
 from robustmdiff.data.task import Task
-from robustmdiff.serving.kserve import DATATYPES, LONGEST_AXIS, LONGEST_ID, NOISE
+from robustmdiff.serving.kserve import DATATYPES, LONGEST_AXIS, LONGEST_ID, may_be_left_out
 from robustmdiff.serving.limits import Limits
 
 Schema = dict[str, Any]
@@ -85,15 +85,25 @@ def answer(task: Task, name: str, versions: list[str]) -> Schema:
 
 
 def explanation(task: Task, name: str, versions: list[str]) -> Schema:
-    """The answer, and the contributions."""
+    """The answer, the contributions, and the next tests."""
     difference = {"type": "number", "minimum": -1, "maximum": 1}
     points = record(dict.fromkeys(task.classes, difference))
     found = answer(task, name, versions)
     more = {
         "nothing": or_null(found["properties"]["probability"]),
         "contribution": or_null(record({}, dict.fromkeys(task.modality_names, points))),
+        "next_tests": or_null(_list(_next_test(task))),
     }
     return record({**found["properties"], **more})
+
+
+def _next_test(task: Task) -> Schema:
+    """As `robustmdiff.next_test.NextTest` has it."""
+    number = {"type": "number", "minimum": 0}
+    told = dict.fromkeys(("expected_change", "floor", "gain"), SHARE)
+    told |= dict.fromkeys(("entropy_reduction", "cost", "value"), number)
+    name = {"enum": [*task.modality_names]}
+    return record({"modality": name, **told, "usual_change": or_null(SHARE), "noticeable": BOOLEAN})
 
 
 def _list(of: Schema, length: int | None = None) -> Schema:
@@ -132,7 +142,7 @@ def infer_request(inputs: Mapping[str, Spec], outputs: Mapping[str, Spec]) -> Sc
             "inputs": {
                 "type": "array",
                 "items": {"anyOf": [_given(*each) for each in inputs.items()]},
-                "minItems": sum(not name.startswith(NOISE) for name in inputs),
+                "minItems": sum(not may_be_left_out(name) for name in inputs),
                 "maxItems": len(inputs),
             },
             "outputs": or_null(_list(wanted)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -38,9 +39,9 @@ class Served:
         self.artefact, self.manifest, self.version = artefact, manifest, manifest[:12]
         self.limits = limits
         self.batcher = Batcher(artefact.engine, artefact.noise, limits, observed)
-        nobody = feed(artefact.collator([Patient("", {})]), artefact.task)
+        nobody = artefact.inputs(artefact.collator([Patient("", {})]))
         self.inputs = input_specs(artefact)
-        self.outputs = output_specs(artefact.engine(nobody | artefact.noise))
+        self.outputs = output_specs(artefact.engine(nobody))
 
     @classmethod
     def load(cls, folder: Path, threads: int | None, limits: Limits, observed: Callable[[int], None]) -> Self:
@@ -56,20 +57,40 @@ class Served:
     async def diagnose(self, patient: Patient, collator: Collator) -> Mapping[str, Any]:
         """The `Answer`, without the patient's id."""
         batch = collator([patient])
-        return self._answer(batch, await self.batcher.ask(feed(batch, self.artefact.task), 1))
+        return self._answer(batch, await self._ask(feed(batch, self.artefact.task), 1))
+
+    async def _ask(self, arrays: Arrays, patients: int) -> Arrays:
+        """Of patients under a view of their own, or everything."""
+        return await self.batcher.ask(self.artefact.everything(patients) | arrays, patients)
 
     async def explain(self, patient: Patient, collator: Collator) -> Mapping[str, Any]:
-        """That, and the `contributions` of its modalities; `contribution` is None where they have more
-        subsets than one call of the engine takes patients."""
+        """That, the `contributions` of its modalities and the `next_tests`. `contribution` is None where they
+        have more subsets than one call of the engine takes patients, `next_tests` where the model cannot say.
+        """
+        explained, tests = await asyncio.gather(
+            self._contributions(patient, collator), self._next_tests(patient, collator)
+        )
+        return {**explained, "next_tests": tests}
+
+    async def _contributions(self, patient: Patient, collator: Collator) -> Mapping[str, Any]:
         names = [name for name in self.artefact.task.modality_names if name in patient.modalities]
         if 2 ** len(names) > self.limits.patients:
             return {**await self.diagnose(patient, collator), "nothing": None, "contribution": None}
         batch = collator([patient])
         arrays = under_every_subset(feed(batch, self.artefact.task), names)
-        said = await self.batcher.ask(arrays, 2 ** len(names))
+        said = await self._ask(arrays, 2 ** len(names))
         whole = {name: x[-1:] for name, x in said.items()}
         told = contributions(said["probability"], names, self.artefact.task)
         return {**self._answer(batch, whole), **told}
+
+    async def _next_tests(self, patient: Patient, collator: Collator) -> list[dict[str, Any]] | None:
+        if not self.artefact.manifest.together:
+            return None
+        names, arrays = self.artefact.with_one_more(feed(collator([patient]), self.artefact.task))
+        if not names:
+            return []
+        tests = self.artefact.next_tests(names, await self.batcher.ask(arrays, len(names)))
+        return [asdict(test) | {"noticeable": test.noticeable} for test in tests]
 
     def _answer(self, batch: Batch[np.ndarray], said: Arrays) -> dict[str, Any]:
         (answer,) = self.artefact.answers(batch, said)

@@ -10,16 +10,16 @@ from robustmdiff.data.kinds import KINDS
 from robustmdiff.data.kinds.kind import OPEN, Spec
 from robustmdiff.data.patient import DataError
 from robustmdiff.runtime import Artefact
-from robustmdiff.runtime.inputs import Arrays, specs_of
+from robustmdiff.runtime.inputs import VIEW, Arrays, specs_of
 from robustmdiff.serving.limits import Limits, Refused
 
 DRAWS_AXIS = {"noise_u": 1, "noise_z": 0}
 
 
 def input_specs(artefact: Artefact) -> dict[str, Spec]:
-    """The inputs, as `export.graph.DiagnosisGraph` lists them. The noise may be left out: the artefact has
-    its own."""
+    """The inputs, as `export.graph.DiagnosisGraph` lists them. Noise and view may be left out."""
     found = specs_of(artefact.task)
+    found |= {name: Spec(x.dtype, (OPEN, *x.shape[1:])) for name, x in artefact.everything(1).items()}
     for name, x in artefact.noise.items():
         opened = (OPEN if axis == DRAWS_AXIS[name] else n for axis, n in enumerate(x.shape))
         found[name] = Spec(x.dtype, tuple(opened))
@@ -43,6 +43,8 @@ def check(arrays: Arrays, artefact: Artefact, limits: Limits) -> int:
     B = len(arrays[first])
     if not 1 <= B <= limits.patients:
         raise Refused(400, f"{first} is of {B} patients, expected 1 to {limits.patients}")
+    if VIEW in arrays and len(arrays[VIEW]) != B:
+        raise Refused(400, f"{VIEW} is of {len(arrays[VIEW])} patients, expected {B} as {first}")
     tokenizer = artefact.collator.tokenizer
     entries = tokenizer.get_vocab_size() if tokenizer is not None else np.iinfo(np.int64).max
     for modality in artefact.task.modalities:

@@ -18,7 +18,6 @@ import torch
 from robustmdiff.export.parity import TOLERANCE, compare
 from robustmdiff.export.tensorrt import PACKAGES, build_engine
 from robustmdiff.runtime import Artefact
-from robustmdiff.runtime.inputs import feed
 from tests.export.conftest import with_draws  # noqa: F401
 from tests.export.tensorrt_engine import TensorRTEngine
 
@@ -49,7 +48,7 @@ def artefact(with_draws, engine) -> Artefact:  # noqa: F811
 
 
 def arrays_of(artefact: Artefact, patients) -> dict:
-    return feed(artefact.collator(patients), artefact.task) | artefact.noise
+    return artefact.inputs(artefact.collator(patients))
 
 
 def test_the_portable_engine_loads(engine, content, record_property):

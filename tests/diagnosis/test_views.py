@@ -24,6 +24,14 @@ def test_of_more_than_can_be_remembered_the_rarest_are_forgotten():
     assert {tuple(v) for v in views.tolist()} == {tuple(v) for v in every[-VIEWS:].tolist()}
 
 
+def test_of_a_view_only_what_is_asked_for_is_taken():
+    views = rows("110", "111", "001")
+    m, asked = rows("100", "100", "100", "001"), rows("010", "011", "000", "100")
+    assert torch.equal(fullest(views, m, asked), rows("110", "111", "100", "101"))
+    assert torch.equal(fullest(views[:1], m[:2], asked[:2]), rows("110", "110"))
+    assert torch.equal(fullest(views[:1], rows("100"), rows("001")), rows("100"))  # never together
+
+
 def test_the_fullest_holds_what_is_there():
     views = rows("110", "011", "111", "000")
     assert held_by(views, rows("010", "101")).tolist() == [[True] * 3 + [False], [False, False, True, False]]

@@ -15,10 +15,10 @@ from robustmdiff.diagnosis.abstention import Abstention
 from robustmdiff.diagnosis.model import RobustMDiff
 from robustmdiff.diagnosis.sets import ConformalSets
 from robustmdiff.encoders.config import ModelConfig
-from robustmdiff.explanation.acquisition import NextTest
 from robustmdiff.explanation.patient_page import _interval, explain_patient, render_patient_page
 from robustmdiff.knowledge import Ontology, Term, concepts_of_task
 from robustmdiff.knowledge.concepts import NOTHING_KNOWN
+from robustmdiff.next_test import NextTest
 from robustmdiff.training.notes import Note
 from tests.explanation.page import Page
 from tests.explanation.ward import NOTE, TASK

@@ -6,7 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import onnx
@@ -46,6 +46,20 @@ def test_under_every_subset_of_what_patients_have(with_draws):
     assert parity.views > 13 * 4
     assert parity.largest < ROUNDING
     assert parity.sets == 0
+
+
+def test_the_next_test_is_the_run_s(with_draws):
+    names = with_draws.predictor.task.modality_names
+    views = [view for patient in with_draws.patients[:3] for view in views_of(patient, names)]
+    told = 0
+    for view in views:
+        ours, theirs = with_draws.predictor.next_test(view), with_draws.artefact.next_test(view)
+        assert [test.modality for test in theirs] == [test.modality for test in ours]
+        for our, their in zip(ours, theirs, strict=True):
+            assert asdict(their) == pytest.approx(asdict(our), abs=ROUNDING)
+            told += our.expected_change > 1e-3
+    assert told > 10
+    assert any(not view.modalities for view in views)
 
 
 def test_every_part_of_the_answer_is_there(with_draws):
@@ -112,6 +126,9 @@ def test_several_labels_and_no_draws(tmp_path):
     assert parity.sets == 0
     assert many.artefact.diagnose(many.patients[0]).interval == {}
     assert not (many.folder / "noise.npz").exists()
+    assert (many.artefact.manifest.together, many.artefact.everything(2)) == ([], {})
+    with pytest.raises(Refusal, match="the model has no chain, expected a second stage"):
+        export_run(many.predictor.run, tmp_path / "other", sampler="single-step")
 
 
 @pytest.mark.slow  # four graphs more

@@ -14,7 +14,6 @@ import pytest
 from robustmdiff.data.patient import Patient
 from robustmdiff.export.parity import compare
 from robustmdiff.runtime import Artefact
-from robustmdiff.runtime.inputs import feed
 from tests.export.tensorrt_engine import TensorRTEngine
 from tests.export.test_export import ROUNDING
 
@@ -113,7 +112,7 @@ def test_patients_are_asked_through_it(with_draws):
     artefact = Artefact(ours.manifest, engine, ours.collator, ours.noise)
     parity = compare(with_draws.predictor, artefact, with_draws.patients[:3])
     assert parity.largest < ROUNDING
-    nobody = feed(artefact.collator([Patient("p", {})]), artefact.task) | artefact.noise
+    nobody = artefact.inputs(artefact.collator([Patient("p", {})]))
     many = {name: np.zeros((65, *x.shape[1:]), x.dtype) for name, x in nobody.items()}
     with pytest.raises(RuntimeError, match=r"\.at is \[65\], which is outside the engine's profile"):
         engine(many)

@@ -43,6 +43,7 @@ TASK = Task(
 )
 NAME = "Erika Mustermann"  # nowhere in what the server says
 TEXT = f"{NAME} coughs"
+CHANGE = {"scan": 0.3, "note": 0.004, "labs": 0.1}  # what seeing it is expected to do
 FULL = 40.0  # CRP at which the probability of "ill" is 1
 
 
@@ -69,11 +70,17 @@ def engine(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     )
     p = np.stack([1 - ill, ill], axis=1)
     draws = p[:, None] + 0 * arrays["noise_z"][None]
-    return {"probability": p, "in_set": p >= 0.2, "findings": findings, "draws": draws}
+    lacks = np.stack([arrays[f"{name}.at"] < 0 for name in CHANGE], axis=1)
+    change = ((arrays["view"] & lacks) @ np.array([*CHANGE.values()])).astype(np.float32)
+    moved = {"expected_change": change, "entropy_reduction": 2 * change}
+    return {"probability": p, "in_set": p >= 0.2, "findings": findings, "draws": draws} | moved
 
 
 def artefact(engine: Any = engine) -> Artefact:
-    manifest = Manifest(TASK, "onnx", "model.onnx", "fp32", 16, "head", 3, "0.1.0", {})
+    manifest = Manifest(
+        TASK, "onnx", "model.onnx", "fp32", 16, "head", 3, "0.1.0", {},
+        together=[["scan", "note"], ["note", "labs"]], usual_change={"note": 0.05},
+    )  # fmt: skip
     noise = {"noise_u": np.zeros((2, 3), np.float32), "noise_z": np.zeros((3, 2), np.float32)}
     return Artefact(manifest, engine, Collator(TASK, tokenizer(), 16), noise)
 

@@ -155,6 +155,30 @@ def test_a_switch_takes_a_modality_away_and_gives_it_back(page, tmp_path):
     page.until(STATUS, lambda said: said == "Most probable: healthy, 75 %. Seen: scan, note, labs.")
 
 
+ORDER = (
+    "[...document.querySelectorAll('[aria-label=\"What to order next\"] tbody tr')]"
+    ".map((row) => [row.className, row.children[0].textContent, row.children[2].textContent])"
+)
+
+
+def test_the_next_test_and_how_much_it_would_change(page, tmp_path):
+    page.value("document.querySelector('textarea').value = 'cough'; form.requestSubmit()")
+    page.until(ANSWERED)
+    assert page.value(ORDER) == [["target", "scan", "30 %"], ["target", "labs", "10 %"]]
+    bar = "document.querySelector('[aria-label=\"What to order next\"] .fill').style.width"
+    assert float(page.value(bar).rstrip("%")) == pytest.approx(30)  # of all of it, not of the widest
+    said = "document.getElementById('said').textContent"
+    assert "No test would change" not in page.value(said)
+    page.value("form.reset()")
+    page.until(STATUS, lambda said: said.startswith("Nothing is known"))
+    change(page, f"{CRP}.value = '10'")
+    page.until(STATUS, lambda said: said.endswith("Seen: labs."))
+    assert page.value(ORDER) == [["", "note", "0.4 %"]]
+    assert "No test would change this diagnosis, as far as this model can tell." in page.value(said)
+    assert "cannot tell what scan would change" in page.value(said)
+    assert page.complaints == []
+
+
 def drop(browser, name, content, onto="document.body"):
     """As a hand does it; content in base64."""
     browser.value(

@@ -32,6 +32,7 @@ def test_metadata_is_of_the_graph(served):
         "labs.at": ("INT64", [-1]),
         "labs.value": ("FP32", [-1, 2]),
         "labs.present": ("BOOL", [-1, 2]),
+        "view": ("BOOL", [-1, 3]),
         "noise_u": ("FP32", [2, -1]),
         "noise_z": ("FP32", [-1, 2]),
     }
@@ -40,7 +41,22 @@ def test_metadata_is_of_the_graph(served):
         "in_set": ("BOOL", [-1, 2]),
         "findings": ("FP32", [-1, 2]),
         "draws": ("FP32", [-1, -1, 2]),
+        "expected_change": ("FP32", [-1]),
+        "entropy_reduction": ("FP32", [-1]),
     }
+
+
+def test_a_view_may_be_asked_for_and_is_everything_where_it_is_not(served):
+    asked = infer_of([10, 20])
+    change = outputs(served.client.post(URL, json=asked))["expected_change"]
+    assert change.tolist() == pytest.approx([0.304, 0.304])
+    asked["inputs"].append(tensor("view", [[True, False, True], [False, True, False]]))
+    change = outputs(served.client.post(URL, json=asked))["expected_change"]
+    assert change.tolist() == pytest.approx([0.3, 0.004])
+    asked["inputs"][-1] = tensor("view", [[True, False, True]])
+    response = served.client.post(URL, json=asked)
+    assert response.status_code == 400
+    assert response.json()["error"] == "view is of 1 patients, expected 2 as scan.at"
 
 
 def test_it_infers_with_its_own_noise_or_that_of_the_request(served):
@@ -210,7 +226,8 @@ def test_binary_in_and_out(hostile):
     length = int(response.headers["Inference-Header-Content-Length"])
     head, rest = json.loads(response.content[:length]), response.content[length:]
     sizes = [each["parameters"]["binary_data_size"] for each in head["outputs"]]
-    assert [each["name"] for each in head["outputs"]] == ["probability", "in_set", "findings", "draws"]
+    names = ["probability", "in_set", "findings", "draws", "expected_change", "entropy_reduction"]
+    assert [each["name"] for each in head["outputs"]] == names
     assert sum(sizes) == len(rest)
     np.testing.assert_allclose(np.frombuffer(rest[: sizes[0]], "<f4"), [1 - 10 / FULL, 10 / FULL])
 
@@ -288,6 +305,8 @@ def test_feeds_of_several_requests_give_what_each_gives_alone():
     one, two = feed_of([10]), feed_of([20, 30])
     two["note.at"], two["note.input_ids"] = np.array([-1, 0]), np.array([[2, 4, 3]])
     two["note.lengths"] = np.array([3])
+    for feed, view in ((one, [[True, False, False]]), (two, [[False, True, True], [True, True, True]])):
+        feed["view"] = np.array(view)
     noise = {"noise_z": np.zeros((3, 2), np.float32)}
     for said, own in zip(split(engine(join([one, two]) | noise), [1, 2]), (one, two), strict=True):
         alone = engine(own | noise)

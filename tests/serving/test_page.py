@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from robustmdiff.data.patient import Patient
+from robustmdiff.refusal import Refusal
 from robustmdiff.serving.contributions import contributions, under_every_subset
 from robustmdiff.serving.tokens import Tokens
 from tests.serving.conftest import FULL, TASK, TEXT, artefact, base64_of, engine, house, png
@@ -78,6 +81,7 @@ def test_what_two_modalities_say_together_they_share(tmp_path):
             {"scan": 0.125, "note": 0.1, "labs": 0.125}
         )
         assert contribution["scan"]["healthy"] == pytest.approx(-0.125)
+        assert said.pop("next_tests") == []
         assert said == served.client.post("/predict", json=PATIENT).json()
 
 
@@ -99,6 +103,35 @@ def test_more_subsets_than_a_call_takes_are_not_asked_for(tmp_path):
         assert served.client.post("/explain", json=two).json()["contribution"] is not None
 
 
+def test_the_next_test_is_one_that_training_patients_had_together_with_what_is_there(served):
+    note, labs = (
+        served.client.post("/explain", json=of).json()["next_tests"]
+        for of in ({"note": "cough"}, {"labs": {"CRP": 1}})
+    )
+    assert [(t["modality"], t["noticeable"], t["usual_change"]) for t in note] == [
+        ("scan", True, None),
+        ("labs", True, None),
+    ]
+    assert [t["gain"] for t in note] == pytest.approx([0.3, 0.1])
+    assert note[0]["entropy_reduction"] == pytest.approx(0.6)
+    assert [(t["modality"], t["noticeable"], t["usual_change"]) for t in labs] == [("note", False, 0.05)]
+    both = {name: PATIENT[name] for name in ("scan", "note")}
+    assert served.client.post("/explain", json=both).json()["next_tests"] == []
+
+
+def test_a_model_that_cannot_say_what_a_test_would_change(tmp_path):
+    own = artefact()
+    own.manifest = replace(own.manifest, together=())
+    assert own.everything(2) == {}
+    with pytest.raises(Refusal, match="next_test: the model makes no draws, or an earlier version"):
+        own.next_test(Patient("", {}))
+    for served in house(tmp_path, lambda arrays: engine({"view": np.ones((1, 3), bool)} | arrays)):
+        served.served[0].artefact.manifest = own.manifest
+        said = served.client.post("/explain", json=PATIENT).json()
+        assert said["next_tests"] is None
+        assert said["contribution"] is not None
+
+
 def test_it_is_guarded_and_recorded_as_predict_is(served):
     said = sentence(served.client.post("/explain", json={"scan": base64_of(TEXT.encode())}), 422)
     assert "scan: is not an image" in said
@@ -107,13 +140,12 @@ def test_it_is_guarded_and_recorded_as_predict_is(served):
 
 
 def test_every_subset_of_what_a_patient_has_is_a_patient_of_the_artefact():
-    from robustmdiff.data.patient import Patient
     from robustmdiff.runtime.inputs import feed
 
     own = artefact(together)
     whole = {"scan": np.ones((1, 4, 4), np.float32), "labs": {"CRP": 10.0}}
     arrays = under_every_subset(feed(own.collator([Patient("", whole)]), own.task), ["scan", "labs"])
-    said = own.engine(arrays | own.noise)["probability"]
+    said = own.engine(arrays | own.everything(4) | own.noise)["probability"]
     subsets = [[], ["scan"], ["labs"], ["scan", "labs"]]
     for p, names in zip(said, subsets, strict=True):
         alone = own.diagnose(Patient("", {name: whole[name] for name in names}))
