@@ -91,12 +91,14 @@ def patients(tmp_path_factory) -> Path:
     ecg = json.loads(re.findall(r"```json\n(.*?)\n```", page)[0])
     fields = [{"name": "crp", "unit": "mg/l", "reference": [0, 5]}]
     modalities = [ecg, {"name": "labs", "kind": "values", "fields": fields}]
-    (root / "task.json").write_text(json.dumps({"modalities": modalities, "classes": ["well", "ill"]}))
+    (root / "task.json").write_text(
+        json.dumps({"modalities": modalities, "classes": ["well", "ill"]}), encoding="utf-8"
+    )
     rows = []
     for i in range(PATIENTS):
         np.save(root / f"{i}.npy", (rng.normal(size=(C, L)) + i % 2).astype(np.float32))
         rows.append(f"p{i},{('well', 'ill')[i % 2]},{f'{i}.npy' if i % 3 else ''},{i if i % 5 else ''}")
-    (root / "patients.csv").write_text("\n".join(["id,label,ecg,labs.crp", *rows]) + "\n")
+    (root / "patients.csv").write_text("\n".join(["id,label,ecg,labs.crp", *rows]) + "\n", encoding="utf-8")
     return root
 
 

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
 from robustmdiff.data.modality import Modality
 from robustmdiff.data.pictures.raster import Raster, Unreadable, decoding
+
+HEADER = Lock()
+
+
+def stored(path: Path) -> np.ndarray:
+    """The array in a file, not read yet. One thread at a time: its header is a Python literal, and CPython
+    before 3.11.8 counts the depth of literals in one place for all threads, so that it now and then refuses a
+    sound one (its issue 106905)."""
+    with HEADER:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def read_array(path: Path, modality: Modality) -> Raster:
@@ -15,7 +26,7 @@ def read_array(path: Path, modality: Modality) -> Raster:
     order. Only an array of the modality's shape is read into memory."""
     assert modality.shape is not None
     with decoding("an array"):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = stored(path)
     if not isinstance(array, np.ndarray):
         raise Unreadable("is not an array that can be read (an archive of several), expected .npy")
     if array.dtype.kind not in "biuf":

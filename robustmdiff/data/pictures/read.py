@@ -18,7 +18,7 @@ import numpy as np
 
 from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import DataError
-from robustmdiff.data.pictures.arrays import read_array
+from robustmdiff.data.pictures.arrays import read_array, stored
 from robustmdiff.data.pictures.bitmaps import read_bitmap
 from robustmdiff.data.pictures.dicom import read_dicom
 from robustmdiff.data.pictures.nifti import read_nifti
@@ -74,7 +74,7 @@ def read_image(path: Path, modality: Modality, cache: Path | None = None) -> np.
     kept = cache / _key(path, modality) if cache is not None and reader is not read_array else None
     if kept is not None and kept.is_file():
         try:
-            pixels = np.load(kept, allow_pickle=False)
+            pixels = np.array(stored(kept))
         except (OSError, ValueError, EOFError):  # damaged: decode again
             pixels = np.empty(0)
         if pixels.shape == modality.shape and pixels.dtype == np.float32:
