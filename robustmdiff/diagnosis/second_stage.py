@@ -134,6 +134,7 @@ class SecondStage(nn.Module):
         """By these patients' posteriors; the forecast's expectation where there are none."""
         if not len(pairs.y):
             return SPREAD
+        pairs = pairs.take(torch.arange(0, len(pairs.y), 1 + len(pairs.y) // PART, device=pairs.y.device))
         seen, rows = self.expecting(model, pairs.seen), torch.arange(len(pairs.y), device=pairs.y.device)
 
         def draw(spread: float) -> Tensor:
