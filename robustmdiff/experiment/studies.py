@@ -171,14 +171,15 @@ def _cohort(source: Source) -> Study:
     }
     weight = {name: cohorts[name].weights if enriched else None for name, enriched in rare.items()}
     test = cohorts["test"]
+    exact = test.config.exact
     return Study(
         source=source,
         task=with_encoders(test.task, source.encoders),
         patients={name: cohort.patients for name, cohort in cohorts.items()},
         weight=weight["test"],
         calibration_weight=weight["calibration"],
-        posterior=test.posterior,
-        independent=partial(test.posterior, correlation=0.0) if test.config.correlation else None,
+        posterior=test.posterior if exact else None,
+        independent=partial(test.posterior, correlation=0.0) if exact and test.config.correlation else None,
         mnar=partial(test.mask, "mnar"),
     )
 

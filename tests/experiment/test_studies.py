@@ -52,6 +52,16 @@ def test_the_cohort_s_three_parts_are_different_people(cohort):
     assert cohort.posterior is not None
 
 
+@pytest.mark.parametrize("option", ["aligned", "lateral"])
+def test_where_one_image_shows_a_part_of_another_a_cohort_has_no_ceiling(option, monkeypatch, tmp_path):
+    monkeypatch.setenv("RMD_CACHE", str(tmp_path))
+    sizes = {"train": 3, "calibration": 3, "test": 3, "image_size": 16, "correlation": 0.3}
+    study = load_study(Source("cohort", options=sizes | {option: True}))
+    assert (study.posterior, study.independent) == (None, None)
+    assert study.mnar(0.5, 0).shape == (3, len(study.task.modalities))
+    assert any(f"{option}=True" in note for note in study.notes)
+
+
 def test_calibration_patients_are_enriched_by_an_option_of_their_own(cohort, monkeypatch, tmp_path):
     monkeypatch.setenv("RMD_CACHE", str(tmp_path))
     options = dict(cohort.source.options) | {"calibration": 40, "calibration_rare_per_class": 6}

@@ -17,16 +17,25 @@ from robustmdiff.data.cohort.draw import SITES, draw, states_of, stream
 from robustmdiff.data.cohort.imaging import CONTRASTS, CT_LEVELS
 from robustmdiff.data.cohort.missingness import Mechanism
 from robustmdiff.data.cohort.posterior import posterior, reading_evidence
-from robustmdiff.data.cohort.render import IMAGES, Rendering, rendering
+from robustmdiff.data.cohort.render import Rendering, names, rendering, views
 from robustmdiff.data.cohort.table import DISEASES, FINDINGS, MODALITIES, RARE, DiseaseTable, disease_table
 from robustmdiff.data.modality import Modality
 from robustmdiff.data.patient import Observation, Patient
 from robustmdiff.data.task import Task
 from robustmdiff.knowledge.concepts import ConceptTable
+from robustmdiff.refusal import Refusal
 
-WINDOWS = {"xray": (0.0, 1.0), "ct": (-1000.0, 300.0), "mri": (0.0, 0.9)}
+WINDOWS = {"xray": (0.0, 1.0), "xray_lateral": (0.0, 1.0), "ct": (-1000.0, 300.0), "mri": (0.0, 0.9)}
 CHANNELS = {"ct": tuple(f"{20 * z:+.0f} cm" for z in CT_LEVELS), "mri": tuple(CONTRASTS)}
-COSTS = {"xray": 1.0, "ct": 6.0, "mri": 10.0, "text": 1.0, "structured": 2.0, "genomic": 8.0}
+COSTS = {
+    "xray": 1.0,
+    "ct": 6.0,
+    "mri": 10.0,
+    "text": 1.0,
+    "structured": 2.0,
+    "genomic": 8.0,
+    "xray_lateral": 1.0,
+}
 
 
 def make_cohort(config: CohortConfig | None = None, *, cache: str | os.PathLike[str] | None = None) -> Cohort:
@@ -42,7 +51,7 @@ class Cohort:
     task       what the modalities are, the classes and their prevalence.
     table      the true disease table; a model is to be given `concepts()` instead.
     drawn      labels, findings, readings, site, age, weights (see `draw.Draw`).
-    presence   bool [n, M], modalities the patients have.
+    presence   bool [n, M], modalities the patients have, in the task's order.
     cells      bool [n, M, F], readings not hidden by a missing value.
     degraded   bool [n, M], modalities rendered in poor quality.
     """
@@ -55,11 +64,13 @@ class Cohort:
         self.task = _task(self.table, self.states.labels, np.exp(self.states.log_prior), config)
         n, (M, F) = len(self), self.table.sensitivity.shape
         p = missingness.missing_probability(self.mechanism(), self.drawn)
-        self.presence = stream(config, "presence").random((n, M)) >= p[:, :M]
-        self._panels = np.array([m.kind == "values" for m in self.task.modalities])  # bool [M]
+        self.presence = self._with_lateral(stream(config, "presence").random((n, M)) >= p[:, :M])
+        self._panels = np.array(
+            [self.task.modality(name).kind == "values" for name in MODALITIES]
+        )  # bool [M]
         hidden = stream(config, "cells").random((n, M, F)) < p[:, M, None, None]
         self.cells = self.table.visible & ~(self._panels[:, None] & hidden)
-        self.degraded = stream(config, "degraded").random((n, M)) < config.degraded
+        self.degraded = self._with_lateral(stream(config, "degraded").random((n, M)) < config.degraded)
         self.patients = Patients(self)
 
     def __len__(self) -> int:
@@ -88,7 +99,14 @@ class Cohort:
         combine with `presence`. keep_one leaves a patient who would have nothing one modality,
         chosen at random from those the cohort has."""
         mechanism = self.mechanism(kind, rate)
-        return missingness.draw(mechanism, self.drawn, seed, self.presence if keep_one else None)
+        M = len(MODALITIES)
+        own = self.presence[:, :M] if keep_one else None
+        return self._with_lateral(missingness.draw(mechanism, self.drawn, seed, own))
+
+    def _with_lateral(self, mask: np.ndarray) -> np.ndarray:
+        """Of the task's modalities, from that of MODALITIES: both views of an X-ray are taken together."""
+        xray = MODALITIES.index("xray")
+        return np.column_stack([mask, mask[:, xray]]) if self.config.lateral else mask
 
     def posterior(
         self,
@@ -107,6 +125,8 @@ class Cohort:
                   are evidence, too. By default only the cohort's own missingness is.
         correlation that is assumed between findings; by default the cohort's own. With 0 it is what a
                   disease table can know at best: its findings are independent given the disease.
+
+        Raises Refusal where the config is not `exact`.
         """
         return self.posterior_from(
             self.evidence, presence, index, mechanism=mechanism, correlation=correlation
@@ -122,6 +142,7 @@ class Cohort:
         correlation: float | None = None,
     ) -> np.ndarray:
         """The same from any evidence [len(cohort), M, F, 2], log P(seen | finding absent, present)."""
+        self.check_exact()
         rows = np.arange(len(self)) if index is None else np.asarray(index, dtype=np.int64)
         own = self.presence[rows]
         mask = own if presence is None else np.asarray(presence, dtype=bool)
@@ -146,6 +167,15 @@ class Cohort:
         if correlation is not None:
             states = states_of(self.table, self.config.multilabel, correlation)
         return posterior(states, per_finding, log_site, log_mask)
+
+    def check_exact(self) -> None:
+        """Refusal unless each modality shows readings of its own."""
+        if not self.config.exact:
+            aligned, lateral = self.config.aligned, self.config.lateral
+            raise Refusal(
+                f"aligned is {aligned} and lateral {lateral}, expected both False: of a cohort in which one "
+                "image shows a part of what another does, the best possible diagnosis is not known"
+            )
 
     def _cells(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values missing and measured, [n] each, in the panels that the patients have."""
@@ -204,7 +234,7 @@ class Patients(Sequence[Patient]):
             id=f"RMD-{config.table_seed}-{config.seed}-{i:06d}",
             modalities={
                 name: self.observe(i, name) if cohort.presence[i, m] else None
-                for m, name in enumerate(MODALITIES)
+                for m, name in enumerate(cohort.task.modality_names)
             },
             labels=dict(zip(cohort.task.classes, drawn.labels[i].tolist(), strict=True)),
             findings=dict(zip(FINDINGS, drawn.findings[i].tolist(), strict=True)),
@@ -216,7 +246,7 @@ class Patients(Sequence[Patient]):
     def observe(self, i: int, name: str) -> Observation:
         """What was rendered of patient i in one modality, whether or not the patient has it."""
         cohort, record = self._cohort, self._cohort.rendering.records[i]
-        if name in IMAGES:
+        if name in cohort.rendering.images:
             return np.array(cohort.rendering.images[name][i], dtype=np.float32)
         if name == "text":
             return str(record["text"])
@@ -233,10 +263,11 @@ def _task(table: DiseaseTable, labels: np.ndarray, prior: np.ndarray, config: Co
     size = config.image_size
     visible = table.visible[MODALITIES.index("structured")]
     fields = {"structured": panel.structured_fields(visible), "genomic": panel.genomic_fields()}
+    images = views(config)
     modalities = []
-    for name in MODALITIES:
-        if name in IMAGES:
-            shape = (IMAGES[name][1], size, size)
+    for name in names(config):
+        if name in images:
+            shape = (images[name].channels, size, size)
             channels = CHANNELS.get(name, ())
             modality = Modality(
                 name, "image", shape=shape, window=WINDOWS[name], channels=channels, cost=COSTS[name]

@@ -28,6 +28,10 @@ class CohortConfig:
                     appended, and `Cohort.weights` leads back to the true prevalence.
     multilabel      diseases occur independently and findings follow a noisy-OR.
     correlation     between findings of one organ, given the disease (see `organs`): 0 is independence.
+    aligned         the MRI is an axial slice in the plane of a CT slice (`imaging.ALIGNED_LEVEL`) and shows
+                    the same lesions, so that one can be translated into the other.
+    lateral         every X-ray has a lateral view of the same lesions, the modality "xray_lateral": the last
+                    one, present and of poor quality where the frontal view is.
     """
 
     patients: int = 1500
@@ -41,6 +45,8 @@ class CohortConfig:
     rare_per_class: int | None = None
     multilabel: bool = False
     correlation: float = 0.0
+    aligned: bool = False
+    lateral: bool = False
 
     def __post_init__(self) -> None:
         if self.missingness not in KINDS:
@@ -60,3 +66,9 @@ class CohortConfig:
             raise Refusal(f"rare_per_class is {self.rare_per_class}, expected None or at least 1")
         if self.rare_per_class is not None and self.multilabel:
             raise Refusal("rare_per_class needs one label per patient, but multilabel is True")
+
+    @property
+    def exact(self) -> bool:
+        """Whether the best possible diagnosis is known. It is where each modality shows readings of its own,
+        all of them: one plane, or a view from the side, shows some of another's."""
+        return not (self.aligned or self.lateral)

@@ -11,7 +11,7 @@ import numpy as np
 
 from robustmdiff.data.cohort.config import CohortConfig
 from robustmdiff.data.cohort.organs import ORGAN_FINDINGS, Factor, factors, given_factor, quantile
-from robustmdiff.data.cohort.table import RARE, SPECIFICITY, DiseaseTable
+from robustmdiff.data.cohort.table import MODALITIES, RARE, SPECIFICITY, DiseaseTable
 
 SITES = ("community hospital", "general hospital", "referral centre")
 SITE_COMMON = np.array([0.40, 0.35, 0.25])  # P(site | no rare disease)
@@ -89,10 +89,13 @@ def draw(config: CohortConfig, table: DiseaseTable) -> Draw:
     findings = stream(config, "findings").random((n, F)) < _frequency(config, states, state)
     u = stream(config, "readings").random((n, M, F))
     positive = u < np.where(findings[:, None], table.sensitivity, 1 - SPECIFICITY)
+    readings = np.where(table.visible, positive, -1).astype(np.int8)
+    if config.aligned:
+        readings[:, MODALITIES.index("mri")] = readings[:, MODALITIES.index("ct")]
     return Draw(
         labels=states.labels[state],
         findings=findings,
-        readings=np.where(table.visible, positive, -1).astype(np.int8),
+        readings=readings,
         site=site,
         age=np.clip(age, *AGE_RANGE).round(),
         female=stream(config, "sex").random(n) < 0.5,

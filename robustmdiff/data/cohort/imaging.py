@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from robustmdiff.data.cohort.lesions import paint_lesions
@@ -10,13 +12,15 @@ from robustmdiff.data.cohort.phantom import CM, Body, Canvas
 MU_WATER = 0.20  # 1/cm at about 60 keV
 PHOTONS = 4e4  # per pixel of the unattenuated beam
 LOG_RANGE = 6.0  # the line integral that is white in an X-ray
+LATERAL_PHOTONS, LATERAL_RANGE = 4e5, 9.0  # from the side there is more to pass: more light, a wider scale
 CT_LEVELS = (0.49, 0.20, -0.03, -0.28)  # of the axial slices, from above to below
 CT_THICKNESS = 0.04  # between the two planes that one slice averages
+ALIGNED_LEVEL = 0.20  # of an MRI slice in the plane of a CT slice: the one that cuts the most findings
 CT_NOISE = 18.0  # HU
 MRI_DEPTHS = (-0.09, -0.03, 0.03, 0.09)  # of the planes that one thick coronal slice averages
 CONTRASTS = {"T1w": (500.0, 12.0), "T2w": (4000.0, 90.0), "PDw": (4000.0, 15.0)}  # TR, TE in ms
 MRI_NOISE = 0.015
-DEPTH = 24  # samples along the X-ray beam
+DEPTH, LATERAL_DEPTH = 24, 64  # samples along the X-ray beam
 EDGE = 0.95  # half the field of view
 
 
@@ -42,23 +46,43 @@ def rician(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.nda
     return np.hypot(signal + real, imaginary)
 
 
-def xray(body: Body, readings: np.ndarray, size: int, degraded: bool, rng: np.random.Generator) -> np.ndarray:
+@dataclass(frozen=True)
+class Scene:
+    """What is to be seen in one image. Lesions vary by a generator of their own, which two images that show
+    the same ones both have from its start; where it is the image's, lesions are painted before the noise."""
+
+    body: Body
+    readings: np.ndarray  # int8 [imaging findings]
+    lesions: np.random.Generator
+
+    def canvas(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, *, mri: bool = False) -> Canvas:
+        canvas = Canvas(self.body, x, y, z, mri=mri)
+        paint_lesions(canvas, self.readings, self.lesions)
+        return canvas
+
+
+def xray(scene: Scene, size: int, degraded: bool, rng: np.random.Generator) -> np.ndarray:
     """Frontal view [1, size, size], 0 (air) to about 1 (dense), patient's right on the left."""
     axis = _axis(size)
     y = np.linspace(-0.62, 0.62, DEPTH)
-    canvas = Canvas(body, axis, y, axis)
-    paint_lesions(canvas, readings, rng)
+    canvas = scene.canvas(axis, y, axis)
     p = line_integral(canvas.volume[0], CM * (y[1] - y[0]))[::-1]
-    if degraded:
-        p = _blur(p)
-    return (detect(p, PHOTONS / (40 if degraded else 1), rng) / LOG_RANGE)[None].astype(np.float32)
+    return _film(p, PHOTONS, LOG_RANGE, degraded, rng)
 
 
-def ct(body: Body, readings: np.ndarray, size: int, degraded: bool, rng: np.random.Generator) -> np.ndarray:
+def xray_lateral(scene: Scene, size: int, degraded: bool, rng: np.random.Generator) -> np.ndarray:
+    """View from the patient's left [1, size, size], 0 (air) to about 1 (dense), front on the left."""
+    axis = _axis(size)
+    x = np.linspace(-1.05, 1.05, LATERAL_DEPTH)
+    canvas = scene.canvas(x, axis, axis)
+    p = line_integral(canvas.volume[0].swapaxes(1, 2), CM * (x[1] - x[0]))[::-1]
+    return _film(p, LATERAL_PHOTONS, LATERAL_RANGE, degraded, rng)
+
+
+def ct(scene: Scene, size: int, degraded: bool, rng: np.random.Generator) -> np.ndarray:
     """Axial slices [4, size, size] in HU, front at the top, patient's right on the left."""
-    planes = np.array([level + side * CT_THICKNESS / 2 for level in CT_LEVELS[::-1] for side in (-1, 1)])
-    canvas = Canvas(body, _axis(size), _axis(size), planes)
-    paint_lesions(canvas, readings, rng)
+    planes = np.concatenate([_planes(level) for level in CT_LEVELS[::-1]])
+    canvas = scene.canvas(_axis(size), _axis(size), planes)
     hu = canvas.volume[0].reshape(len(CT_LEVELS), 2, size, size).mean(axis=1)[::-1]
     if degraded:
         hu = _blur(hu)
@@ -66,15 +90,43 @@ def ct(body: Body, readings: np.ndarray, size: int, degraded: bool, rng: np.rand
     return np.maximum(hu + _blur(noise) * 2.0, -1024).astype(np.float32)
 
 
-def mri(body: Body, readings: np.ndarray, size: int, degraded: bool, rng: np.random.Generator) -> np.ndarray:
+def mri(scene: Scene, size: int, degraded: bool, rng: np.random.Generator) -> np.ndarray:
     """One thick coronal slice in three contrasts [3, size, size], relative signal."""
-    canvas = Canvas(body, _axis(size), np.array(MRI_DEPTHS), _axis(size), mri=True)
-    paint_lesions(canvas, readings, rng)
+    canvas = scene.canvas(_axis(size), np.array(MRI_DEPTHS), _axis(size), mri=True)
+    return _received(_contrasts(canvas).mean(axis=2)[:, ::-1], degraded, rng)
+
+
+def mri_aligned(scene: Scene, size: int, degraded: bool, rng: np.random.Generator) -> np.ndarray:
+    """The slice of `ct` at ALIGNED_LEVEL in three contrasts [3, size, size], relative signal."""
+    canvas = scene.canvas(_axis(size), _axis(size), _planes(ALIGNED_LEVEL), mri=True)
+    return _received(_contrasts(canvas).mean(axis=1), degraded, rng)
+
+
+def _planes(level: float) -> np.ndarray:
+    """Heights of the two planes that an axial slice averages."""
+    return np.array([level - CT_THICKNESS / 2, level + CT_THICKNESS / 2])
+
+
+def _film(
+    p: np.ndarray, photons: float, white: float, degraded: bool, rng: np.random.Generator
+) -> np.ndarray:
+    """Line integrals [size, size] as a radiograph [1, size, size]."""
+    if degraded:
+        p = _blur(p)
+    return (detect(p, photons / (40 if degraded else 1), rng) / white)[None].astype(np.float32)
+
+
+def _contrasts(canvas: Canvas) -> np.ndarray:
+    """The signal in each contrast, [3, Z, Y, X]."""
     pd, t1, t2 = canvas.volume
-    images = np.stack([spin_echo(pd, t1, t2, *times).mean(axis=1) for times in CONTRASTS.values()])[:, ::-1]
+    return np.stack([spin_echo(pd, t1, t2, *times) for times in CONTRASTS.values()])
+
+
+def _received(images: np.ndarray, degraded: bool, rng: np.random.Generator) -> np.ndarray:
+    """Signals [3, size, size] as the coil receives them."""
     if degraded:
         images = _blur(images)
-    images = images * _bias_field(size, rng)
+    images = images * _bias_field(images.shape[-1], rng)
     return rician(images, MRI_NOISE * (5 if degraded else 1), rng).astype(np.float32)
 
 

@@ -33,6 +33,7 @@ class Reader:
     @staticmethod
     def fit(cohort: Cohort, index: np.ndarray) -> Reader:
         """Learns from the patients `index` (at least 50 of whom have each modality)."""
+        cohort.check_exact()
         readers = {}
         for m, modality in enumerate(cohort.task.modalities):
             rows = index[cohort.presence[index, m]]

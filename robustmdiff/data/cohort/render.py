@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,11 +29,33 @@ from robustmdiff.data.patient import DataError
 # Missingness is applied after rendering: cohorts that differ only there share their cache.
 _NOT_RENDERED = ("missingness", "rate", "cell_rate")
 _SOURCES = ("table", "organs", "draw", "phantom", "lesions", "imaging", "report", "panel", "render")
-IMAGES: dict[str, tuple[Callable[..., np.ndarray], int]] = {
-    "xray": (imaging.xray, 1),
-    "ct": (imaging.ct, len(imaging.CT_LEVELS)),
-    "mri": (imaging.mri, len(imaging.CONTRASTS)),
-}
+
+
+class View(NamedTuple):
+    """One kind of image. `shows` is the modality whose readings and lesions are in it."""
+
+    make: Callable[[imaging.Scene, int, bool, np.random.Generator], np.ndarray]
+    channels: int
+    shows: str
+
+
+def views(config: CohortConfig) -> dict[str, View]:
+    """The image modalities of a cohort."""
+    made = {
+        "xray": View(imaging.xray, 1, "xray"),
+        "ct": View(imaging.ct, len(imaging.CT_LEVELS), "ct"),
+        "mri": View(imaging.mri, len(imaging.CONTRASTS), "mri"),
+    }
+    if config.aligned:
+        made["mri"] = View(imaging.mri_aligned, len(imaging.CONTRASTS), "ct")
+    if config.lateral:
+        made["xray_lateral"] = View(imaging.xray_lateral, 1, "xray")
+    return made
+
+
+def names(config: CohortConfig) -> tuple[str, ...]:
+    """All modalities of a cohort, in order."""
+    return MODALITIES + (("xray_lateral",) if config.lateral else ())
 
 
 @dataclass(frozen=True)
@@ -81,7 +103,7 @@ def rendering(
     folder = cache_root(cache) / f"cohort-{render_key(config)}"
     if folder.exists():
         try:
-            return _open(folder)
+            return _open(folder, config)
         except (OSError, ValueError, KeyError) as error:
             warnings.warn(f"{folder} is damaged ({error}): rendering it again", stacklevel=2)
             shutil.rmtree(folder)
@@ -106,7 +128,7 @@ def rendering(
         except OSError:
             if not folder.exists():  # else another process was faster with the same content
                 raise
-        return _open(folder)
+        return _open(folder, config)
     except OSError as error:
         raise DataError(f"{folder}: cannot write the cohort's cache ({error}); set RMD_CACHE") from error
     finally:
@@ -121,15 +143,18 @@ def _render_into(folder: Path, config: CohortConfig, drawn: Draw, degraded: np.n
         name: np.lib.format.open_memmap(
             folder / f"{name}.npy", mode="w+", dtype=np.float16, shape=(n, channels, size, size)
         )
-        for name, (_, channels) in IMAGES.items()
+        for name, (_, channels, _) in views(config).items()
     }
+    column = {name: m for m, name in enumerate(names(config))}
 
     def one(i: int) -> dict[str, Any]:
         body = Body.draw(_rng(config, i, "body"))
-        for name, (make, _) in IMAGES.items():
-            m = MODALITIES.index(name)
-            seen = drawn.readings[i, m, : len(IMAGING)]
-            images[name][i] = make(body, seen, size, bool(degraded[i, m]), _rng(config, i, name))
+        for name, (make, _, shows) in views(config).items():
+            rng = _rng(config, i, name)
+            lesions = rng if shows == name else _rng(config, i, shows)
+            seen = drawn.readings[i, MODALITIES.index(shows), : len(IMAGING)]
+            scene = imaging.Scene(body, seen, lesions)
+            images[name][i] = make(scene, size, bool(degraded[i, column[name]]), rng)
         return {
             name: make(drawn.readings[i, m], bool(degraded[i, m]), _rng(config, i, name))
             for name, make in (
@@ -154,14 +179,14 @@ def _rng(config: CohortConfig, i: int, name: str) -> np.random.Generator:
     return np.random.default_rng([config.seed, i, *name.encode()])
 
 
-def _open(folder: Path) -> Rendering:
+def _open(folder: Path, config: CohortConfig) -> Rendering:
     checksums = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     for name, expected in checksums.items():
         if _checksum(folder / name) != expected:
             raise ValueError(f"{name} does not match its checksum")
     with open(folder / "records.jsonl", encoding="utf-8") as file:
         records = list(_records(file))
-    images = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in IMAGES}
+    images = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in views(config)}
     return Rendering(images, records)
 
 

@@ -14,7 +14,10 @@ from robustmdiff.data.cohort import render as render_module
 from robustmdiff.data.cohort.concepts import BANDS, frequency_bands
 from robustmdiff.data.cohort.reader import Reader, reader_check
 from robustmdiff.data.cohort.table import FINDINGS, MODALITIES
+from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import DataError
+from robustmdiff.data.tokenizer import train_tokenizer
+from robustmdiff.refusal import Refusal
 
 SMALL = CohortConfig(patients=11, seed=7, image_size=24)
 
@@ -239,6 +242,72 @@ def test_concepts_are_diseases_then_findings():
     stated = {(s, t) for s, t, name in edges if name == "has_phenotype"}
     expected = {(c, 12 + f) for c in range(1, 12) for f in range(42) if concepts.frequency[c, f] > 0.05}
     assert stated == expected
+
+
+OPTIONS = [{"aligned": True}, {"lateral": True}, {"aligned": True, "lateral": True}]
+
+
+def bytes_of(cohort):
+    """Every array and text that is rendered."""
+    images = {name: array.tobytes() for name, array in cohort.rendering.images.items()}
+    return images | {f"record {i}": record for i, record in enumerate(cohort.rendering.records)}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_an_option_changes_only_what_it_names(cache, options):
+    """The default cohort has the same bytes as before there were options, by those that they share."""
+    default = bytes_of(make_cohort(SMALL, cache=cache))
+    made = make_cohort(dataclasses.replace(SMALL, **options), cache=cache)
+    with_options = bytes_of(made)
+    assert set(with_options) - set(default) == ({"xray_lateral"} if "lateral" in options else set())
+    differ = {name for name in default if with_options[name] != default[name]}
+    assert differ == ({"mri"} if "aligned" in options else set())
+    assert made.task.modality_names == MODALITIES + (("xray_lateral",) if "lateral" in options else ())
+
+
+def test_the_default_cohort_is_the_one_that_results_were_made_with(cache):
+    """Weighted means of the first patient's pixels, printed by this loop before there were options; to a
+    thousandth, as float16 has three digits."""
+    weight = np.cos(np.arange(24 * 24)).reshape(24, 24)
+    images = make_cohort(SMALL, cache=cache).rendering.images
+    for name, expected in {"xray": 0.000402, "ct": 0.858571, "mri": 0.003247}.items():
+        image = images[name][0].astype(np.float64)
+        assert (image * weight).mean() == pytest.approx(expected, abs=1e-3 * np.abs(image).mean()), name
+
+
+def test_a_lateral_view_is_present_and_poor_where_the_frontal_one_is(cache):
+    config = dataclasses.replace(SMALL, lateral=True, missingness="mcar", rate=0.5, degraded=0.4)
+    cohort = make_cohort(config, cache=cache)
+    plain = make_cohort(dataclasses.replace(config, lateral=False), cache=cache)
+    assert {patient.has("xray") for patient in cohort.patients} == {True, False}
+    for patient, without in zip(cohort.patients, plain.patients, strict=True):
+        assert patient.has("xray_lateral") == patient.has("xray")
+        same(patient, without)
+    for mask in (cohort.presence, cohort.degraded, cohort.mask("mnar", 0.5, 1, keep_one=True)):
+        assert mask.shape == (11, 7)
+        assert (mask[:, 6] == mask[:, 0]).all()
+        assert 0 < mask[:, 6].mean() < 1
+    batch = Collator(cohort.task, train_tokenizer(["a"]))(list(cohort.patients))
+    np.testing.assert_array_equal(batch.presence, cohort.presence)
+
+
+def test_an_aligned_mri_reads_what_ct_reads(cache):
+    cohort = make_cohort(dataclasses.replace(SMALL, aligned=True), cache=cache)
+    readings = cohort.drawn.readings
+    np.testing.assert_array_equal(readings[:, MODALITIES.index("mri")], readings[:, MODALITIES.index("ct")])
+    before = make_cohort(SMALL, cache=cache).drawn.readings
+    np.testing.assert_array_equal(np.delete(readings, 2, axis=1), np.delete(before, 2, axis=1))
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_where_one_image_shows_a_part_of_another_there_is_no_ceiling(cache, options):
+    cohort = make_cohort(dataclasses.replace(SMALL, **options), cache=cache)
+    with pytest.raises(
+        Refusal, match=r"aligned is \w+ and lateral \w+, expected both False: .* is not known"
+    ):
+        cohort.posterior()
+    with pytest.raises(Refusal, match="expected both False"):
+        reader_check(cohort)
 
 
 @pytest.mark.slow  # hundreds of rendered patients

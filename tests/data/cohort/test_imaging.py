@@ -16,6 +16,17 @@ def body():
     return Body.draw(np.random.default_rng(3))
 
 
+def picture(make, body, readings, size, degraded, rng):
+    """An image whose lesions vary by its own generator."""
+    return make(imaging.Scene(body, readings, rng), size, degraded, rng)
+
+
+VIEWS = {
+    **{imaging.xray: 1, imaging.xray_lateral: 1, imaging.ct: 4},
+    **{imaging.mri: 3, imaging.mri_aligned: 3},
+}
+
+
 def test_line_integral_by_a_plain_loop():
     hu = np.random.default_rng(0).uniform(-1000, 800, (3, 5, 7))
     expected = np.zeros((3, 7))
@@ -52,11 +63,66 @@ def test_xray_is_the_projection_of_the_volume_it_was_made_from():
     volume = Canvas(b, axis, y, axis).volume[0]
     mu = 0.20 * (1 + volume.astype(np.float64) / 1000)
     rays = np.trapezoid(mu, y * CM, axis=1)[::-1]
-    image = imaging.xray(b, NOTHING, size, False, np.random.default_rng(0))[0] * imaging.LOG_RANGE
+    image = picture(imaging.xray, b, NOTHING, size, False, np.random.default_rng(0))[0] * imaging.LOG_RANGE
     # Quantum noise: sd of the logarithm of a Poisson count.
     noise = np.sqrt(np.exp(rays) / imaging.PHOTONS)
     assert np.abs(image - rays).mean() < noise.mean() + 0.05
     assert np.corrcoef(image.ravel(), rays.ravel())[0, 1] > 0.995
+
+
+def test_a_lateral_view_is_the_projection_from_the_side_of_the_same_volume():
+    """As above; the volume is that of the frontal test, so that only the direction differs."""
+    b, size = body(), 32
+    axis = 0.95 * (2 * (np.arange(size) + 0.5) / size - 1)
+    x = np.linspace(-1.05, 1.05, 161)
+    readings = NOTHING.copy()
+    readings[IMAGING.index("lung mass")] = 1
+    scene = imaging.Scene(b, readings, np.random.default_rng(6))
+    mu = 0.20 * (1 + scene.canvas(x, axis, axis).volume[0].astype(np.float64) / 1000)
+    rays = np.trapezoid(mu, x * CM, axis=2)[::-1]
+    scene = imaging.Scene(b, readings, np.random.default_rng(6))
+    image = imaging.xray_lateral(scene, size, False, np.random.default_rng(0))[0] * imaging.LATERAL_RANGE
+    noise = np.sqrt(np.exp(rays) / imaging.LATERAL_PHOTONS)
+    assert np.abs(image - rays).mean() < noise.mean() + 0.05
+    assert np.corrcoef(image.ravel(), rays.ravel())[0, 1] > 0.995
+
+
+@pytest.mark.parametrize("finding", ["lung mass", "pneumothorax", "tree-in-bud opacities", "atelectasis"])
+def test_an_aligned_mri_shows_in_the_plane_of_a_ct_slice_what_that_shows(finding, monkeypatch):
+    """Without noise a finding changes the same pixels of both: of the plane that cuts it, and none where
+    it lies elsewhere (the atelectasis does)."""
+    monkeypatch.setattr(imaging, "CT_NOISE", 0.0)
+    monkeypatch.setattr(imaging, "MRI_NOISE", 0.0)
+    readings = NOTHING.copy()
+    readings[IMAGING.index(finding)] = 1
+
+    def changed(make, channel):
+        images = [
+            make(imaging.Scene(body(), r, np.random.default_rng(8)), 64, False, np.random.default_rng(9))
+            for r in (NOTHING, readings)
+        ]
+        return np.abs(images[1] - images[0])[channel] > 1e-3 * np.abs(images).max()
+
+    ct = changed(imaging.ct, imaging.CT_LEVELS.index(imaging.ALIGNED_LEVEL))
+    mri = changed(imaging.mri_aligned, slice(None)).any(axis=0)
+    assert ct.any() == (finding != "atelectasis")
+    assert (ct == mri).mean() > 0.995
+    assert (ct & mri).sum() >= 0.9 * (ct | mri).sum()
+
+
+def test_the_aligned_plane_is_the_ct_slice_that_cuts_the_most_findings():
+    axis = imaging._axis(64)
+
+    def cut(level):
+        planes = imaging._planes(level)
+        empty = imaging.Scene(body(), NOTHING, np.random.default_rng(0)).canvas(axis, axis, planes).volume
+        seen = 0
+        for finding in np.eye(len(IMAGING), dtype=np.int8):
+            canvas = imaging.Scene(body(), finding, np.random.default_rng(0)).canvas(axis, axis, planes)
+            seen += (np.abs(canvas.volume - empty).max(axis=(0, 1)) > 60).sum() > 20
+        return seen
+
+    assert max(imaging.CT_LEVELS, key=cut) == imaging.ALIGNED_LEVEL
 
 
 def test_spin_echo_by_hand():
@@ -94,17 +160,17 @@ def test_every_finding_changes_every_image(make, finding):
     b, size = body(), 64
     readings = NOTHING.copy()
     readings[finding] = 1
-    before, after = (make(b, r, size, False, np.random.default_rng(4)) for r in (NOTHING, readings))
-    again = make(b, NOTHING, size, False, np.random.default_rng(5))
+    before, after = (picture(make, b, r, size, False, np.random.default_rng(4)) for r in (NOTHING, readings))
+    again = picture(make, b, NOTHING, size, False, np.random.default_rng(5))
     floor = np.sort(np.abs(again - before).ravel())[-9]
     changed = np.sort(np.abs(after - before).ravel())[-9]
     assert changed > 1.5 * floor or changed > 5 * np.abs(again - before).mean()
 
 
-@pytest.mark.parametrize(("make", "channels"), [(imaging.xray, 1), (imaging.ct, 4), (imaging.mri, 3)])
+@pytest.mark.parametrize(("make", "channels"), VIEWS.items())
 @pytest.mark.parametrize("size", [32, 48])
 def test_images_have_shape_dtype_and_range(make, channels, size):
-    image = make(body(), NOTHING, size, False, np.random.default_rng(0))
+    image = picture(make, body(), NOTHING, size, False, np.random.default_rng(0))
     assert image.shape == (channels, size, size)
     assert image.dtype == np.float32
     assert np.isfinite(image).all()
@@ -113,10 +179,10 @@ def test_images_have_shape_dtype_and_range(make, channels, size):
     assert image.max() <= high
 
 
-@pytest.mark.parametrize("make", [imaging.xray, imaging.ct, imaging.mri])
+@pytest.mark.parametrize("make", VIEWS)
 def test_a_degraded_image_is_noisier(make):
     images = {
-        degraded: [make(body(), NOTHING, 64, degraded, np.random.default_rng(s)) for s in (1, 2)]
+        degraded: [picture(make, body(), NOTHING, 64, degraded, np.random.default_rng(s)) for s in (1, 2)]
         for degraded in (False, True)
     }
     spread = {d: np.abs(a - b).mean() for d, (a, b) in images.items()}
@@ -129,5 +195,5 @@ def test_all_images_of_a_patient_share_the_body():
 
     small, large = (replace(body(), heart=h) for h in (0.9, 1.15))
     for make, sign in ((imaging.xray, 1), (imaging.ct, 1), (imaging.mri, 1)):
-        a, b = (make(x, NOTHING, 64, False, np.random.default_rng(0)).mean() for x in (small, large))
+        a, b = (picture(make, x, NOTHING, 64, False, np.random.default_rng(0)).mean() for x in (small, large))
         assert sign * (b - a) > 0, make.__name__
