@@ -56,8 +56,8 @@ def _parts(whole: Modality) -> tuple[Modality, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Channel:
-    """One channel of a stored image, which is read whole each time it is asked for."""
+class Channel:
+    """Channel `number` of a stored image of `count`, which is read whole each time it is asked for."""
 
     image: StoredImage
     number: int
@@ -98,7 +98,7 @@ class _SplitPatients(Sequence[Patient]):
             if observed is None:
                 split[part.name] = None
             elif isinstance(observed, StoredImage):
-                split[part.name] = _Channel(observed, number, count, where)
+                split[part.name] = Channel(observed, number, count, where)
             else:
                 split[part.name] = _channel(observed, number, count, where)
         return replace(patient, modalities=split)

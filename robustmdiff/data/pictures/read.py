@@ -71,7 +71,22 @@ def read_image(path: Path, modality: Modality, cache: Path | None = None) -> np.
     reader = _reader(path)
     if modality.window == "file" and reader is not read_dicom:
         raise Unreadable('has no window of its own, which "window": "file" asks for: only DICOM has')
-    kept = cache / _key(path, modality) if cache is not None and reader is not read_array else None
+    if reader is read_array:
+        cache = None
+    return remembered(path, modality, cache, lambda: _decoded(reader(path, modality), modality))
+
+
+def remembered(
+    path: Path,
+    modality: Modality,
+    cache: Path | None,
+    decode: Callable[[], tuple[np.ndarray, str]],
+    how: str = "",
+) -> np.ndarray:
+    """What `decode` makes of a file, and says of it: kept in the folder `cache`, unless there is something to
+    say, which is warned of whenever the file is read. `how` names a way of decoding that is not `read_image`.
+    """
+    kept = cache / _key(path, modality, how) if cache is not None else None
     if kept is not None and kept.is_file():
         try:
             pixels = np.array(stored(kept))
@@ -79,19 +94,22 @@ def read_image(path: Path, modality: Modality, cache: Path | None = None) -> np.
             pixels = np.empty(0)
         if pixels.shape == modality.shape and pixels.dtype == np.float32:
             return pixels
-    raster = reader(path, modality)
-    _check(raster, modality)
-    low, (_, height, width) = modality.low_high[0], modality.shape
-    pixels = fit(raster.pixels, height, width, raster.tall, fill=0.0 if raster.is_share else low)
-    if raster.is_share:
-        pixels = pixels.clip(0, 1)
-    if raster.warning:  # and kept nowhere, so that it is said whenever the file is read
-        warnings.warn(f"{path.name} {raster.warning}", stacklevel=2)
+    pixels, warning = decode()
+    if warning:
+        warnings.warn(f"{path.name} {warning}", stacklevel=3)
     elif kept is not None:
         buffer = io.BytesIO()
         np.save(buffer, pixels)
         write_whole(kept, buffer.getvalue())
     return pixels
+
+
+def _decoded(raster: Raster, modality: Modality) -> tuple[np.ndarray, str]:
+    assert modality.shape is not None
+    _check(raster, modality)
+    low, (_, height, width) = modality.low_high[0], modality.shape
+    pixels = fit(raster.pixels, height, width, raster.tall, fill=0.0 if raster.is_share else low)
+    return pixels.clip(0, 1) if raster.is_share else pixels, raster.warning
 
 
 def _reader(path: Path) -> Callable[[Path, Modality], Raster]:
@@ -112,11 +130,12 @@ def _reader(path: Path) -> Callable[[Path, Modality], Raster]:
     return read_tiff if beginning[:4] in TIFF else read_bitmap
 
 
-def _key(path: Path, modality: Modality) -> str:
+def _key(path: Path, modality: Modality, how: str) -> str:
     """A name in the cache, of all that decides the pixels."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    decides = repr((DECODING, stats, modality.shape, modality.window, modality.bits))
+    settings = (modality.shape, modality.window, modality.bits, *([how] if how else []))
+    decides = repr((DECODING, stats, *settings))
     return f"{hashlib.sha256(decides.encode()).hexdigest()[:32]}.npy"
 
 

@@ -34,5 +34,7 @@ SOURCES = {
     "ham10000": Format("ham10000", "load_ham10000"),
     "lgg": Format("lgg", "load_lgg", "verify"),
     "support2": Format("support2", "load_support2", "verify"),
+    "brats": Format("brats", "load_brats", "verify"),
+    "ixi": Format("ixi", "load_ixi", "verify"),
     "folder": Format("folder", "load_folder"),
 }
