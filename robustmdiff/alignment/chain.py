@@ -137,8 +137,10 @@ def _check(task: Task, links: Sequence[Link], config: AlignConfig, known: Prompt
         for name in link:
             if name not in task.modality_names:
                 raise Refusal(f"link {link}: {unknown('modality', name, task.modality_names)}")
+        if link.a == link.b:
+            raise Refusal(f"link {link}: its two ends are the same, expected two modalities")
         new = set(link) - aligned
-        if aligned and len(new) != 1 or len(set(link)) < 2:
-            which = "neither is" if len(new) == 2 else "both are"
+        if aligned and len(new) != 1:
+            which = "neither is" if new else "both are"
             raise Refusal(f"link {link}: {which} aligned before it, expected one known modality and a new one")
         aligned |= new

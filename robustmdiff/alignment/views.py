@@ -22,6 +22,7 @@ ZOOM = 0.05  # larger or smaller
 TURN = 0.12  # rad, 7 degrees
 GAMMA = 0.2  # exponents from exp(-.2) to exp(.2)
 GAIN = 0.1  # intensities by 1 - .1 to 1 + .1
+BLUR = 1.0  # highest share of the image blurred by (1, 2, 1) / 4
 NOISE = 0.04  # highest standard deviation, where the window is [-1, 1]
 
 
@@ -36,7 +37,7 @@ def another_view(x: Tensor, generator: torch.Generator) -> Tensor:
     x = _moved(x.clamp(-1, 1), *(2 * draws[:4] - 1).flatten(1))
     gamma, gain = (GAMMA * (2 * draws[4] - 1)).exp(), 1 + GAIN * (2 * draws[5] - 1)
     x = gain * ((x + 1) / 2).clamp(0, 1) ** gamma * 2 - 1
-    x = torch.lerp(x, _blurred(x), draws[6])
+    x = torch.lerp(x, _blurred(x), BLUR * draws[6])
     noise = torch.randn(x.shape, generator=generator).to(x.device)
     return (x + NOISE * draws[7] * noise).clamp(-1, 1)
 

@@ -33,7 +33,7 @@ def retrieval(a: Tensor, b: Tensor) -> Retrieval:
     if a.shape != b.shape or a.ndim != 2 or len(a) < 2:
         raise ValueError(f"retrieval: a is {list(a.shape)} and b {list(b.shape)}, expected both [n >= 2, d]")
     n = len(a)
-    cosine = a.double() @ b.double().T
+    cosine = (a.double() @ b.double().T).round(decimals=12)  # sums of another order shall stay equal
     own = cosine.diagonal()
     found = []
     for scores in (cosine, cosine.T):

@@ -95,8 +95,9 @@ def test_links_of_no_images_need_no_views(whole, config, tmp_path):
 def test_it_learns(whole, config, tmp_path):
     """13 patients by heart: the loss leaves ln 5, chance in batches of 5, far behind."""
     longer = config.model_copy(update={"epochs": 100, "learning_rate": 1e-2, "lambda_vi": 0.0, "first": 1})
-    align(whole.task, [Link("text", "ct")], whole.patients, longer, tmp_path, tokenizer=whole.tokenizer)
-    assert sum(row["contrast"] for row in lines(tmp_path, "text-ct")[-6:]) / 6 < 0.8
+    link = Link("text", "structured")
+    align(whole.task, [link], whole.patients, longer, tmp_path, tokenizer=whole.tokenizer)
+    assert sum(row["contrast"] for row in lines(tmp_path, "text-structured")[-6:]) / 6 < 0.8
 
 
 def test_a_further_modality_joins_and_nothing_else_is_retrained(chain, whole, config, tmp_path):
@@ -162,7 +163,7 @@ def test_another_first_link_is_not_gone_on_from(chain, whole, config, tmp_path):
     (first,) = LINKS[:1]
     other = config.model_copy(update={"learning_rate": 1e-2})
     known = align(whole.task, [first], whole.patients, other, tmp_path / "o", tokenizer=whole.tokenizer)
-    with pytest.raises(CheckpointError, match=r"is of other data: known is '.*' in the checkpoint"):
+    with pytest.raises(CheckpointError, match=r"is of other data: known is \w+ in the checkpoint and \w+ now"):
         align(
             whole.task,
             LINKS[1:2],
@@ -180,7 +181,7 @@ def test_another_first_link_is_not_gone_on_from(chain, whole, config, tmp_path):
     [
         ([], "links are none, expected at least one"),
         ([Link("text", "x-ray")], r"link text-x-ray: unknown modality 'x-ray'"),
-        ([Link("text", "text")], r"link text-text: both are aligned|link text-text"),
+        ([Link("text", "text")], r"link text-text: its two ends are the same"),
         ([Link("text", "xray"), Link("ct", "mri")], r"link ct-mri: neither is aligned before it"),
         ([Link("text", "xray"), Link("xray", "text")], r"link xray-text: both are aligned before it"),
     ],
