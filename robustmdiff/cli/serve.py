@@ -5,13 +5,17 @@ from __future__ import annotations
 import ipaddress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustmdiff.refusal import Refusal
 
+if TYPE_CHECKING:
+    from robustmdiff.serving.attributions import Attribute
+
 NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+EXPLAINING = ("torch", "captum", "tokenizers", "pydantic")  # of a run
 
 
 def serve(
@@ -21,6 +25,10 @@ def serve(
             metavar="ARTEFACT...", help="What `robustmdiff export` wrote; of several, the last answers."
         ),
     ],
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="What was exported: the page has pixels and words. Needs torch."),
+    ] = None,
     name: Annotated[str, typer.Option(help="Of the model, in paths.")] = "robustmdiff",
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
@@ -58,17 +66,43 @@ def serve(
     from robustmdiff.serving.door import Door
     from robustmdiff.serving.limits import Limits
     from robustmdiff.serving.metrics import Metrics
-    from robustmdiff.serving.serve import run
+    from robustmdiff.serving.serve import run as listen
     from robustmdiff.serving.served import Served
     from robustmdiff.serving.tokens import Tokens
 
     limits, metrics = Limits(seconds=deadline), Metrics()
     tokens = Tokens.load(token_file) if token_file is not None else None
     record = Audit(audit) if audit is not None else None
-    versions = [Served.load(folder, threads, limits, metrics.batch.observe) for folder in artefacts]
+    attributes = [None] * (len(artefacts) - 1) + [_attribute(run, artefacts[-1], threads) if run else None]
+    versions = [
+        Served.load(folder, threads, limits, metrics.batch.observe, attribute)
+        for folder, attribute in zip(artefacts, attributes, strict=True)
+    ]
     for served, folder in zip(versions, artefacts, strict=True):
         print(f"{name} version {served.version}: {folder}", flush=True)
-    run(make_app(versions, Door(name, limits, metrics, tokens, record)), host, port, limits, certificate, key)
+    door = Door(name, limits, metrics, tokens, record)
+    listen(make_app(versions, door), host, port, limits, certificate, key)
+
+
+def _attribute(run: Path, folder: Path, threads: int | None) -> Attribute:
+    """What tells pixels and words of the run that the folder was exported from. Raises Refusal."""
+    if missing := [name for name in EXPLAINING if find_spec(name) is None]:
+        raise Refusal(
+            f"--run is {run} and needs {' and '.join(missing)}, expected installed "
+            "(pip install 'robustmdiff[train]')"
+        )
+    import torch
+
+    from robustmdiff.experiment.run import load_run
+    from robustmdiff.explanation.attributed import attributor
+    from robustmdiff.export.card import check_made_of
+    from robustmdiff.export.graph import check_exportable
+
+    model = check_exportable(load_run(run).model)
+    check_made_of(folder, run)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return attributor(model)
 
 
 def _is_loopback(host: str) -> bool:

@@ -107,8 +107,8 @@ def explain_patient(
         modalities=_modalities(model, shapley.contribution[:, c], attribution),
         findings=_findings(model, diagnosis.findings, evidence) if observed else (),
         concepts=consulted,
-        images=_images(model, reading.batch, attribution),
-        texts=_texts(model, patient, attribution),
+        images=image_views(model, reading.batch, attribution),
+        texts=text_views(model, patient, attribution),
         panels=_panels(model, patient, attribution),
         next_tests=next_tests,
         prediction_set=_prediction_set(conformal, present[0], c),
@@ -222,7 +222,7 @@ def _concepts(model: RobustMDiff, encoded: Encoded) -> tuple[ConceptRow, ...]:
     return tuple(rows)
 
 
-def _images(model: RobustMDiff, batch: Batch, attribution: Attribution) -> tuple[ImageView, ...]:
+def image_views(model: RobustMDiff, batch: Batch, attribution: Attribution) -> tuple[ImageView, ...]:
     views = []
     for modality in model.task.of_kind("image"):
         packed: Any = batch.inputs[modality.name]
@@ -233,7 +233,7 @@ def _images(model: RobustMDiff, batch: Batch, attribution: Attribution) -> tuple
     return tuple(views)
 
 
-def _texts(model: RobustMDiff, patient: Patient, attribution: Attribution) -> tuple[TextView, ...]:
+def text_views(model: RobustMDiff, patient: Patient, attribution: Attribution) -> tuple[TextView, ...]:
     views = []
     for modality in model.task.of_kind("text"):
         text = patient.modalities.get(modality.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,8 +48,8 @@ def render_patient_page(explanation: PatientExplanation) -> str:
     tests = explanation.next_tests or ()
     return environment.get_template("patient_page.html").render(
         e=explanation,
-        pictures=_pictures(explanation),
-        texts=[(view.name, _pieces(view)) for view in explanation.texts],
+        pictures=pictures(explanation.images),
+        texts=[(view.name, pieces(view)) for view in explanation.texts],
         widest=max((abs(m.contribution or 0) for m in explanation.modalities), default=0) or 1,
         strongest=max((abs(x) for row in signs for x in row.evidence.values()), default=0) or 1,
         noticeable=any(t.noticeable for t in tests),
@@ -60,11 +61,11 @@ def render_patient_page(explanation: PatientExplanation) -> str:
     )
 
 
-def _pictures(explanation: PatientExplanation) -> list[dict[str, Any]]:
+def pictures(images: Sequence[ImageView]) -> list[dict[str, Any]]:
     """Per image its channels, each plain and with its heat map, as data URIs. One scale of heat per
     image, so that its channels can be compared."""
-    pictures: list[dict[str, Any]] = []
-    for image in explanation.images:
+    found: list[dict[str, Any]] = []
+    for image in images:
         low, high = image.window
         grey = ((image.pixels.float().cpu() - low) / (high - low)).clamp(0, 1)
         heat = None if image.heat is None else _smooth(image.heat.float().cpu())
@@ -77,8 +78,8 @@ def _pictures(explanation: PatientExplanation) -> list[dict[str, Any]]:
                 over = _png(_overlay(plain, heat[channel].numpy() / (most or 1)))
             channels.append({"name": name, "plain": _png(plain), "heat": over})
         total = None if image.heat is None else float(image.heat.double().sum())
-        pictures.append({"name": image.name, "channels": channels, "total": total})
-    return pictures
+        found.append({"name": image.name, "channels": channels, "total": total})
+    return found
 
 
 def _channel_names(image: ImageView) -> tuple[str, ...]:
@@ -118,17 +119,17 @@ class Piece(NamedTuple):
     unread: bool = False
 
 
-def _pieces(view: TextView) -> list[Piece]:
+def pieces(view: TextView) -> list[Piece]:
     """The whole text, cut at its words."""
     most = max((abs(word.attribution) for word in view.words), default=0) or 1
-    pieces, at = [], 0
+    found, at = [], 0
     for word in view.words:
-        pieces.append(Piece(view.text[at : word.start]))
-        pieces.append(Piece(word.text, word.attribution / most, word.attribution))
+        found.append(Piece(view.text[at : word.start]))
+        found.append(Piece(word.text, word.attribution / most, word.attribution))
         at = word.end
     rest = view.text[at:]
-    pieces.append(Piece(rest, unread=bool(view.words) and bool(rest.strip())))
-    return pieces
+    found.append(Piece(rest, unread=bool(view.words) and bool(rest.strip())))
+    return found
 
 
 def _percent(p: float) -> str:

@@ -67,6 +67,21 @@ def model_card(run: Run, files: Mapping[str, str]) -> Json:
     }
 
 
+def check_made_of(folder: Path, run: Path) -> None:
+    """Raises Refusal unless the folder was exported of this run, as it is now."""
+    try:
+        written = json.loads((folder / CARD).read_text(encoding="utf-8"))["sha256"]["run"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refusal(
+            f"{folder / CARD}: does not say of which run the model is, expected one that does"
+        ) from error
+    if (found := digest(run)) != written:
+        raise Refusal(
+            f"{run}: is not the run that {folder} was exported from (SHA-256 {found[:12]}..., expected "
+            f"{str(written)[:12]}...)"
+        )
+
+
 def thresholds(run: Run) -> Json:
     """By the number of modalities that a patient has, from 0 on: the least probability with which a class is
     in the prediction set (of one label the likeliest class always is), and the largest distance from the

@@ -105,7 +105,9 @@ class Service:
     async def task(self, request: Request, body: bytes) -> Response:
         served = self.default
         told = page.described(served.artefact.task)
-        return answered({"model": self.door.name, "version": served.version, **told})
+        attributes = served.attributions.attribute is not None
+        known = {"model": self.door.name, "version": served.version, "attributes": attributes}
+        return answered({**known, **told})
 
     async def openapi(self, request: Request, body: bytes) -> Response:
         door = self.door
@@ -113,10 +115,20 @@ class Service:
         return answered(openapi.document(door.name, versions, door.limits, door.tokens is not None))
 
     async def predict(self, request: Request, body: bytes) -> Response:
+        _query(request, "version")
         return await self._of_a_patient(request, body, Served.diagnose)
 
     async def explain(self, request: Request, body: bytes) -> Response:
+        _query(request, "version")
         return await self._of_a_patient(request, body, Served.explain)
+
+    async def attribute(self, request: Request, body: bytes) -> Response:
+        target = _query(request, "class", "version").get("class")
+
+        def ask(served: Served, patient: Patient, collator: Collator) -> Awaitable[Mapping[str, Any]]:
+            return served.attributions.ask(patient, collator, target)
+
+        return await self._of_a_patient(request, body, ask)
 
     async def _of_a_patient(
         self,
@@ -124,7 +136,7 @@ class Service:
         body: bytes,
         ask: Callable[[Served, Patient, Collator], Awaitable[Mapping[str, Any]]],
     ) -> Response:
-        served = self.served(request, _version_asked(request))
+        served = self.served(request, request.query_params.get("version"))
         collator, limits = served.collator(), self.door.limits
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         patient: Patient
@@ -144,13 +156,14 @@ class Service:
         return Response(told.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _version_asked(request: Request) -> str | None:
-    """The query's. Raises Refused for any other query: whoever misspells it would be answered by another
-    version than the one that was meant."""
-    given = request.query_params.multi_items()
-    if [name for name, _ in given] not in ([], ["version"]):
-        raise Refused(400, "the query is another than this path takes, expected version, once, or none")
-    return given[0][1] if given else None
+def _query(request: Request, *known: str) -> Mapping[str, str]:
+    """The query, of these. Raises Refused for any other: whoever misspells "version" would be answered by
+    another one than was meant."""
+    given = request.query_params
+    if len(given.multi_items()) > len(given) or not given.keys() <= {*known}:
+        expected = " or ".join(known)
+        raise Refused(400, f"the query is another than this path takes, expected {expected}, once, or none")
+    return given
 
 
 def make_app(versions: Sequence[Served], door: Door) -> FastAPI:
@@ -174,6 +187,7 @@ def make_app(versions: Sequence[Served], door: Door) -> FastAPI:
     add("/metrics", service.metrics)
     add("/predict", service.predict, "POST", recorded=True)
     add("/explain", service.explain, "POST", recorded=True)
+    add("/attribute", service.attribute, "POST", recorded=True)
     add("/v2", service.server)
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         add(path, service.model)

@@ -16,6 +16,7 @@ class Limits:
     draws     of one request that brings its own noise
     requests  that are prepared or answered at a time
     waiting   patients in the queue of a model
+    attributions  patients whose pixels and words are asked for at a time
     seconds   for the body of a request to come, and again for its answer
     idle      seconds that a connection may be silent, and that the head of its first request may take
     wait      seconds that a patient waits for others, so that the engine is called once
@@ -28,6 +29,7 @@ class Limits:
     draws: int = 1024
     requests: int = 256
     waiting: int = 256
+    attributions: int = 8
     seconds: float = 30.0
     idle: int = 10
     wait: float = 0.002

@@ -45,8 +45,10 @@ def document(name: str, versions: Sequence[Served], limits: Limits, token: bool)
         guard: Schema = {} if anyone or not token else {"security": [{"token": []}]}
         return {"summary": what, "responses": {"200": _said("OK", said, kind), **refused}} | guard | how
 
+    version = {"name": "version", "in": "query", "schema": {"enum": known}}
+    target = {"name": "class", "in": "query", "required": True, "schema": {"enum": [*task.classes]}}
     of_a_patient: dict[str, Any] = {
-        "parameters": [{"name": "version", "in": "query", "schema": {"enum": known}}],
+        "parameters": [version],
         "requestBody": _body(
             **{
                 JSON: {"schema": schemas.patient(task, limits)},
@@ -80,6 +82,15 @@ def document(name: str, versions: Sequence[Served], limits: Limits, token: bool)
                 404,
                 422,
                 **of_a_patient,
+            )
+        },
+        "/attribute": {
+            "post": operation(
+                "Which pixels, words and values speak for a class; 404 without a run.",
+                schemas.attribution(task, name, known),
+                404,
+                422,
+                **of_a_patient | {"parameters": [version, target]},
             )
         },
         "/v2": {"get": operation("The server.", server)},

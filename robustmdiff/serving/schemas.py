@@ -19,6 +19,7 @@ from robustmdiff.serving.limits import Limits
 Schema = dict[str, Any]
 BOOLEAN, TEXT, OBJECT = {"type": "boolean"}, {"type": "string"}, {"type": "object"}
 SHARE = {"type": "number", "minimum": 0, "maximum": 1}
+DIFFERENCE = {"type": "number", "minimum": -1, "maximum": 1}
 
 
 def record(needed: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
@@ -86,8 +87,7 @@ def answer(task: Task, name: str, versions: list[str]) -> Schema:
 
 def explanation(task: Task, name: str, versions: list[str]) -> Schema:
     """The answer, the contributions, and the next tests."""
-    difference = {"type": "number", "minimum": -1, "maximum": 1}
-    points = record(dict.fromkeys(task.classes, difference))
+    points = record(dict.fromkeys(task.classes, DIFFERENCE))
     found = answer(task, name, versions)
     more = {
         "nothing": or_null(found["properties"]["probability"]),
@@ -95,6 +95,33 @@ def explanation(task: Task, name: str, versions: list[str]) -> Schema:
         "next_tests": or_null(_list(_next_test(task))),
     }
     return record({**found["properties"], **more})
+
+
+def attribution(task: Task, name: str, versions: list[str]) -> Schema:
+    """What `robustmdiff.explanation.attributed` says of a patient."""
+    number = {"type": "number"}
+    channel = record({"name": TEXT, "plain": TEXT, "heat": or_null(TEXT)})
+    piece = record({"text": TEXT, "share": or_null(DIFFERENCE), "points": number, "unread": BOOLEAN})
+    by_kind = {"image": _list(channel), "text": _list(piece)}
+
+    def of(kind: str) -> Schema:
+        return record({}, {each.name: by_kind[kind] for each in task.of_kind(kind)})
+
+    panels = {each.name: {field.name: number for field in each.fields} for each in task.of_kind("values")}
+    return record(
+        {
+            "model": {"const": name},
+            "version": {"enum": versions},
+            "target": {"enum": [*task.classes]},
+            "probability": SHARE,
+            "baseline": SHARE,
+            "completeness_error": number,
+            "total": record({}, dict.fromkeys(task.modality_names, or_null(number))),
+            "images": of("image"),
+            "texts": of("text"),
+            "values": record({}, {each: record({}, fields) for each, fields in panels.items()}),
+        }
+    )
 
 
 def _next_test(task: Task) -> Schema:

@@ -16,6 +16,7 @@ from robustmdiff.data.patient import Patient
 from robustmdiff.runtime import Artefact
 from robustmdiff.runtime.inputs import Arrays, feed
 from robustmdiff.runtime.manifest import MANIFEST, sha256
+from robustmdiff.serving.attributions import Attribute, Attributions
 from robustmdiff.serving.batching import Batcher
 from robustmdiff.serving.contributions import contributions, under_every_subset
 from robustmdiff.serving.limits import Limits
@@ -27,6 +28,7 @@ class Served:
 
     manifest  the SHA-256 of its manifest, which names that of every other file; its first 12 digits are the
               version
+    attribute  tells pixels and words of the run that was exported, where it is at hand
     """
 
     def __init__(
@@ -35,19 +37,28 @@ class Served:
         manifest: str,
         limits: Limits,
         observed: Callable[[int], None] = lambda n: None,
+        attribute: Attribute | None = None,
     ) -> None:
         self.artefact, self.manifest, self.version = artefact, manifest, manifest[:12]
         self.limits = limits
+        self.attributions = Attributions(attribute, limits)
         self.batcher = Batcher(artefact.engine, artefact.noise, limits, observed)
         nobody = artefact.inputs(artefact.collator([Patient("", {})]))
         self.inputs = input_specs(artefact)
         self.outputs = output_specs(artefact.engine(nobody))
 
     @classmethod
-    def load(cls, folder: Path, threads: int | None, limits: Limits, observed: Callable[[int], None]) -> Self:
+    def load(
+        cls,
+        folder: Path,
+        threads: int | None,
+        limits: Limits,
+        observed: Callable[[int], None],
+        attribute: Attribute | None = None,
+    ) -> Self:
         """Raises Refusal, as `Artefact.load` does."""
         artefact = Artefact.load(folder, threads=threads)
-        return cls(artefact, sha256(folder / MANIFEST), limits, observed)
+        return cls(artefact, sha256(folder / MANIFEST), limits, observed, attribute)
 
     def collator(self) -> Collator:
         """One for a request: a collator keeps the texts that it has seen, and a server must not."""

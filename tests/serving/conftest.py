@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.modality import Field, Modality
+from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Task
 from robustmdiff.runtime import Artefact, Manifest
 from robustmdiff.serving.app import make_app
@@ -91,6 +92,28 @@ def png(value: int = 255, size: tuple[int, int] = (4, 4)) -> bytes:
     return buffer.getvalue()
 
 
+def attribute(patient: Patient, collator: Collator, target: str) -> dict[str, Any]:
+    """As `robustmdiff.explanation.attributed` says it: CRP speaks for a class, the first word of a note
+    against it, and an image is grey."""
+    said: dict[str, Any] = {"images": {}, "texts": {}, "values": {}}
+    if "scan" in patient.modalities:
+        grey = "data:image/png;base64," + base64_of(png(128))
+        said["images"]["scan"] = [{"name": "", "plain": grey, "heat": grey}]
+    if "note" in patient.modalities:
+        first, _, rest = str(patient.modalities["note"]).partition(" ")
+        pieces = [(first, -1.0, -0.01, False), (" ", None, 0.0, False), (rest, None, 0.0, True)]
+        said["texts"]["note"] = [
+            dict(zip(("text", "share", "points", "unread"), each, strict=True)) for each in pieces
+        ]
+    if "labs" in patient.modalities:
+        said["values"]["labs"] = {"CRP": 0.2}
+    told = {"scan": 0.0, "note": -0.01, "labs": 0.2}
+    total = {name: told[name] for name in patient.modalities}
+    whole = sum(total.values())
+    ends = {"probability": 0.5 + whole, "baseline": 0.5, "completeness_error": 0.0}
+    return {"target": target, "total": total, **ends, **said}
+
+
 def base64_of(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
@@ -133,11 +156,13 @@ class House:
         return [json.loads(line) for line in self.audit.read_text(encoding="utf-8").splitlines()]
 
 
-def house(tmp_path: Path, *engines: Any, tokens: Tokens | None = None, **limits: Any) -> Iterator[House]:
+def house(
+    tmp_path: Path, *engines: Any, tokens: Tokens | None = None, attribute: Any = None, **limits: Any
+) -> Iterator[House]:
     """A server of a version for each engine, inside this process."""
     own, metrics, audit = Limits(**limits), Metrics(), tmp_path / "audit.jsonl"
     versions = [
-        Served(artefact(each), f"{n:064x}"[::-1], own, metrics.batch.observe)
+        Served(artefact(each), f"{n:064x}"[::-1], own, metrics.batch.observe, attribute)
         for n, each in enumerate(engines or (engine,))
     ]
     door = Door("ward", own, metrics, tokens, Audit(audit))
@@ -176,9 +201,11 @@ class Running(NamedTuple):
 def start(tmp_path_factory) -> Iterator[Callable[..., Running]]:
     started: list[subprocess.Popen] = []
 
-    def started_with(call: float = 0, seconds: float = 30, patients: int = 2, token: str = "") -> Running:
+    def started_with(
+        call: float = 0, seconds: float = 30, patients: int = 2, token: str = "", run: bool = False
+    ) -> Running:
         audit = tmp_path_factory.mktemp("server") / "audit.jsonl"
-        given = [str(each) for each in (audit, call, seconds, patients, token)]
+        given = [str(each) for each in (audit, call, seconds, patients, token, "run" if run else "")]
         words = [sys.executable, "-m", "tests.serving.process", *given]
         process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         started.append(process)

@@ -179,6 +179,48 @@ def test_the_next_test_and_how_much_it_would_change(page, tmp_path):
     assert page.complaints == []
 
 
+APART = (
+    "[...document.querySelectorAll('.words mark, .words s')].map((each) => [each.tagName, each.textContent])"
+)
+SHOW = "[...document.querySelectorAll('#said button')].find((each) => each.textContent === 'Show')"
+
+
+def test_without_a_run_the_page_says_what_pixels_and_words_need(page, tmp_path):
+    fill(page, tmp_path)
+    page.value("form.requestSubmit()")
+    page.until(ANSWERED)
+    assert "robustmdiff serve ARTEFACT --run RUN" in page.value("document.getElementById('said').textContent")
+    assert page.value(f"{SHOW} === undefined")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_pixels_words_and_values_of_a_class_are_shown_where_there_is_a_run(browser, start, tmp_path, size):
+    running = start(patients=64, run=True)
+    browser.visit(running.url, *size)
+    browser.until(READY)
+    fill(browser, tmp_path)
+    browser.value("document.querySelector('textarea').value = 'cough fever'")
+    browser.value("form.requestSubmit()")
+    browser.until(ANSWERED)
+    browser.value(f"{SHOW}.click()")
+    assert browser.until(APART, lambda found: len(found) == 2) == [["MARK", "cough"], ["S", "fever"]]
+    browser.until(
+        "[...document.querySelectorAll('.pixels')].map((each) => each.naturalWidth)", lambda x: x == [4, 4]
+    )
+    values = browser.value("document.querySelector('[aria-label=\"Values of labs\"] tbody tr').textContent")
+    assert values == "CRP+20.0"
+    said = browser.value("document.getElementById('said').textContent")
+    assert "for (orange) and against (blue) healthy: from 50 %" in said
+    width = browser.value("document.documentElement.scrollWidth")
+    assert width <= browser.value("document.documentElement.clientWidth")
+    assert all(name for _, name in browser.controls())
+    choice = "document.querySelector('[aria-label=\"Class of pixels, words and values\"]')"
+    browser.value(f"{choice}.dispatchEvent(new Event('input'))")
+    assert browser.value(APART) == []
+    assert browser.complaints == []
+    assert "cough" not in running.end()
+
+
 def drop(browser, name, content, onto="document.body"):
     """As a hand does it; content in base64."""
     browser.value(

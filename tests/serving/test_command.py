@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from robustmdiff.cli.serve import serve
+from robustmdiff.cli.serve import NEEDED, serve
+from robustmdiff.experiment.run import digest
+from robustmdiff.export.card import CARD, check_made_of
 from robustmdiff.refusal import Refusal
 
 NOWHERE = [Path("nowhere")]
@@ -34,3 +37,27 @@ def test_packages_that_are_missing_are_named(monkeypatch):
     monkeypatch.setattr("robustmdiff.cli.serve.find_spec", lambda name: None)
     with pytest.raises(Refusal, match=r"fastapi, uvicorn, .*robustmdiff\[serve\]"):
         serve(NOWHERE)
+
+
+def test_a_run_needs_torch(monkeypatch):
+    there = {*NEEDED}
+    monkeypatch.setattr("robustmdiff.cli.serve.find_spec", lambda name: name if name in there else None)
+    with pytest.raises(Refusal, match=r"--run is run and needs torch and captum.*robustmdiff\[train\]"):
+        serve(NOWHERE, run=Path("run"))
+
+
+@pytest.mark.parametrize("written", ["{}", '{"sha256": {"run": "0123456789abcdef"}}', None])
+def test_a_folder_is_explained_by_the_run_that_it_was_exported_from_alone(tmp_path, written):
+    run, folder = tmp_path / "run", tmp_path / "exported"
+    (run / "model").mkdir(parents=True)
+    (run / "model" / "model.safetensors").write_bytes(b"weights")
+    folder.mkdir()
+    if written is not None:
+        (folder / CARD).write_text(written, encoding="utf-8")
+    expected = (
+        "is not the run that .*exported was" if written and "run" in written else "does not say of which"
+    )
+    with pytest.raises(Refusal, match=expected):
+        check_made_of(folder, run)
+    (folder / CARD).write_text(json.dumps({"sha256": {"run": digest(run)}}), encoding="utf-8")
+    check_made_of(folder, run)
