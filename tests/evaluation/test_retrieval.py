@@ -46,7 +46,9 @@ def test_without_equals_it_is_exact():
 
 
 def test_the_same_vectors_find_each_other_and_a_stranger_is_at_chance():
-    a = torch.nn.functional.normalize(torch.randn(200, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    a = torch.nn.functional.normalize(
+        torch.randn(200, 16, generator=torch.Generator().manual_seed(0)), dim=-1
+    )
     assert retrieval(a, a)[:3] == (1, 1, 1)
     nothing = retrieval(a, torch.ones(200, 16))
     assert nothing == pytest.approx(nothing.chance)
