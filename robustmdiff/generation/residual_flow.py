@@ -39,8 +39,8 @@ class ResidualFlow(nn.Module):
     """z = draft + s r, and r given the draft by a rectified flow (Liu et al. 2023) on a grid.
 
     Most of r is noise that is nearly Gaussian, of another variance in each channel. Of that Gaussian the flow
-    is known: with total_t = (1 - t)^2 variance + t^2, it leaves y = x_t / total_t^.5 where it is. So the network
-    F is preconditioned by it (as Karras et al. 2022 do, by a variance for each channel):
+    is known: with total_t = (1 - t)^2 variance + t^2, it leaves y = x_t / total_t^.5 where it is. So the
+    network F is preconditioned by it (as Karras et al. 2022 do, by a variance for each channel):
 
         dx / dt = (t - (1 - t) variance) / total_t x + (variance / total_t)^.5 F(y; t)
         dy / dt = variance^.5 / total_t F(y; t)
@@ -105,7 +105,9 @@ class ResidualFlow(nn.Module):
         others there are.
         """
         further = key.new_tensor([0, 1])
-        noise = torch.stack([pure_noise(known.draft, key + d * further, row_ids) for d in range(draws)], dim=1)
+        noise = torch.stack(
+            [pure_noise(known.draft, key + d * further, row_ids) for d in range(draws)], dim=1
+        )
         y = noise.flatten(0, 1) * self.width.view(-1, 1, 1)
         batches = zip(y.split(AT_ONCE), *(each.split(AT_ONCE) for each in known.repeat(draws)), strict=True)
         path = StraightPath(steps)
@@ -117,9 +119,9 @@ class ResidualFlow(nn.Module):
     def fit_width(
         self, z: Tensor, known: Known, steps: int, *, key: Tensor, row_ids: Tensor
     ) -> dict[str, float]:
-        """Makes the draws of latents z [n, c, h, w] that the flow was not learned from as wide as they have to
-        be, in each channel: their variance becomes the squared error that the mean of infinitely many would
-        have. The draft knows by heart what it was learned from, so the flow has seen too little of what it
+        """Makes the draws of latents z [n, c, h, w] that the flow was not learned from as wide as they have
+        to be, in each channel: their variance becomes the squared error that the mean of infinitely many
+        would have. The draft knows by heart what it was learned from, so the flow has seen too little of what it
         leaves open of somebody new.
 
         -> the squared error of the mean of DRAWS, and spread over skill, (DRAWS + 1) / DRAWS times their

@@ -32,7 +32,9 @@ class TranslationConfig(LoopConfig):
 
     learning_rate: float = Field(1.5e-3, gt=0, description="highest, after the warm-up; falls as a cosine")
     batch_size: int | None = Field(32, ge=1, description="frames per step, over all processes")
-    epochs: int | None = Field(None, ge=1, description="of each stage; null: 20, more where these are few steps")
+    epochs: int | None = Field(
+        None, ge=1, description="of each stage; null: 20, more where these are few steps"
+    )
     p_hidden: float = Field(0.5, ge=0, le=1, description="probability that only some sources are shown")
     steps: int = Field(4, ge=1, description="of a sample, for which the width of the draws is fitted")
 
@@ -86,7 +88,11 @@ def train_stage(
     if len(watched.z):
         validation = Validation(lambda: objective.measure(watched), None, False, f"{len(watched.z)} frames")
     plan = RowPlan(
-        columns(frames), length, config.seed, processes=accelerator.num_processes, accumulate=config.accumulate
+        columns(frames),
+        length,
+        config.seed,
+        processes=accelerator.num_processes,
+        accumulate=config.accumulate,
     )
     return Loop(
         objective,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class Packed(NamedTuple):
 class Draft(nn.Module):
     """The regression: the mean of one series given any of the others, one network for all that are asked for.
 
-    A *series* is a modality whose pixels lie in the patient's frame; pixel (i, j) of each shows the same place.
+    A *series* is a modality in the patient's frame: pixel (i, j) of each of them shows the same place.
 
     latents  of each series, by name: grids of one size
     targets  which of them can be asked for
@@ -50,6 +50,9 @@ class Draft(nn.Module):
         self.beside = sum(self.sizes) + len(self.series)  # channels that tell what is seen
         self.latent = self.shapes[self.targets[0]]
         self.network = GridNetwork((self.beside, self.latent[0]), len(self.targets), widths)
+
+    def latent_of(self, name: str) -> ImageLatent:
+        return cast(ImageLatent, self.latents[name])
 
     def pack(self, images: Mapping[str, Tensor], present: Tensor | None = None) -> Packed:
         """images  float32 [n, C, H, W] by series, as `ImageLatent` takes them; a series without is absent
@@ -74,7 +77,7 @@ class Draft(nn.Module):
                 if len(images[name]) != n:
                     raise Refusal(f"{name} has {len(images[name])} images, expected {n}, as {first}")
                 rows = present[:, i].nonzero()[:, 0]
-                z[rows] = self.latents[name].encode(images[name][rows].to(z.device))
+                z[rows] = self.latent_of(name).encode(images[name][rows].to(z.device))
         return Packed(packed, present.to(packed.device))
 
     def of_targets(self, packed: Packed, to: Tensor) -> Tensor:
@@ -85,7 +88,7 @@ class Draft(nn.Module):
 
     def known(self, packed: Packed, to: Tensor) -> Known:
         """The draft of the targets with numbers `to`, int64 [n], from all that is present but themselves."""
-        n, _, h, w = packed.z.shape
+        h, w = packed.z.shape[2:]
         numbers = torch.tensor([self.series.index(name) for name in self.targets], device=to.device)
         shown = packed.present & ~one_hot(numbers[to], len(self.series)).bool()
         by_channel = shown.repeat_interleave(torch.tensor(self.sizes, device=to.device), dim=1)
@@ -103,14 +106,19 @@ class Draft(nn.Module):
         nothing = (~packed.present[:, others].any(1)).nonzero()
         if len(nothing):
             names = ", ".join(self.series[i] for i in others)
-            raise Refusal(f"row {int(nothing[0])} has nothing that {to} can be made of, expected one of {names}")
-        return self.known(packed, torch.full((len(packed.z),), self.targets.index(to), device=packed.z.device))
+            raise Refusal(
+                f"row {int(nothing[0])} has nothing that {to} can be made of, expected one of {names}"
+            )
+        return self.known(
+            packed, torch.full((len(packed.z),), self.targets.index(to), device=packed.z.device)
+        )
 
     @torch.no_grad()
     def mean(self, images: Mapping[str, Tensor], to: str, present: Tensor | None = None) -> Tensor:
         """The expected image [n, C, H, W]; images and present as in `pack`. One that is given of the target
         itself is not read."""
-        return self.latents[to].decode(self.asked(images, to, present).draft)
+        draft = self.asked(images, to, present).draft
+        return self.latent_of(to).decode(draft)
 
 
 class Translation(nn.Module):
@@ -140,14 +148,14 @@ class Translation(nn.Module):
         key: Tensor,
         row_ids: Tensor | None = None,
     ) -> Tensor:
-        """Draws of the image, [n, draws, C, H, W]; images and present as in `Draft.pack`, steps, key and row_ids
-        as in `ResidualFlow.sample`."""
+        """Draws of the image, [n, draws, C, H, W]; images and present as in `Draft.pack`, steps, key and
+        row_ids as in `ResidualFlow.sample`."""
         for name, value in (("draws", draws), ("steps", steps)):
             if value < 1:
                 raise Refusal(f"{name} is {value}, expected at least 1")
         known = self.draft.asked(images, to, present)
         z = self.flow.sample(known, draws, steps, key=key, row_ids=row_ids)
-        return self.draft.latents[to].decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        return self.draft.latent_of(to).decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], targets: Sequence[str]) -> None:

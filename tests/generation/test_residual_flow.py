@@ -53,16 +53,16 @@ def test_an_untrained_one_is_the_flow_of_its_gaussian():
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_its_draws_have_the_residuals_variance_after_any_number_of_steps(steps):
-    flow, around = new_flow(random=False), known(50)
+    flow, around = new_flow(random=False), known(25)
     r = (flow.sample(around, 40, steps, key=philox_key(3)) - around.draft[:, None]) / 0.7
     expected = VARIANCE * torch.ones(3)
-    # 60,000 numbers a channel: the relative standard error of a variance is (2 / 60,000)^.5 = .006
-    torch.testing.assert_close(r.square().mean((0, 1, 3, 4)), expected, rtol=0.025, atol=0)
+    # 30,000 numbers a channel: the relative standard error of a variance is (2 / 30,000)^.5 = .008
+    torch.testing.assert_close(r.square().mean((0, 1, 3, 4)), expected, rtol=0.035, atol=0)
 
 
 @torch.no_grad()
 def test_turn_is_the_velocity_in_units_of_the_gaussian():
-    """y = x / total^.5, so dy/dt = (v - x total' / (2 total)) / total^.5; total' by a difference in float64."""
+    """y = x / total^.5, so dy/dt = (v - x total' / (2 total)) / total^.5, by a difference."""
     flow, around = new_flow().double(), Known(*(each.double() for each in known(2)))
     y = torch.randn(2, 3, 6, 5, dtype=torch.float64)
 
@@ -106,15 +106,15 @@ def test_a_draw_depends_on_its_key_its_row_and_its_number_alone():
 def test_the_width_is_fitted_to_those_whom_the_draft_does_not_know():
     """Their residuals are 1.5 and .6 times as wide as those the flow was fitted to; in the third channel 9
     times, which is more than is believed."""
-    flow, around = new_flow(random=False), known(400)
+    flow, around = new_flow(random=False), known(200)
     g = torch.Generator().manual_seed(2)
     factor = torch.tensor([1.5, 0.6, 9.0])
-    r = torch.randn(400, 3, 6, 5, generator=g) * (factor * VARIANCE.sqrt()).view(3, 1, 1)
+    r = torch.randn(200, 3, 6, 5, generator=g) * (factor * VARIANCE.sqrt()).view(3, 1, 1)
     z = around.draft + 0.7 * r
-    found = flow.fit_width(z, around, 2, key=philox_key(4), row_ids=torch.arange(400))
-    # 12,000 residuals and 48,000 draws a channel: relative standard errors of .0065 and .0032
-    torch.testing.assert_close(flow.width, torch.tensor([1.5, 0.6, 4.0]), rtol=0.04, atol=0)
-    expected = VARIANCE.sum() / (VARIANCE * factor.square()).sum()
-    assert found["of_width_1"] == pytest.approx(
-        float(5 / 4 * VARIANCE.sum() / ((VARIANCE * factor.square()).sum() + VARIANCE.sum() / 4)), rel=0.05
-    ), expected
+    found = flow.fit_width(z, around, 2, key=philox_key(4), row_ids=torch.arange(200))
+    # 6,000 residuals and 24,000 draws a channel: relative standard errors of a width .009 and .005
+    torch.testing.assert_close(flow.width, torch.tensor([1.5, 0.6, 4.0]), rtol=0.05, atol=0)
+    v, e = VARIANCE.sum(), (VARIANCE * factor.square()).sum()
+    assert found["of_width_1"] == pytest.approx(float(5 / 4 * v / (e + v / 4)), rel=0.05)
+    fitted = (VARIANCE * flow.width.square()).sum()
+    assert found["spread_over_skill"] == pytest.approx(float(5 / 4 * fitted / (e + fitted / 4)), rel=0.05)

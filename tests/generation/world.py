@@ -1,4 +1,4 @@
-"""Three series of one frame, 16 x 16: two that show a blob each, and one that shows both and noise of its own."""
+"""Three series of one frame, 16 x 16: two show a blob each, the third both, and noise of its own."""
 
 from __future__ import annotations
 
