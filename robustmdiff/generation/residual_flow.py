@@ -121,8 +121,8 @@ class ResidualFlow(nn.Module):
     ) -> dict[str, float]:
         """Makes the draws of latents z [n, c, h, w] that the flow was not learned from as wide as they have
         to be, in each channel: their variance becomes the squared error that the mean of infinitely many
-        would have. The draft knows by heart what it was learned from, so the flow has seen too little of what it
-        leaves open of somebody new.
+        would have. The draft knows by heart what it was learned from, so the flow has seen too little of
+        what it leaves open of somebody new.
 
         -> the squared error of the mean of DRAWS, and spread over skill, (DRAWS + 1) / DRAWS times their
         variance over it (Fortin et al. 2014, eq. 15), with the width of 1 and with the one that was fitted
