@@ -50,8 +50,8 @@ def align(
     known   encoders that are aligned already: then each link, the first as well, adds a modality to them
     resume  goes on exactly where a run of the same links stopped, between links and inside one
 
-    out_dir/links/A-B holds the `training.loop.Loop` run of a link, and in its folder `model` all encoders that
-    were aligned up to it (`load_prompts`), which work without the links that follow.
+    out_dir/links/A-B holds the `training.loop.Loop` run of a link, and in its folder `model` all encoders
+    that were aligned up to it (`load_prompts`), which work without the links that follow.
 
     Raises Refusal for a modality that the task does not have, for a link neither or both of whose modalities
     are aligned, where fewer than two patients have both, and for several processes, since each would contrast
@@ -142,5 +142,7 @@ def _check(task: Task, links: Sequence[Link], config: AlignConfig, known: Prompt
         new = set(link) - aligned
         if aligned and len(new) != 1:
             which = "neither is" if new else "both are"
-            raise Refusal(f"link {link}: {which} aligned before it, expected one known modality and a new one")
+            raise Refusal(
+                f"link {link}: {which} aligned before it, expected one known modality and a new one"
+            )
         aligned |= new

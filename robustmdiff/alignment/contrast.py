@@ -50,5 +50,5 @@ class Contrast(nn.Module):
 
     @torch.no_grad()
     def limit(self) -> None:
-        """After a step: 1 / tau is at most 100. (A limit inside the loss would have no gradient to leave it.)"""
+        """After a step: 1 / tau is at most 100. (A limit in the loss would have no gradient to leave it.)"""
         self.log_scale.clamp_(max=HIGHEST)

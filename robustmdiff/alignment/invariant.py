@@ -1,7 +1,7 @@
 """The visual invariant: what two views of an image have in common, each feature saying something of its own.
 
-Barlow Twins (Zbontar et al. 2021). Descriptions of MedM2G name the elements off the diagonal alone; alone they
-are no loss of invariance, since they are 0 for two views that have nothing to do with each other.
+Barlow Twins (Zbontar et al. 2021). Descriptions of MedM2G name the elements off the diagonal alone; alone
+they are no loss of invariance, since they are 0 for two views that have nothing to do with each other.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def cross_correlation(x: Tensor, y: Tensor) -> Tensor:
 
 
 def visual_invariant(x: Tensor, y: Tensor, diag_weight: float = 1.0) -> Tensor:
-    """L_VI = .0051 sum_{i != j} C_ij^2 + diag_weight sum_i (1 - C_ii)^2, a float [], C as `cross_correlation`.
+    """L_VI = .0051 sum_{i != j} C_ij^2 + diag_weight sum_i (1 - C_ii)^2, a float [], of `cross_correlation`.
 
     diag_weight  0 is the literal reading of the description
     """

@@ -41,7 +41,8 @@ class Link(NamedTuple):
             having = (sum(patient.has(name) for patient in patients) for name in self)
             a, b = (f"{n} have {name!r}" for n, name in zip(having, self, strict=True))
             raise Refusal(
-                f"link {self}: {len(both)} of {len(patients)} patients have both ({a}, {b}), expected at least 2"
+                f"link {self}: {len(both)} of {len(patients)} patients have both ({a}, {b}), expected at "
+                "least 2"
             )
         return both
 
@@ -74,7 +75,8 @@ class LinkObjective(Objective):
         """batch of patients who have all that trains; known [B, d], the prompts of the side that does not."""
         h = self._of_a_view(batch)
         a, b = (h.get(name, known) for name in self.link)
-        assert a is not None and b is not None
+        assert a is not None
+        assert b is not None
         loss = contrast = self.model.contrast(a, b)
         terms = {"contrast": contrast.detach()}
         images = [m.name for m in self.model.prompts.task.of_kind("image") if m.name in h]
@@ -94,14 +96,14 @@ class LinkObjective(Objective):
 
 
 class LinkPlan:
-    """A `Plan` of the patients of a link: every one once an epoch. known [n, d], the prompts of the side that does
-    not train, goes along."""
+    """A `Plan` of the patients of a link: every one once an epoch. known [n, d], the prompts of the side that
+    does not train, goes along."""
 
     def __init__(self, patients: PackedPatients, known: Tensor | None, budget: Budget, seed: int) -> None:
         if len(patients) // budget.epoch_steps < 2:
             raise Refusal(
-                f"a batch of {len(patients)} patients in {budget.epoch_steps} steps has 1, expected at least 2: "
-                "there is nobody to tell apart"
+                f"a batch of {len(patients)} patients in {budget.epoch_steps} steps has 1, expected at least "
+                "2: there is nobody to tell apart"
             )
         self.patients, self.known = patients, known
         self.order = Order(len(patients), budget, seed)

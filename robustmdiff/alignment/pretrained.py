@@ -68,9 +68,7 @@ def load_prompts(folder: str | Path) -> tuple[PromptEncoders, Tokenizer | None]:
                 f"({KIND!r}, {FORMAT})"
             )
         task = task_from(with_architectures(plain["task"], folder / "encoders"), str(where))
-        model = PromptEncoders(
-            task, EncoderConfig(**plain["config"]), d=plain["d"], only=plain["modalities"]
-        )
+        model = PromptEncoders(task, EncoderConfig(**plain["config"]), d=plain["d"], only=plain["modalities"])
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{where}: cannot be read ({error!r}), expected aligned encoders") from error
     try:

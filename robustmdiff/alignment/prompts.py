@@ -34,10 +34,9 @@ class Prompts(NamedTuple):
 
 
 class PromptEncoders(nn.Module):
-    """Batch -> Prompts: an encoder for each modality, the same that a diagnosis model has, a linear projection
-    without bias of its summary H_i beside the mean of its tokens, and a length of 1. (From H_i alone, 400 steps
-    on reports and X-rays taught encoders from scratch nothing: words and patches reach it too late.) What is
-    absent costs nothing and is never read.
+    """Batch -> Prompts: an encoder for each modality, the same that a diagnosis model has, a linear
+    projection without bias of its summary H_i beside the mean of its tokens, and a length of 1. (Words and
+    patches reach H_i of an encoder from scratch late.) What is absent costs nothing and is never read.
 
     config  sizes of the encoders; d  width of the shared space
     only    the modalities that have an encoder, every one of the task if None; the others count as absent
@@ -104,7 +103,7 @@ class PromptEncoders(nn.Module):
 
 
 def token_means(encoded: Encoded) -> Tensor:
-    """[B, M, d_h], the mean of each modality's tokens as encoders leave them, end to end; 0 for an absent one."""
+    """[B, M, d_h], the mean of each modality's tokens as encoders leave them end to end; 0 where absent."""
     length = encoded.segments[..., 1].T.long()  # [M, B], the order of the tokens
     owner = torch.repeat_interleave(torch.arange(length.numel(), device=length.device), length.flatten())
     total = torch.zeros_like(encoded.H).flatten(0, 1).index_add(0, owner, encoded.tokens)
@@ -124,6 +123,6 @@ def check_goes_with(model: PromptEncoders, task: Task, config: EncoderConfig, d:
     for name in model.names:
         if name not in task.modality_names:
             raise Refusal(f"the aligned encoders: {unknown('modality', name, task.modality_names)}")
-        ours, theirs = (replace(t.modality(name), encoder=None, cost=1.0) for t in (model.task, task))
-        if ours != theirs:
-            raise Refusal(f"modality {name!r} is {theirs}, expected {ours}, as the aligned encoders read it")
+        own, other = (replace(t.modality(name), encoder=None, cost=1.0) for t in (model.task, task))
+        if own != other:
+            raise Refusal(f"modality {name!r} is {other}, expected {own}, as the aligned encoders read it")

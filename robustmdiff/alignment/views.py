@@ -17,18 +17,18 @@ from robustmdiff.data.kinds.image import Images
 from robustmdiff.data.task import Task
 from robustmdiff.encoders.image import denormalise, normalise
 
-SHIFT = 0.05  # of a side, to each side
-ZOOM = 0.05  # larger or smaller
-TURN = 0.12  # rad, 7 degrees
-GAMMA = 0.2  # exponents from exp(-.2) to exp(.2)
-GAIN = 0.1  # intensities by 1 - .1 to 1 + .1
-BLUR = 1.0  # highest share of the image blurred by (1, 2, 1) / 4
-NOISE = 0.04  # highest standard deviation, where the window is [-1, 1]
+SHIFT = 0.03  # of a side, to each side
+ZOOM = 0.03  # larger or smaller
+TURN = 0.05  # rad, 3 degrees
+GAMMA = 0.1  # exponents from exp(-.1) to exp(.1)
+GAIN = 0.05  # intensities by 1 - .05 to 1 + .05
+BLUR = 0.3  # highest share of the image that is blurred by (1, 2, 1) / 4
+NOISE = 0.03  # highest standard deviation, where the window is [-1, 1]
 
 
 def another_view(x: Tensor, generator: torch.Generator) -> Tensor:
-    """x [n >= 1, C, H, W], its window mapped to [-1, 1] -> the same, inside the window: moved, exposed, blurred and
-    made noisy, each image by numbers of its own.
+    """x [n >= 1, C, H, W], its window mapped to [-1, 1] -> the same, inside the window: moved, exposed,
+    blurred and made noisy, each image by numbers of its own.
 
     generator  of the CPU: the views are the same on every device
     """

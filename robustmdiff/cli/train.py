@@ -61,6 +61,12 @@ def train(
     ontology: Annotated[
         str, typer.Option(help="Of the concepts: icd10cm, an OBO file, or a folder of tables.")
     ] = "icd10cm",
+    aligned: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Start from aligned encoders, such as aligned/links/ct-mri/model."
+        ),
+    ] = None,
     folds: Annotated[
         int, typer.Option(min=0, help="Cross-validate by person, every baseline too; 0: one split.")
     ] = 0,
@@ -106,11 +112,15 @@ def train(
     if folds:
         if model != OURS:
             raise Refusal(f"--model is {model}, expected none with --folds: it trains every model")
+        if aligned is not None:
+            raise Refusal(f"--aligned is {aligned}, expected none with --folds: they have met every fold")
         made = cross_validate(source, settings, out, folds=folds, repeats=repeats, bad=bad, **how)
         rows = [{"model": "all", "folder": str(place)} for place in made]
     else:
         study = load_study(source, bad=bad)
         others = BASELINES if baselines else ()
-        runs = train_with_baselines(study, settings, out, kind=model, baselines=others, **how)
+        runs = train_with_baselines(
+            study, settings, out, kind=model, baselines=others, aligned=aligned, **how
+        )
         rows = [{"model": name, "folder": str(run.folder)} for name, run in runs.items()]
     show({"runs": rows} | left_out(bad), as_json, tables={"Trained": rows})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from robustmdiff.alignment.pretrained import load_aligned, load_prompts
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import DataError
 from robustmdiff.data.splits import hold_out, save_split
@@ -42,13 +43,14 @@ def train_with_baselines(
     *,
     kind: str = "robustmdiff",
     baselines: Iterable[str] = (),
+    aligned: str | Path | None = None,
     resume: bool = False,
     device: torch.device | str | None = None,
 ) -> dict[str, Run]:
     """A run, and beside it (baselines/NAME) each of these baselines with the same study and budget; a warning
     names those that the task has nothing for."""
     folder = Path(folder)
-    how: dict[str, Any] = {"resume": resume, "device": device}
+    how: dict[str, Any] = {"aligned": aligned, "resume": resume, "device": device}
     runs = {kind: train_run(study, config, folder, kind=kind, **how)}
     for name in baselines:
         if not MODELS[name].suits(study.task):
@@ -65,6 +67,7 @@ def train_run(
     *,
     kind: str = "robustmdiff",
     options: dict[str, Any] | None = None,
+    aligned: str | Path | None = None,
     resume: bool = False,
     device: torch.device | str | None = None,
 ) -> Run:
@@ -72,7 +75,9 @@ def train_run(
     it on the calibration patients, and save everything. Resumes exactly where it stopped; an unfinished
     second stage starts again.
 
-    device  where to train and calibrate: the accelerator of this machine if None, else the CPU.
+    aligned  a folder of aligned encoders (`alignment.pretrained`) of the same sizes: those of the model start
+             from them, and texts are read with their tokenizer. They should not have met the test patients.
+    device   where to train and calibrate: the accelerator of this machine if None, else the CPU.
     """
     place = None if device is None else usable(device)
     if kind not in MODELS:
@@ -88,7 +93,7 @@ def train_run(
     _claim(folder, study, resume)
     if kind == "robustmdiff":
         options = {"denoiser": config.lambda_diff > 0, **(options or {})}
-    model, collator, config = build_model(study, config, kind, options or {})
+    model, collator, config = build_model(study, config, kind, options or {}, aligned)
     # Validation picks the best weights by patients of the training split, calibration stays untouched.
     fitting, watching = hold_out(study.patients["train"], config.seed)
 
@@ -107,16 +112,26 @@ def train_run(
 
 
 def build_model(
-    study: Study, config: TrainConfig, kind: str, options: Mapping[str, Any]
+    study: Study,
+    config: TrainConfig,
+    kind: str,
+    options: Mapping[str, Any],
+    aligned: str | Path | None = None,
 ) -> tuple[DiagnosisModel, Collator, TrainConfig]:
-    """An untrained model for a study, from the seed of `config`; what collates for it; and `config` with the
-    sizes of a model that goes with the study's texts."""
-    tokenizer, sizes = _tokenizer(study, config.model)
+    """An untrained model for a study, from the seed of `config`, its encoders aligned where a folder of such
+    is named; what collates for it; and `config` with the sizes of a model that goes with the study's texts."""
+    prompts, tokenizer = (None, None) if aligned is None else load_prompts(aligned)
+    if tokenizer is None:
+        tokenizer, sizes = _tokenizer(study, config.model)
+    else:
+        sizes = replace(config.model, vocabulary=tokenizer.get_vocab_size())
     config = config.model_copy(update={"model": sizes})
     torch.manual_seed(config.seed)
     model = MODELS[kind].build(
         study.task, config.model, concepts=study.concepts, tokenizer=tokenizer, **options
     )
+    if prompts is not None and model.encoders is not None:
+        load_aligned(model.encoders, prompts)
     return model, Collator(study.task, tokenizer, config.model.max_tokens), config
 
 

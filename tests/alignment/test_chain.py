@@ -102,7 +102,7 @@ def test_it_learns(whole, config, tmp_path):
 
 def test_a_further_modality_joins_and_nothing_else_is_retrained(chain, whole, config, tmp_path):
     """As a fifth would: a task that has one more, one link."""
-    model, out = chain
+    model, _ = chain
     mri = whole.task.modality("mri")
     task = replace(whole.task, modalities=(*whole.task.modalities, replace(mri, name="fifth")))
     patients = [
@@ -163,7 +163,9 @@ def test_another_first_link_is_not_gone_on_from(chain, whole, config, tmp_path):
     (first,) = LINKS[:1]
     other = config.model_copy(update={"learning_rate": 1e-2})
     known = align(whole.task, [first], whole.patients, other, tmp_path / "o", tokenizer=whole.tokenizer)
-    with pytest.raises(CheckpointError, match=r"is of other data: known is \w+ in the checkpoint and \w+ now"):
+    with pytest.raises(
+        CheckpointError, match=r"is of other data: known is \w+ in the checkpoint and \w+ now"
+    ):
         align(
             whole.task,
             LINKS[1:2],
@@ -202,7 +204,9 @@ def test_pairs_that_do_not_match_are_refused(whole, config, tmp_path):
     with pytest.raises(Refusal, match=says):
         align(whole.task, LINKS[:1], half, config, tmp_path, tokenizer=whole.tokenizer)
     with pytest.raises(Refusal, match=r"1 of 13 patients have both"):
-        align(whole.task, LINKS[:1], [*half[1:], whole.patients[0]], config, tmp_path, tokenizer=whole.tokenizer)
+        align(
+            whole.task, LINKS[:1], [*half[1:], whole.patients[0]], config, tmp_path, tokenizer=whole.tokenizer
+        )
 
 
 def test_a_batch_of_one_is_refused(whole, config, tmp_path):

@@ -90,7 +90,10 @@ def test_encoders_join_and_are_shared(study, sizes):
 
 
 def other_window(task):
-    return replace(task, modalities=tuple(replace(m, window=(0.0, 7.0)) if m.name == "xray" else m for m in task.modalities))
+    return replace(
+        task,
+        modalities=tuple(replace(m, window=(0.0, 7.0)) if m.name == "xray" else m for m in task.modalities),
+    )
 
 
 @pytest.mark.parametrize(
