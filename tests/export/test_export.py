@@ -147,6 +147,20 @@ def test_a_chain_that_is_driven_from_outside(second_stage, tmp_path):
         Artefact.load(found.folder, engine="single-step")
 
 
+@pytest.mark.slow  # four graphs more
+def test_a_single_step_multiplies_in_the_precision_of_the_graph(tmp_path):
+    found = exported(tmp_path, precision="fp16", sampler="single-step")
+    driven = Artefact.load(found.folder, engine="single-step", threads=1)
+    for name in ("encode.onnx", "step.onnx", "answer.onnx"):
+        types = [x.data_type for x in onnx.load(found.folder / name).graph.initializer]
+        assert types.count(onnx.TensorProto.FLOAT16) > 10
+    whole = found.artefact.diagnose(found.patients[:4])
+    for one, other in zip(driven.diagnose(found.patients[:4]), whole, strict=True):
+        assert one.probability == pytest.approx(other.probability, abs=ROUNDING)
+    parity = compare(found.predictor, driven, found.patients[:4])
+    assert 0 < parity.largest < 1e-3  # 2.0e-4 measured
+
+
 @pytest.mark.slow  # a second graph
 def test_a_flow_may_be_a_loop(tmp_path):
     found = exported(tmp_path, sampler="loop")
