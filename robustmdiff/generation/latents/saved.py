@@ -9,15 +9,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from robustmdiff.generation.latents.autoencoder import PatchAutoencoder
 from robustmdiff.generation.latents.dct import BlockDCT
 from robustmdiff.generation.latents.latent import Latent
+from robustmdiff.generation.latents.pretrained import PretrainedAutoencoder
 from robustmdiff.generation.latents.principal import PrincipalComponents
+from robustmdiff.generation.latents.text import TextLatent
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.checkpoint import load_weights
 from robustmdiff.whole import write_whole
 
 FORMAT = 1
-LATENTS: dict[str, type[Latent]] = {each.__name__: each for each in (BlockDCT, PrincipalComponents)}
+KINDS = BlockDCT, PatchAutoencoder, PretrainedAutoencoder, PrincipalComponents, TextLatent
+LATENTS: dict[str, type[Latent]] = {kind.__name__: kind for kind in KINDS}
 
 
 def save_latent(latent: Latent, folder: Path | str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from robustmdiff.generation.latents.autoencoder import PatchAutoencoder
 from robustmdiff.generation.latents.dct import BlockDCT
 from robustmdiff.generation.latents.latent import ImageLatent
 from robustmdiff.generation.latents.principal import PrincipalComponents
@@ -19,10 +20,11 @@ IMAGE = (2, 8, 12)
 KINDS: list[Callable[[], ImageLatent]] = [
     lambda: BlockDCT(IMAGE),
     lambda: PrincipalComponents(IMAGE, 3),
+    lambda: PatchAutoencoder(IMAGE, channels=3, width=8),
 ]
 
 
-@pytest.fixture(params=KINDS, ids=["dct", "principal"])
+@pytest.fixture(params=KINDS, ids=["dct", "principal", "autoencoder"])
 def latent(request) -> ImageLatent:
     return request.param()
 

@@ -78,6 +78,6 @@ def test_a_second_fit_forgets_the_first():
     assert torch.equal(latent.encode(x), fresh.encode(x))
 
 
-def test_k_must_be_a_number_of_numbers():
+def test_k_must_be_at_least_1():
     with pytest.raises(Refusal, match="k is 0, expected at least 1"):
         PrincipalComponents((1, 4, 4), 0)

@@ -18,6 +18,7 @@ def draw_images(n: int, image: tuple[int, int, int] = (1, 16, 16), seed: int = 0
     return x - 0.5 + 0.02 * torch.randn(x.shape, generator=g)
 
 
+@torch.no_grad()
 def psnr(x: Tensor, y: Tensor) -> float:
     """Of range 2, the mean over images."""
     return float((10 * torch.log10(4 / (x - y).square().flatten(1).mean(dim=1))).mean())
