@@ -119,7 +119,7 @@ def build_model(
     aligned: str | Path | None = None,
 ) -> tuple[DiagnosisModel, Collator, TrainConfig]:
     """An untrained model for a study, from the seed of `config`, its encoders aligned where a folder of such
-    is named; what collates for it; and `config` with the sizes of a model that goes with the study's texts."""
+    is named; what collates for it; and `config` with the sizes of a model that suits the study's texts."""
     prompts, tokenizer = (None, None) if aligned is None else load_prompts(aligned)
     if tokenizer is None:
         tokenizer, sizes = _tokenizer(study, config.model)

@@ -49,8 +49,8 @@ class PretrainedAutoencoder(ImageLatent):
 
     @classmethod
     def read(cls, image: tuple[int, int, int], folder: Path | str) -> PretrainedAutoencoder:
-        """With the weights of `folder`, as diffusers' `save_pretrained` wrote it. Refusal where diffusers is not
-        installed, and where the folder holds no AutoencoderKL."""
+        """With the weights of `folder`, as diffusers' `save_pretrained` wrote it. Refusal where diffusers
+        is not installed, and where the folder holds no AutoencoderKL."""
         folder, kind = Path(folder), diffusers_class()
         if not (folder / "config.json").is_file():
             raise Refusal(f"{folder}: has no config.json, expected the folder of a diffusers AutoencoderKL")
