@@ -47,7 +47,15 @@ def flow_loss(
 
     x_0 [rows, ...] and times t in [0, 1], float [rows]; key and row_ids as in `pure_noise` -> [rows].
     """
+    x_t, wanted = on_straight_path(x_0, t, key=key, row_ids=row_ids)
+    v = velocity(x_t, Level(t, 1 - t, t), condition)
+    return (v - wanted).square().flatten(1).mean(1)
+
+
+def on_straight_path(
+    x_0: Tensor, t: Tensor, *, key: Tensor, row_ids: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(x_t, its velocity eps - x_0); arguments as in `flow_loss`."""
     eps = pure_noise(x_0, key, row_ids)
     at = t.view(-1, *[1] * (x_0.dim() - 1))
-    v = velocity((1 - at) * x_0 + at * eps, Level(t, 1 - t, t), condition)
-    return (v - (eps - x_0)).square().flatten(1).mean(1)
+    return (1 - at) * x_0 + at * eps, eps - x_0
