@@ -184,9 +184,9 @@ class Predictor:
 
     @torch.no_grad()
     def _embedded(self, model: RobustMDiff) -> Tensor:
-        """The concepts as the weights of the run's model embed them now: once, and again when a weight has
-        changed or moved."""
-        weights = [(w.data_ptr(), w._version) for w in model.parameters()]
+        """The concepts as the weights of the run's model embed them now: once, and again when one of these
+        weights has changed or moved."""
+        weights = [(w.data_ptr(), w._version) for w in model.weights_of_concepts()]
         with self._warm:
             if self._concepts is None or self._concepts[0] != weights:
                 self._concepts = weights, model.embed_concepts()

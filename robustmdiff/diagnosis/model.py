@@ -9,7 +9,7 @@ rest no longer changes, or jointly.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, Self
 
 import torch
@@ -108,6 +108,12 @@ class RobustMDiff(DiagnosisModel):
     def embed_concepts(self) -> Tensor:
         """K [k, d_h]; the same for every patient."""
         return self.concepts(self.encoders.encoders[self.text] if self.text else None)
+
+    def weights_of_concepts(self) -> Iterator[nn.Parameter]:
+        """Those that `embed_concepts` reads."""
+        yield from self.concepts.parameters()
+        if self.text:
+            yield from self.encoders.encoders[self.text].parameters()
 
     def encode(self, batch: Batch, K: Tensor | None = None) -> Encoded:
         """K: from `embed_concepts`, for who encodes many batches with the same weights."""
