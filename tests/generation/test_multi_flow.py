@@ -94,10 +94,20 @@ def test_guidance_of_0_and_1_are_one_evaluation_and_exactly_nothing_and_what_is_
     model, data = small_model(), small_data(6)
     asked, calls = [], []
     told, velocity = model.told, model.velocity
-    monkeypatch.setattr(model, "told", lambda *a: asked.append(told(*a)) or asked[-1])
-    monkeypatch.setattr(model, "velocity", lambda *a: calls.append(a[2]) or velocity(*a))
+
+    def noting_told(*arguments):
+        asked.append(told(*arguments))
+        return asked[-1]
+
+    def noting_velocity(*arguments):
+        calls.append(arguments[2])
+        return velocity(*arguments)
+
+    monkeypatch.setattr(model, "told", noting_told)
+    monkeypatch.setattr(model, "velocity", noting_velocity)
     for guidance, evaluations in ((0, 1), (1, 1), (3, 2)):
-        asked.clear(), calls.clear()
+        asked.clear()
+        calls.clear()
         out = model.sample(["xray"], data.h, data.m, key=KEY, steps=1, guidance=guidance)
         assert len(calls) == evaluations
         if evaluations == 1:
