@@ -118,8 +118,8 @@ def build_model(
     options: Mapping[str, Any],
     aligned: str | Path | None = None,
 ) -> tuple[DiagnosisModel, Collator, TrainConfig]:
-    """An untrained model for a study, from the seed of `config`, its encoders aligned where a folder of such
-    is named; what collates for it; and `config` with the sizes of a model that suits the study's texts."""
+    """An untrained model for a study, from the seed of `config`, its encoders aligned where a folder of them
+    is named; what collates for it; and `config` with the sizes of a model that goes with its texts."""
     prompts, tokenizer = (None, None) if aligned is None else load_prompts(aligned)
     if tokenizer is None:
         tokenizer, sizes = _tokenizer(study, config.model)
