@@ -19,7 +19,7 @@ class AlignConfig(LoopConfig):
     learning_rate: float = Field(2e-3, gt=0, description="highest, after the warm-up; falls as a cosine")
     model: EncoderConfig = EncoderConfig()
     d: int = Field(64, ge=1, description="width of the shared space")
-    lambda_vi: float = Field(0.0, ge=0, description="of the visual invariant, which doubles the time; 0: none")
+    lambda_vi: float = Field(0.0, ge=0, description="of the visual invariant; 0: none, and half the time")
     diag_weight: float = Field(1.0, ge=0, description="of its diagonal; 0: the literal reading of MedM2G")
     first: int = Field(
         3, ge=1, description="times as many epochs for the first link, which all others inherit"

@@ -18,7 +18,8 @@ def sizes(study):  # noqa: F811
 
 @pytest.fixture(scope="session")
 def config(sizes):
-    return AlignConfig(model=sizes, d=5, epochs=2, batch_size=5, first=2, lambda_vi=0.02, save_every=1, log_every=1)
+    short = {"epochs": 2, "batch_size": 5, "first": 2, "save_every": 1, "log_every": 1}
+    return AlignConfig(model=sizes, d=5, lambda_vi=0.02, **short)
 
 
 @pytest.fixture(scope="session")
