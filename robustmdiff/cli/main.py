@@ -21,6 +21,8 @@ from robustmdiff.cli import (
     evaluate,
     explain,
     export,
+    generate,
+    generator,
     info,
     predict,
     report,
@@ -48,6 +50,10 @@ app.command(short_help="DICOM or FHIR in, a DICOM SR or a FHIR report out.")(rep
 app.command(short_help="Every form of a run side by side.")(benchmark.benchmark)
 app.command(short_help="What is installed here, or what a run holds.")(info.info)
 app.command(short_help="All of it on built-in patients, in about five minutes.")(demo.demo)
+app.command(short_help="Images and texts of any modalities from any others.")(generate.generate)
+app.command(short_help="An image from others of its frame.")(generate.translate)
+app.command(short_help="Whatever a patient lacks.")(generate.complete)
+app.add_typer(generator.app, name="generator", short_help="Train what generates, and measure it.")
 app.add_typer(data.app, name="data", short_help="Read patients of yours and count what is there.")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from robustmdiff.data.terms import terms
 from robustmdiff.experiment.source import SIZES, Source, check_source, read_patients, with_encoders
 from robustmdiff.knowledge import ConceptTable, concepts_of_task, load_concepts
 from robustmdiff.spelling import canonical
+
+if TYPE_CHECKING:
+    from robustmdiff.data.cohort import Cohort
 
 SPLITS = ("train", "calibration", "test")
 FRACTIONS = {"train": 0.6, "calibration": 0.2, "test": 0.2}
@@ -151,8 +154,9 @@ def _with_calibration(source: Source, training: Sequence[Patient], split: Split)
     return split | _drawn(source, training, {"train": 1 - part, "calibration": part})
 
 
-def _cohort(source: Source) -> Study:
-    """Three independent cohorts that share the disease table."""
+def cohorts_of(source: Source) -> dict[str, Cohort]:
+    """The three independent cohorts, by split, of a source that is the built-in one; they share the disease
+    table."""
     from robustmdiff.data.cohort import CohortConfig, make_cohort
 
     options = dict(source.options)
@@ -163,21 +167,26 @@ def _cohort(source: Source) -> Study:
         "test": options.pop("rare_per_class", None),
     }
     # A patient is decided by the seed and its place, so the three need seeds of their own.
-    cohorts = {
+    return {
         name: make_cohort(
             CohortConfig(patients=sizes[name], seed=3 * seed + i, rare_per_class=rare.get(name), **options)
         )
         for i, name in enumerate(SPLITS)
     }
-    weight = {name: cohorts[name].weights if enriched else None for name, enriched in rare.items()}
+
+
+def _cohort(source: Source) -> Study:
+    cohorts = cohorts_of(source)
+    enriched = {name: cohort for name, cohort in cohorts.items() if cohort.config.rare_per_class}
+    weight = {name: cohort.weights for name, cohort in enriched.items()}
     test = cohorts["test"]
     exact = test.config.exact
     return Study(
         source=source,
         task=with_encoders(test.task, source.encoders),
         patients={name: cohort.patients for name, cohort in cohorts.items()},
-        weight=weight["test"],
-        calibration_weight=weight["calibration"],
+        weight=weight.get("test"),
+        calibration_weight=weight.get("calibration"),
         posterior=test.posterior if exact else None,
         independent=partial(test.posterior, correlation=0.0) if exact and test.config.correlation else None,
         mnar=partial(test.mask, "mnar"),

@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import one_hot
 from torch.special import ndtr
 
 from robustmdiff.alignment.contrast import info_nce
@@ -31,7 +30,9 @@ class FlowConfig(LoopConfig):
     ema_decay: float = Field(0.995, ge=0, lt=1, description="of the averaged weights that are evaluated")
     null: float = Field(0.1, ge=0, le=1, description="share whose prompts are null ones of their kinds")
     unprompted: float = Field(0.2, ge=0, le=1, description="share that is told no prompt at all")
-    alone: float = Field(0.25, ge=0, le=1, description="share whose flows do not read one another")
+    alone: float = Field(
+        0.25, ge=0, le=1, description="share whose flows do not read one another; of others some are read"
+    )
     known: float = Field(0.0, ge=0, le=1, description="share in which one flow is clean, and only read")
     contrast: float = Field(
         0.0, ge=0, description="weight of InfoNCE between environment vectors; a batch then has one t"
@@ -123,14 +124,17 @@ class FlowObjective(Objective):
         """A function of the step and the row alone."""
         c, (b, F), M = self.config, present.shape, m.shape[1]
         key = philox_key(self.key, device=m.device)
-        z = pure_noise(torch.zeros(b, 5 + M + 1 + F, device=m.device), key, ids)
+        z = pure_noise(torch.zeros(b, 6 + M + 1 + F, device=m.device), key, ids)
         if c.contrast:  # one t: of several, t alone would tell which vectors belong together
             z[:, 0] = pure_noise(z[:1, :1], key, ids.new_zeros(1))[0, 0]
-        unprompted, dropped, alone, known = ndtr(z[:, 1:5]).T
-        which, other = ndtr(z[:, 5:]).split([M + 1, F], dim=1)
+        unprompted, dropped, alone, known, share = ndtr(z[:, 1:6]).T
+        which, other = ndtr(z[:, 6:]).split([M + 1, F], dim=1)
         told = draw_prompts(m & self.prompting.to(m.device), which) & (unprompted >= c.unprompted)[:, None]
         generated = present & ~told[:, self.place]
-        seen = generated & (alone >= c.alone)[:, None]
-        clean = one_hot(other.masked_fill(~seen, -1).argmax(1), F).bool() & seen & (known < c.known)[:, None]
+        first = other.masked_fill(~generated, -1)
+        rank = first.argsort(dim=1, descending=True).argsort(dim=1)
+        count = 1 + (share * generated.sum(1)).long()  # of those that may be read, each number as often
+        seen = generated & (rank < count[:, None]) & (alone >= c.alone)[:, None]
+        clean = (rank == 0) & seen & (known < c.known)[:, None]
         t = z[:, :1].sigmoid().masked_fill(clean, 0)
         return Drawn(t, told, dropped < c.null, generated & ~clean, seen)

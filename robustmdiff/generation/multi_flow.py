@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,13 @@ SAMPLERS = ("euler", "heun")
 GATE = 0.1  # before anything is learned
 
 Told = Mapping[str, Tensor]  # c of each flow
+
+
+class Condition(NamedTuple):
+    """c of each flow, and the environment vectors [n, k] of what is known."""
+
+    c: Told
+    v: dict[str, Tensor]
 
 
 class Flow(nn.Module):
@@ -146,8 +153,8 @@ class MultiFlow(nn.Module):
         h, m      prompts [n, M, d] and which there are, bool [n, M]: any, or none
         key       int64 [2], with row_ids int64 [n] as in `pure_noise`. A modality's noise is its own: it is
                   the same whatever else is generated.
-        guidance  classifier-free (Ho and Salimans 2022): 0 asks for nothing, 1 for what the prompts say, each
-                  at one evaluation a step instead of two
+        guidance  classifier-free (Ho and Salimans 2022): 0 asks for nothing, 1 for what the prompts and what
+                  is known say, each at one evaluation a step instead of two
         steps     of "euler", or of "heun", at two evaluations each
         known     clean latents [n, *shape] by modality, which the flows read as they read one another
         Refusal for a modality without a flow, one that is named twice, an unknown sampler, and steps below 1.
@@ -162,13 +169,14 @@ class MultiFlow(nn.Module):
             parts = zip(to, flat.split(sizes, dim=1), shapes, strict=True)
             return {name: part.unflatten(1, shape) for name, part, shape in parts}
 
-        def velocity(flat: Tensor, level: Level, c: Told) -> Tensor:
-            x, v = by_flow(flat), clean
+        def velocity(flat: Tensor, level: Level, condition: Condition) -> Tensor:
+            c, v = condition
+            x = by_flow(flat)
             if len(to) > 1:  # or nobody would read it
-                v = self.environments(x, dict.fromkeys(x, level.t)) | clean
+                v = self.environments(x, dict.fromkeys(x, level.t)) | v
             return torch.cat([each.flatten(1) for each in self.velocity(x, level.t, c, v).values()], dim=1)
 
-        follow, condition = self._guided(velocity, h, m, to, guidance)
+        follow, condition = self._guided(velocity, h, m, to, clean, guidance)
         x = torch.cat(
             [
                 pure_noise(h.new_zeros(len(h), size), stream(key, name), row_ids)
@@ -180,19 +188,26 @@ class MultiFlow(nn.Module):
         if sampler == "heun":
             return by_flow(sample_heun(follow, path, x, condition))
 
-        def denoise(x: Tensor, level: Level, c: Told) -> Tensor:
-            return x - level.t * follow(x, level, c)
+        def denoise(x: Tensor, level: Level, condition: Any) -> Tensor:
+            return x - level.t * follow(x, level, condition)
 
         return by_flow(sample_ddim(denoise, path, x, condition))
 
     def _guided(
-        self, velocity: Velocity, h: Tensor, m: Tensor, to: Sequence[str], guidance: float
+        self,
+        velocity: Velocity,
+        h: Tensor,
+        m: Tensor,
+        to: Sequence[str],
+        clean: dict[str, Tensor],
+        guidance: float,
     ) -> tuple[Velocity, Any]:
         """The velocity that is followed, and its condition."""
-        asked = self.told(h, m, to)
-        if guidance == 1 or not m.any():
+        asked = Condition(self.told(h, m, to), clean)
+        if guidance == 1 or not (m.any() or clean):
             return velocity, asked
-        nothing = self.told(h, m, to, torch.ones(len(h), dtype=torch.bool, device=h.device))
+        null = torch.ones(len(h), dtype=torch.bool, device=h.device)
+        nothing = Condition(self.told(h, m, to, null), {})
         if guidance == 0:
             return velocity, nothing
         return guided(velocity, guidance), (asked, nothing)

@@ -109,7 +109,7 @@ class TrainConfig(LoopConfig):
         return without_retired(model) if isinstance(model, Mapping) else model
 
 
-Config = TypeVar("Config", bound=LoopConfig)
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def read_config(kind: type[Config], values: Mapping[str, Any], source: str) -> Config:

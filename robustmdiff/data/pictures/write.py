@@ -21,7 +21,6 @@ SYNTHETIC = "synthetic"  # how every file, and its name, begins to say what it i
 PRODUCT = "RobustMDiff"
 COUNTS = 2**16 - 1
 DESCRIPTION = 79  # characters that a NIfTI header has for it
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
 def to_png(image: np.ndarray, modality: Modality, says: Mapping[str, str]) -> bytes:
@@ -80,14 +79,13 @@ def _capture(counts: np.ndarray, modality: Modality, says: str) -> Dataset:
     """One Secondary Capture (DICOM PS3.3, A.8.1), marked in each of the places that there are for it."""
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
     low, high = modality.low_high
-    own = generate_uid()
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = SECONDARY_CAPTURE
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = own
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.ImageType = ["DERIVED", "SECONDARY"]
