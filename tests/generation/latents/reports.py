@@ -1,16 +1,14 @@
-"""Reports of the cohort and what they say, without an image being rendered."""
+"""Reports in the cohort's grammar, without an image being rendered."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from robustmdiff.data.cohort import report
+from robustmdiff.data.cohort.mentions import findings_of
 from robustmdiff.data.cohort.table import FINDINGS, MODALITIES, disease_table
-
-WORDS = {word for spellings in report.SYNONYMS.values() for each in spellings for word in each.split()}
 
 
 def draw_reports(n: int, seed: int) -> tuple[list[str], np.ndarray]:
@@ -22,21 +20,10 @@ def draw_reports(n: int, seed: int) -> tuple[list[str], np.ndarray]:
 
 
 def findings(texts: Sequence[str]) -> np.ndarray:
-    """bool [n, F] as the cohort's grammar says, one transposition a word undone."""
-    found = np.zeros((len(texts), len(FINDINGS)), dtype=bool)
-    for row, text in zip(found, texts, strict=True):
-        for item in re.split(r"[:.,]\s*", text):
-            words = " ".join(map(_untwisted, item.split()))
-            if not words.startswith("no "):
-                row |= [words.endswith(report.SYNONYMS[name]) for name in FINDINGS]
-    return found
+    """bool [n, F]"""
+    return np.stack([findings_of(text) == 1 for text in texts])
 
 
 def f1(said: np.ndarray, written: np.ndarray) -> float:
     """Micro, over all findings."""
     return 2 * (said & written).sum() / (said.sum() + written.sum())
-
-
-def _untwisted(word: str) -> str:
-    twisted = (word[:k] + word[k + 1] + word[k] + word[k + 2 :] for k in range(len(word) - 1))
-    return word if word in WORDS or len(word) < 6 else next((each for each in twisted if each in WORDS), word)
