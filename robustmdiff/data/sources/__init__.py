@@ -36,5 +36,7 @@ SOURCES = {
     "support2": Format("support2", "load_support2", "verify"),
     "brats": Format("brats", "load_brats", "verify"),
     "ixi": Format("ixi", "load_ixi", "verify"),
+    "openi": Format("openi", "load_openi", "verify"),
+    "iu_xray": Format("iu_xray", "load_iu_xray", "verify"),
     "folder": Format("folder", "load_folder"),
 }
