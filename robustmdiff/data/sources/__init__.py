@@ -38,5 +38,7 @@ SOURCES = {
     "ixi": Format("ixi", "load_ixi", "verify"),
     "openi": Format("openi", "load_openi", "verify"),
     "iu_xray": Format("iu_xray", "load_iu_xray", "verify"),
+    "mimic_cxr": Format("mimic_cxr", "load_mimic_cxr", "verify"),
+    "brats_deepmedic": Format("brats_deepmedic", "load_brats_deepmedic"),
     "folder": Format("folder", "load_folder"),
 }
