@@ -126,6 +126,7 @@ def train_generator(
     links = [Link(*pair) for pair in config.links or hub_links(task)]
     prompts = align(task, links, patients, aligning, folder, tokenizer=tokenizer, **how)
 
+    torch.manual_seed(config.flows.seed)  # of first weights: the same whether or not links have just trained
     model = MedM2G(task, prompts, *_latents(task, patients, config), config.frames, tokenizer)
     flows = tuple(model.gists)
     if config.form == "published":
