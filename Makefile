@@ -4,10 +4,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 NATIVE := setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/include/rmd/*)
 
-.PHONY: help demo deploy-demo test test-slow interpret engines browser fuzz-api fuzz lint ledger format bench results wheel docs clean
+.PHONY: help demo deploy-demo generate-demo test test-slow interpret engines browser fuzz-api fuzz lint ledger format bench results wheel docs clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,10 @@ demo: $(READY)  ## train, evaluate and explain on built-in patients (about 5 min
 
 deploy-demo: $(READY)  ## take runs/demo to ONNX, a TensorRT engine, a server and a DICOM SR (4 minutes); see runs/deploy/
 	$(BIN)/python -m tools.deploy_demo
+
+generate-demo: $(READY)  ## train what generates on built-in patients, measure it, draw it (30 minutes); see runs/generator/evaluation/
+	$(BIN)/robustmdiff generator train --config configs/generate_cohort.yaml --option train=3000 --option test=600 --out runs/generator --resume
+	$(BIN)/robustmdiff generator evaluate runs/generator
 
 test: $(READY)  ## every test that takes seconds (about 8 minutes on 2 cores)
 	PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not interpreter and not engines and not browser and not fuzz" -n 2 --dist loadfile --no-loadscope-reorder

@@ -14,8 +14,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from robustmdiff.alignment.pretrained import load_prompts, save_prompts
 from robustmdiff.data.task_file import task_from
 from robustmdiff.generation.latents.saved import load_latent, save_latent
@@ -48,7 +46,7 @@ def save_generator(model: MedM2G, folder: str | Path) -> None:
         "frames": model.frames,
     }
     write_whole(folder / "model.json", json.dumps(plain, indent=1).encode())
-    state = {name: value.detach().cpu().contiguous() for name, value in _own(model).items()}
+    state = {n: v.detach().cpu().contiguous() for n, v in model.state_dict().items() if _is_own(n)}
     write_whole(folder / "model.safetensors", save(state, {"format": "pt"}))
 
 
@@ -78,17 +76,13 @@ def load_generator(folder: str | Path) -> MedM2G:
         state = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise Refusal(f"{weights}: cannot be read ({error}), expected whole weights") from error
-    rest = {name: value for name, value in model.state_dict().items() if name not in _own(model)}
-    load_weights(model, rest | state, weights)
+    load_weights(model, {n: v for n, v in model.state_dict().items() if not _is_own(n)} | state, weights)
     return model.eval()
 
 
-def _own(model: MedM2G) -> dict[str, Tensor]:
-    return {
-        name: value
-        for name, value in model.state_dict().items()
-        if name.startswith(OWN) and not any(part in name for part in ELSEWHERE)
-    }
+def _is_own(name: str) -> bool:
+    """Whether a weight of this name lies here, and not in a folder beside."""
+    return name.startswith(OWN) and not any(part in name for part in ELSEWHERE)
 
 
 def digest(folder: str | Path) -> str:
