@@ -84,7 +84,7 @@ def evaluate(
     Example:
       robustmdiff generator evaluate runs/generator
     """
-    from robustmdiff.experiment.measure_generator import measure_generator
+    from robustmdiff.experiment.generated.measure import measure_generator
 
     rows = [row.plain() for row in measure_generator(run, draws)]
     show({"run": str(run), "rows": rows}, as_json, tables=_by_task(rows))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from robustmdiff.cli import main as cli
+from robustmdiff.experiment.generated.measure import measure_generator
 from robustmdiff.experiment.generator import load_generator_config, train_generator
-from robustmdiff.experiment.measure_generator import measure_generator
 from robustmdiff.experiment.studies import load_study
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.config import ConfigError

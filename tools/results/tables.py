@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from robustmdiff.evaluation.statistics import Interval
+from tools.results import generators
 
 PLACE = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 NONE = "No run is recorded yet: `make results`.\n"
@@ -54,7 +55,8 @@ def stale(pages: Sequence[Path], records: Path) -> dict[Path, str]:
 
 
 def rewritten(page: str, records: Path) -> str:
-    return PLACE.sub(lambda place: f"{place[1]}{section(records / f'{place[2]}.jsonl')}{place[3]}", page)
+    page = PLACE.sub(lambda place: f"{place[1]}{section(records / f'{place[2]}.jsonl')}{place[3]}", page)
+    return generators.rewritten(page, records)
 
 
 def section(record: Path) -> str:
