@@ -25,6 +25,7 @@ from robustmdiff.cli.main import app
 from robustmdiff.cli.pairs import pairs
 from robustmdiff.encoders.config import ModelConfig
 from robustmdiff.experiment.fit import train_run
+from robustmdiff.experiment.generator import load_generator_config
 from robustmdiff.experiment.source import Source
 from robustmdiff.experiment.studies import load_study
 from robustmdiff.testing import OPS
@@ -181,9 +182,12 @@ def test_a_command_parses(words):
         return
     command, arguments = command_of(words)
     context = command.make_context(command.name, arguments)
-    make_config(pairs(context.params.get("set_"), "--set"))
-    if context.params.get("config") is not None:
-        load_config(ROOT / context.params["config"])
+    settings, file = pairs(context.params.get("set_"), "--set"), context.params.get("config")
+    if words[1] == "generator":
+        load_generator_config(file and ROOT / file, settings)
+    else:
+        make_config(settings)
+        assert file is None or load_config(ROOT / file)
 
 
 @pytest.mark.parametrize("words", MENTIONED)

@@ -59,8 +59,8 @@ def generate(
 
     \b
     Examples:
-      robustmdiff generate runs/generator --from text="cardiomegaly" --to xray --draws 4
-      robustmdiff generate runs/generator --from patient.json --to ct,text --format dcm
+      robustmdiff generate runs/g --from text="cardiomegaly" --to xray --draws 4
+      robustmdiff generate runs/g --from patient.json --to ct,text --format dcm
     """
     model = _load(run, device)
     patient = _patient(model, given)
@@ -85,7 +85,7 @@ def translate(
 
     \b
     Example:
-      robustmdiff translate runs/lgg --from flair=flair.nii.gz --to post_contrast --draws 16 --format nii
+      robustmdiff translate runs/lgg --from flair=flair.nii.gz --to post_contrast
     """
     model = _load(run, device)
     patient = _patient(model, given)

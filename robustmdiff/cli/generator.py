@@ -54,8 +54,8 @@ def train(
 
     \b
     Examples:
-      robustmdiff generator train --out runs/generator --config configs/generate_cohort.yaml
-      robustmdiff generator train --data lgg --root data/lgg --config configs/generate_lgg.yaml --out runs/lgg
+      robustmdiff generator train --config generate_cohort.yaml --out runs/g
+      robustmdiff generator train --data lgg --root data/lgg --out runs/lgg
     """
     from robustmdiff.data.bad_rows import BadRows
     from robustmdiff.experiment.generator import load_generator_config, train_generator

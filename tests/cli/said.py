@@ -23,8 +23,13 @@ COMMANDS = (
     "serve",
     "info",
     "demo",
+    "generate",
+    "translate",
+    "complete",
     "data",
+    "generator",
 )
+GROUPS = {"data": "verify", "generator": "train"}  # and one command of each
 
 
 class Said(NamedTuple):
