@@ -26,7 +26,7 @@ from robustmdiff.whole import write_whole
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 KIND = "prompts"
 
 

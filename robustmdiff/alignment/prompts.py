@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robustmdiff.alignment.shortcuts import shortcut
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
@@ -17,6 +18,7 @@ from robustmdiff.data.task import Task
 from robustmdiff.encoders.config import EncoderConfig
 from robustmdiff.encoders.encoded import Encoded
 from robustmdiff.encoders.modalities import ModalityEncoders
+from robustmdiff.encoders.tensors import tensors
 from robustmdiff.refusal import Refusal
 from robustmdiff.spelling import unknown
 
@@ -35,8 +37,8 @@ class Prompts(NamedTuple):
 
 class PromptEncoders(nn.Module):
     """Batch -> Prompts: an encoder for each modality, the same that a diagnosis model has, a linear
-    projection without bias of its summary H_i beside the mean of its tokens, and a length of 1. (Words and
-    patches reach H_i of an encoder from scratch late.) What is absent costs nothing and is never read.
+    projection without bias of its summary H_i, of the mean of its tokens and of what goes around both
+    (`shortcuts`), and a length of 1. What is absent costs nothing and is never read.
 
     config  sizes of the encoders; d  width of the shared space
     only    the modalities that have an encoder, every one of the task if None; the others count as absent
@@ -56,6 +58,8 @@ class PromptEncoders(nn.Module):
         self.project = nn.ModuleDict(
             {name: nn.Linear(2 * config.d_h, d, bias=False) for name in self.encoders.encoders}
         )
+        ways = {n: shortcut(task.modality(n), encoder, d) for n, encoder in self.encoders.encoders.items()}
+        self.shortcuts = nn.ModuleDict({name: way for name, way in ways.items() if way is not None})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,16 +68,29 @@ class PromptEncoders(nn.Module):
 
     def forward(self, batch: Batch) -> Prompts:
         """Of a batch that may lack modalities of the task, as one of `alone` does."""
+        batch = tensors(batch, next(self.parameters()).device)
         encoded = self.encoders(batch)
         said = torch.cat([encoded.H, token_means(encoded)], dim=-1)  # [B, M, 2 d_h]
+        h = encoded.H.new_zeros(*encoded.m.shape, self.d)
+        for i, name in enumerate(self.task.modality_names):
+            if name in self.project:
+                own = self.project[name](said[:, i])
+                if name in self.shortcuts and name in batch.inputs:
+                    own = own + self._around(batch, encoded, i, name)
+                h[:, i] = functional.normalize(own.float(), dim=-1)
+        return Prompts(h.masked_fill(~encoded.m[..., None], 0), encoded.m)
+
+    def _around(self, batch: Batch[Tensor], encoded: Encoded, i: int, name: str) -> Tensor:
+        """What the shortcut of modality i says, [B, d]; 0 where absent."""
+        seen = batch.inputs[name]
         nothing = encoded.H.new_zeros(len(batch), self.d)
-        columns = [
-            functional.normalize(self.project[name](said[:, i]).float(), dim=-1)
-            if name in self.project
-            else nothing
-            for i, name in enumerate(self.task.modality_names)
-        ]
-        return Prompts(torch.stack(columns, 1).masked_fill(~encoded.m[..., None], 0), encoded.m)
+        if len(seen.rows) == 0:
+            return nothing
+        start, length = encoded.segments[seen.rows, i].unbind(-1)
+        tokens = encoded.tokens[start[0] : start[-1] + length[-1]]
+        return nothing.index_copy(
+            0, seen.rows, self.shortcuts[name](self.encoders.encoders[name], seen, tokens)
+        )
 
     def joined(self, other: PromptEncoders) -> PromptEncoders:
         """These encoders and those of `other`, in the task of `other`, which may have further modalities. The
@@ -85,6 +102,8 @@ class PromptEncoders(nn.Module):
                 if name in model.names:
                     both.encoders.encoders[name] = model.encoders.encoders[name]
                     both.project[name] = model.project[name]
+                    if name in model.shortcuts:
+                        both.shortcuts[name] = model.shortcuts[name]
         return both
 
     @torch.no_grad()

@@ -60,7 +60,9 @@ def test_a_link_trains_and_keeps_what_is_new_alone(chain):
     _, out = chain
     for folder, new in zip(FOLDERS, [{"text", "xray"}, {"ct"}, {"mri"}], strict=True):
         tensors = load_checkpoint(out / "links" / folder / LAST).tensors
-        named = {key.split(".project.")[1].split(".")[0] for key in tensors if ".project." in key}
+        named = {
+            key.split("prompts.project.")[1].split(".")[0] for key in tensors if "prompts.project." in key
+        }
         assert named == new
         moved = [v.abs().max() for key, v in tensors.items() if key.startswith("optimizer.exp_avg.prompts")]
         assert moved

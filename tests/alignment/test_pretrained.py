@@ -56,7 +56,7 @@ def of_json(**change):
         (lambda folder: (folder / "model.json").unlink(), r"model\.json: cannot be read"),
         (damage("model.json", lambda old: old[:40]), r"model\.json: cannot be read"),
         (damage("model.json", lambda old: b"{}"), r"model\.json: cannot be read.*format"),
-        (of_json(kind="robustmdiff"), r"is of kind 'robustmdiff', format 1, expected aligned encoders"),
+        (of_json(kind="robustmdiff"), r"is of kind 'robustmdiff', format 2, expected aligned encoders"),
         (of_json(format=9), r"format 9, expected"),
         (of_json(d=7), r"weight 'project.*' is \[5, 16\], PromptEncoders expects \[7, 16\]"),
         (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors: cannot be read"),

@@ -5,6 +5,7 @@ import torch
 
 from robustmdiff.alignment.prompts import PromptEncoders, alone
 from robustmdiff.data.modality import Modality
+from robustmdiff.encoders.tensors import tensors
 from robustmdiff.refusal import Refusal
 
 
@@ -23,16 +24,25 @@ def test_prompts_are_unit_vectors_of_what_is_present(study, model):
     assert not h[~m].any()
 
 
-def test_a_prompt_is_the_projected_summary_beside_the_mean_of_its_tokens(study, model):
-    batch = study.collator(study.patients)
+def test_a_prompt_is_the_projected_summary_the_mean_of_its_tokens_and_the_shortcut(study, model):
+    batch = tensors(study.collator(study.patients))
     h, m = model(batch)
     for i, name in enumerate(study.task.modality_names):
         assert m[:, i].any()
-        tokens, lengths = model.encoders.encoders[name](batch.inputs[name])
+        encoder, seen = model.encoders.encoders[name], batch.inputs[name]
+        tokens, lengths = encoder(seen)
         each = tokens.double().split(lengths.tolist())
-        said = torch.stack([torch.cat([x[0], x.mean(0)]) for x in each])
-        z = said @ model.project[name].weight.double().T
+        z = torch.stack([torch.cat([x[0], x.mean(0)]) for x in each]) @ model.project[name].weight.double().T
+        if name == "text":
+            table = encoder.bert.get_input_embeddings().weight.double()
+            ids = seen.input_ids.split(lengths.tolist())
+            words = torch.stack([table[own].sum(0) * (table.shape[1] / len(own)) ** 0.5 for own in ids])
+            z = z + words @ model.shortcuts[name].project.weight.double().T
+        elif study.task.modality(name).kind == "image":
+            places = torch.stack([x.flatten() for x in each])
+            z = z + places @ model.shortcuts[name].project.weight.double().T
         assert torch.allclose(h[m[:, i], i].double(), z / z.norm(dim=-1, keepdim=True), atol=1e-6), name
+    assert set(model.shortcuts) == {"text", "xray", "ct", "mri"}
 
 
 def test_what_is_absent_is_never_read(study, model):
