@@ -17,8 +17,7 @@ def row(task, method, measure, value, low=None, high=None):
 
 def test_tasks_measured_alike_share_a_table(tmp_path):
     record = {
-        "source": {"data": "cohort", "options": {"train": 40}},
-        "config_file": "configs/small.yaml",
+        "about": "Trained in a " + "very " * 30 + "small way.",
         "commit": "abc",
         "date": "2026-01-01",
         "rows": [
@@ -32,11 +31,11 @@ def test_tasks_measured_alike_share_a_table(tmp_path):
     }
     (tmp_path / "generator_small.json").write_text(json.dumps(record), encoding="utf-8")
     text = tables.rewritten(PAGE, tmp_path)
-    assert text.startswith(
-        "a\n<!-- generator: small -->\n`robustmdiff generator train --data cohort --config"
-    )
+    assert text.startswith("a\n<!-- generator: small -->\nTrained in a very very")
     assert text.endswith("<!-- end of generator -->\nb\n")
     lines = text.splitlines()
+    assert max(map(len, lines[:6])) <= 118
+    assert "small way. Commit abc, 2026-01-01." in " ".join(lines)
     head = lines.index("| task | method | PSNR, dB | SSIM | patients |")
     assert lines[head + 2 : head + 6] == [
         "| a -> b | mean | 26.04 (25.00 to 27.00) | .500 | 7 |",

@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import yaml
+from robustmdiff.whole import write_whole
 
 ROOT = Path(__file__).parents[2]
 PLACE = re.compile(r"(<!-- generator: (\w+) -->\n).*?(<!-- end of generator -->)", re.DOTALL)
@@ -37,13 +37,7 @@ def section(record: Path) -> str:
     if not record.exists():
         return NONE
     held = json.loads(record.read_text(encoding="utf-8"))
-    options = " ".join(f"--option {name}={value}" for name, value in held["source"]["options"].items())
-    trained = f"generator train --data {held['source']['data']} --config {held['config_file']} {options}"
-    about = (
-        f"`robustmdiff {trained.rstrip()}`, then `robustmdiff generator evaluate`; one training, measured on "
-        f"patients that it has not seen. Intervals of 95 % are over patients. Commit {held['commit']}, "
-        f"{held['date']}."
-    )
+    about = f"{held['about']} Commit {held['commit']}, {held['date']}."
     return "\n".join([*textwrap.wrap(about, 118), "", *_tables(held["rows"]), ""])
 
 
@@ -83,30 +77,39 @@ def _number(row: dict[str, Any]) -> str:
     return f"{value} ({low} to {high})" if low else value
 
 
+def record(name: str, about: str, rows: list[dict[str, Any]]) -> None:
+    """Keep the rows of a table, and what it is about, as results/generator_NAME.json."""
+    says = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    held = {
+        "about": about,
+        "commit": says.stdout.strip(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "rows": rows,
+    }
+    path = ROOT / "results" / f"generator_{name}.json"
+    write_whole(path, (json.dumps(held, indent=1) + "\n").encode())
+    print(f"wrote {path}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
-    parser.add_argument(
-        "--config", required=True, help="the file that the run was trained with, for its command"
+    parser.add_argument("--config", required=True, help="the file it was trained with, for its command")
+    given = parser.parse_args()
+    source = json.loads((given.run / "study.json").read_text(encoding="utf-8"))
+    options = "".join(f" --option {name}={value}" for name, value in source["options"].items())
+    about = (
+        f"`robustmdiff generator train --data {source['data']} --config {given.config}{options}`, then "
+        "`robustmdiff generator evaluate`; one training, measured on patients that it has not seen. "
+        "Intervals of 95 % are over patients."
     )
-    options = parser.parse_args()
-    says = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    held = {
-        "source": json.loads((options.run / "study.json").read_text(encoding="utf-8")),
-        "config_file": options.config,
-        "config": yaml.safe_load((options.run / "config.yaml").read_text(encoding="utf-8")),
-        "commit": says.stdout.strip(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "rows": json.loads((options.run / "evaluation" / "table.json").read_text(encoding="utf-8")),
-    }
-    path = ROOT / "results" / f"generator_{options.name}.json"
-    path.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {path}")
+    rows = json.loads((given.run / "evaluation" / "table.json").read_text(encoding="utf-8"))
+    record(given.name, about, rows)
 
 
 if __name__ == "__main__":
