@@ -49,8 +49,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 ABOUT = (
     "`python -m tools.results.alignment`: 3,000 training and 600 test patients of table 21, on which nothing "
-    "was developed; {links} links, {epochs} epochs each and three times as many for the first, text - ct. Mean "
-    "over {seeds} seeds of training, least and highest in brackets; chance is .5 and .017."
+    "was developed; {links} links, {epochs} epochs each and three times as many for the first, text - ct. "
+    "Mean over {seeds} seeds of training, least and highest in brackets; chance is .5 and .017."
 )
 
 
