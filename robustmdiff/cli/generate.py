@@ -31,6 +31,10 @@ To = Annotated[str, typer.Option(metavar="MODALITIES", help="What to make, betwe
 Out = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the files go.")]
 Draws = Annotated[int, typer.Option(min=1, help="Of each, as the model's uncertainty has them.")]
 Steps = Annotated[int, typer.Option(min=1, help="Of the sampler.")]
+Sampler = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="euler or heun of flows; ddim, ddpm or dpmpp_2m of diffusions."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of the noise.")]
 Format = Annotated[str, typer.Option(metavar="FORMATS", help="Of images, between commas: png, nii, dcm.")]
 Guidance = Annotated[
@@ -49,6 +53,7 @@ def generate(
     draws: Draws = 1,
     guidance: Guidance = 1.0,
     steps: Steps = 8,
+    sampler: Sampler = None,
     votes: Votes = 1,
     seed: Seed = 0,
     format: Format = "png",
@@ -65,6 +70,8 @@ def generate(
     model = _load(run, device)
     patient = _patient(model, given)
     how: dict[str, Any] = {"draws": draws, "guidance": guidance, "steps": steps, "votes": votes, "seed": seed}
+    if sampler is not None:
+        how["sampler"] = sampler
     made = model.generate([patient], names(to), **how)[0]
     _write(run, model, made, out, format, given, how, as_json)
 

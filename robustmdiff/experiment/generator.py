@@ -64,6 +64,9 @@ class GeneratorConfig(BaseModel):
     form: Literal["together", "published"] = Field(
         "together", description="flows trained together, or each alone and then link by link, frozen"
     )
+    process: Literal["straight", "cosine"] = Field(
+        "straight", description="of the flows: rectified, or a diffusion in v on the cosine schedule"
+    )
     gist: int = Field(96, ge=1, description="numbers of an image's global latent")
     text: int = Field(64, ge=1, description="numbers of a text's latent")
     block: int = Field(4, ge=1, description="side of the blocks of the grid latent, pixels")
@@ -127,7 +130,8 @@ def train_generator(
     prompts = align(task, links, patients, aligning, folder, tokenizer=tokenizer, **how)
 
     torch.manual_seed(config.flows.seed)  # of first weights: the same whether or not links have just trained
-    model = MedM2G(task, prompts, *_latents(task, patients, config), config.frames, tokenizer)
+    latents = _latents(task, patients, config)
+    model = MedM2G(task, prompts, *latents, config.frames, tokenizer, config.process)
     flows = tuple(model.gists)
     if config.form == "published":
         stages = published_stages([link for link in links if set(link) <= set(flows)])

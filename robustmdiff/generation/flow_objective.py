@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.special import ndtr
 
 from robustmdiff.alignment.contrast import info_nce
-from robustmdiff.diffusion.loss import on_straight_path
 from robustmdiff.diffusion.sample import pure_noise
+from robustmdiff.diffusion.schedule import Level
 from robustmdiff.generation.guidance import draw_prompts
 from robustmdiff.generation.multi_flow import MultiFlow, stream
 from robustmdiff.ops import philox_key
@@ -94,14 +94,17 @@ class FlowObjective(Objective):
         """ids int64 [b] of the rows; their prompts; present bool [b, flows]; the latents of the stage's flows
         [b, *shape], finite where they are absent, too."""
         model, names, drawn = self.model, self.stage.flows, self.draw(ids, m, present)
-        t = dict(zip(names, drawn.t.T, strict=True))
-        x, wanted = {}, {}
-        for name, z in zip(names, latents, strict=True):
-            noise = stream(philox_key(self.key, device=z.device), name)
-            x[name], wanted[name] = on_straight_path(z, t[name], key=noise, row_ids=ids)
+        process, t, x, wanted = model.process, {}, {}, {}
+        for name, z, own in zip(names, latents, drawn.t.T, strict=True):
+            eps = pure_noise(z, stream(philox_key(self.key, device=z.device), name), ids)
+            level = process.level(own)
+            t[name] = process.time(level)
+            level = Level(*(each.view(-1, *[1] * (z.dim() - 1)) for each in level))
+            x[name], wanted[name] = level.a * z + level.s * eps, process.wanted(z, eps, level)
         v = {} if self.stage.trains == "flows" else model.environments(x, t)
         c = model.told(h, drawn.told, names, drawn.dropped)
-        said = model.velocity(x, drawn.t.amax(1), c, v, dict(zip(names, drawn.seen.T, strict=True)))
+        now = process.time(process.level(drawn.t.amax(1)))
+        said = model.velocity(x, now, c, v, dict(zip(names, drawn.seen.T, strict=True)))
         error = torch.stack([(said[n] - wanted[n]).square().flatten(1).mean(1) for n in names], dim=1)
         error = error * drawn.generated
         terms = dict(zip(names, error.sum(0) / drawn.generated.sum(0).clamp(min=1), strict=True))

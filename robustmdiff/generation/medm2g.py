@@ -58,6 +58,7 @@ class MedM2G(nn.Module):
     gists    a vector latent by modality, for each that can be generated: `TextLatent` of a text
     grids    a grid latent of each image among them
     frames   groups of images whose pixels show the same place: each can be translated from the others
+    process  of the flows of gists, as of `MultiFlow`
     """
 
     def __init__(
@@ -68,13 +69,16 @@ class MedM2G(nn.Module):
         grids: Mapping[str, ImageLatent],
         frames: Sequence[Sequence[str]] = (),
         tokenizer: Tokenizer | None = None,
+        process: str = "straight",
     ) -> None:
         super().__init__()
         self.task, self.tokenizer = task, tokenizer
         self.prompts = prompts.requires_grad_(False)
         self.gists, self.grids = nn.ModuleDict(gists), nn.ModuleDict(grids)
         self.frames = tuple(map(tuple, frames))
-        self.flows = MultiFlow(task, {name: latent.shape for name, latent in gists.items()}, prompts.d)
+        self.flows = MultiFlow(
+            task, {name: latent.shape for name, latent in gists.items()}, prompts.d, process
+        )
         self.details = nn.ModuleDict(
             {name: Detail(cast(ImageLatent, gists[name]), grid) for name, grid in grids.items()}
         )
@@ -108,6 +112,7 @@ class MedM2G(nn.Module):
         draws: int = 1,
         guidance: float = 1.0,
         steps: int = STEPS,
+        sampler: str | None = None,
         votes: int = 1,
         seed: int = 0,
     ) -> list[Made]:
@@ -116,6 +121,7 @@ class MedM2G(nn.Module):
         draws     of each, as the model's uncertainty has them
         guidance  how strongly prompts are followed: 0 not at all, 1 as learned (`MultiFlow.sample`)
         steps     of each sampler
+        sampler   of the flows of gists, as of `MultiFlow.sample`
         votes     a text is what so many draws of it say on average; each is then drawn apart from images
         seed      of the noise. A patient's draws depend on it and on the patient's id alone.
 
@@ -128,6 +134,7 @@ class MedM2G(nn.Module):
         made: list[dict[str, list[Observation]]] = [{} for _ in patients]
         how: list[dict[str, str]] = [{} for _ in patients]
         key = philox_key(seed, device=self.device)
+        sampling: dict[str, Any] = {"guidance": guidance, "steps": steps, "sampler": sampler}
         drawn_from = "drawn from the prompts"
         left: list[tuple[str, ...]] = []
         for patient in patients:
@@ -150,7 +157,7 @@ class MedM2G(nn.Module):
 
                 def draw(some: list[int], together: tuple[str, ...] = together) -> list[dict[str, Any]]:
                     chosen = [patients[i] for i in some]
-                    return self._draw(chosen, together, draws, guidance, steps, votes, key)
+                    return self._draw(chosen, together, draws, votes, key, sampling)
 
                 for i, drawn in zip(rows, in_parts(draw, rows), strict=True):
                     made[i].update(drawn)
@@ -205,10 +212,9 @@ class MedM2G(nn.Module):
         patients: list[Patient],
         names: tuple[str, ...],
         draws: int,
-        guidance: float,
-        steps: int,
         votes: int,
         key: Tensor,
+        how: dict[str, Any],
     ) -> list[dict[str, list[Observation]]]:
         say_what_is_not_read(self.task, patients, self.prompts, self.tokenizer)
         voting = votes if votes > 1 and isinstance(self.gist(names[0]), TextLatent) else 1
@@ -222,8 +228,7 @@ class MedM2G(nn.Module):
         for name in self._readable(patients[0]):
             clean = self.gist(name).encode(encodable(patients, self.task.modality(name)))
             known[name] = clean.to(self.device).repeat_interleave(each, dim=0)
-        how: dict[str, Any] = {"row_ids": ids, "steps": steps, "guidance": guidance, "known": known}
-        z = self.flows.sample(names, h, m, key=key, **how)
+        z = self.flows.sample(names, h, m, key=key, row_ids=ids, known=known, **how)
         made: list[dict[str, list[Observation]]] = [{} for _ in patients]
         for name in names:
             gist = self.gist(name)

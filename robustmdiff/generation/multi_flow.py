@@ -11,18 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from robustmdiff.data.task import Task
-from robustmdiff.diffusion.sample import Velocity, guided, pure_noise, sample_ddim, sample_heun
-from robustmdiff.diffusion.schedule import Level, StraightPath
+from robustmdiff.diffusion.sample import (
+    Velocity,
+    guided,
+    pure_noise,
+    sample_ddim,
+    sample_ddpm,
+    sample_dpmpp_2m,
+    sample_heun,
+)
+from robustmdiff.diffusion.schedule import Level
 from robustmdiff.generation.guidance import PromptMixing
 from robustmdiff.generation.networks.cross_guidance import CrossGuidance
 from robustmdiff.generation.networks.environment import ENVIRONMENT, EnvironmentEncoder
 from robustmdiff.generation.networks.grid import GridNetwork
 from robustmdiff.generation.networks.vector import VectorNetwork
+from robustmdiff.generation.process import PROCESSES
 from robustmdiff.refusal import Refusal
 from robustmdiff.spelling import unknown
 
 STEPS = 8
-SAMPLERS = ("euler", "heun")
 GATE = 0.1  # before anything is learned
 
 Told = Mapping[str, Tensor]  # c of each flow
@@ -61,14 +69,20 @@ class MultiFlow(nn.Module):
     task    whose modalities are prompts; a flow's modality is one of them
     shapes  of one latent by modality, for each that has a flow: [D] of a vector, [c, height, width] of a grid
     d       numbers of a prompt
+    process "straight": rectified flows; "cosine": diffusions in v, the published form (`process`)
 
     All flows stand at one t. Behind every block a flow reads the environment vectors of the others, never
     its own, through a cross-attention sub-layer that flows of one kind share (MedM2G, Zhan et al. 2024: a
     re-implementation of the published description).
     """
 
-    def __init__(self, task: Task, shapes: Mapping[str, Sequence[int]], d: int) -> None:
+    def __init__(
+        self, task: Task, shapes: Mapping[str, Sequence[int]], d: int, process: str = "straight"
+    ) -> None:
         super().__init__()
+        if process not in PROCESSES:
+            raise Refusal(unknown("process", process, list(PROCESSES)))
+        self.process = PROCESSES[process]
         names = task.modality_names
         if missing := [name for name in shapes if name not in names]:
             raise Refusal(f"MultiFlow: {unknown('modality', missing[0], names)}")
@@ -108,7 +122,7 @@ class MultiFlow(nn.Module):
         v: Mapping[str, Tensor],
         seen: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """dx / dt of each flow of x [n, *shape], at t [n] or [].
+        """What each flow says of x [n, *shape], at t [n] or []: its dx / dt, or v of a diffusion.
 
         v     environment vectors, of flows of x or of others
         seen  bool [n] by flow: the rows whose vector may be read; None: all
@@ -144,7 +158,7 @@ class MultiFlow(nn.Module):
         key: Tensor,
         row_ids: Tensor | None = None,
         steps: int = STEPS,
-        sampler: str = "euler",
+        sampler: str | None = None,
         guidance: float = 1.0,
         known: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
@@ -155,11 +169,12 @@ class MultiFlow(nn.Module):
                   the same whatever else is generated.
         guidance  classifier-free (Ho and Salimans 2022): 0 asks for nothing, 1 for what the prompts and what
                   is known say, each at one evaluation a step instead of two
-        steps     of "euler", or of "heun", at two evaluations each
+        sampler   one of the process's, its first if None: "euler" or "heun" (at two evaluations a step) of
+                  rectified flows; "ddim", "ddpm" or "dpmpp_2m" of diffusions, of at most 1,000 steps
         known     clean latents [n, *shape] by modality, which the flows read as they read one another
         Refusal for a modality without a flow, one that is named twice, an unknown sampler, and steps below 1.
         """
-        known = known or {}
+        known, sampler = known or {}, sampler or self.process.samplers[0]
         self._check(to, known, steps, sampler, h)
         shapes = [self.flow(name).shape for name in to]
         sizes = [torch.Size(shape).numel() for shape in shapes]
@@ -172,9 +187,10 @@ class MultiFlow(nn.Module):
         def velocity(flat: Tensor, level: Level, condition: Condition) -> Tensor:
             c, v = condition
             x = by_flow(flat)
+            t = self.process.time(level)
             if len(to) > 1:  # or nobody would read it
-                v = self.environments(x, dict.fromkeys(x, level.t)) | v
-            return torch.cat([each.flatten(1) for each in self.velocity(x, level.t, c, v).values()], dim=1)
+                v = self.environments(x, dict.fromkeys(x, t)) | v
+            return torch.cat([each.flatten(1) for each in self.velocity(x, t, c, v).values()], dim=1)
 
         follow, condition = self._guided(velocity, h, m, to, clean, guidance)
         x = torch.cat(
@@ -184,14 +200,17 @@ class MultiFlow(nn.Module):
             ],
             dim=1,
         )
-        path = StraightPath(steps)
+        path: Any = self.process.path(steps)
         if sampler == "heun":
             return by_flow(sample_heun(follow, path, x, condition))
 
         def denoise(x: Tensor, level: Level, condition: Any) -> Tensor:
-            return x - level.t * follow(x, level, condition)
+            return self.process.x_0(x, follow(x, level, condition), level)
 
-        return by_flow(sample_ddim(denoise, path, x, condition))
+        if sampler == "ddpm":
+            return by_flow(sample_ddpm(denoise, path, x, condition, key=key, row_ids=row_ids))
+        deterministic = sample_dpmpp_2m if sampler == "dpmpp_2m" else sample_ddim
+        return by_flow(deterministic(denoise, path, x, condition))
 
     def _guided(
         self,
@@ -225,8 +244,8 @@ class MultiFlow(nn.Module):
             seen.add(name)
         if steps < 1:
             raise Refusal(f"steps is {steps}, expected at least 1")
-        if sampler not in SAMPLERS:
-            raise Refusal(unknown("sampler", sampler, SAMPLERS))
+        if sampler not in self.process.samplers:
+            raise Refusal(unknown("sampler", sampler, self.process.samplers))
         for name, z in known.items():
             expected = (len(h), *self.flow(name).shape)
             if tuple(z.shape) != expected:

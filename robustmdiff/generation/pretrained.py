@@ -44,6 +44,7 @@ def save_generator(model: MedM2G, folder: str | Path) -> None:
         "gists": list(model.gists),
         "grids": list(model.grids),
         "frames": model.frames,
+        "process": model.flows.process.name,
     }
     write_whole(folder / "model.json", json.dumps(plain, indent=1).encode())
     state = {n: v.detach().cpu().contiguous() for n, v in model.state_dict().items() if _is_own(n)}
@@ -71,7 +72,8 @@ def load_generator(folder: str | Path) -> MedM2G:
     gists: dict[str, Any] = {name: load_latent(folder / "gists" / name) for name in plain["gists"]}
     grids: dict[str, Any] = {name: load_latent(folder / "grids" / name) for name in plain["grids"]}
     task = task_from(plain["task"], str(where))
-    model = MedM2G(task, prompts, gists, grids, plain["frames"], tokenizer)
+    process = plain.get("process", "straight")
+    model = MedM2G(task, prompts, gists, grids, plain["frames"], tokenizer, process)
     try:
         state = load_file(weights)
     except (OSError, SafetensorError) as error:

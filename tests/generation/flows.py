@@ -22,9 +22,9 @@ SHAPES = {"xray": (5,), "ct": (5,), "mri": (4, 4, 6), "report": (3,)}
 D = 7
 
 
-def small_model(shapes=SHAPES) -> MultiFlow:
+def small_model(shapes=SHAPES, process="straight") -> MultiFlow:
     torch.manual_seed(0)
-    model = MultiFlow(TASK, shapes, D)
+    model = MultiFlow(TASK, shapes, D, process)
     for name, parameter in model.named_parameters():  # what begins at 0 would hide what is wrong
         if name.endswith("weight") and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)

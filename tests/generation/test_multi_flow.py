@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from robustmdiff.generation.guidance import PromptMixing, draw_prompts
+from robustmdiff.generation.process import PROCESSES
 from robustmdiff.ops import philox_key
 from robustmdiff.refusal import Refusal
 from tests.generation.flows import SHAPES, D, small_data, small_model
@@ -68,10 +69,12 @@ def test_image_flows_share_their_sublayers_and_the_text_flow_has_its_own():
     assert len({sharing[name] for name in ("xray", "mri", "report")}) == 3  # a grid has other widths
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun"])
+@pytest.mark.parametrize(
+    ("process", "sampler"), [(each.name, sampler) for each in PROCESSES.values() for sampler in each.samplers]
+)
 @pytest.mark.parametrize("steps", [1, 3])
-def test_a_row_depends_on_its_id_alone_and_not_on_its_batch_mates(sampler, steps):
-    model, data, ids = small_model(), small_data(6), torch.tensor([4, 9, 2, 7, 1, 30])
+def test_a_row_depends_on_its_id_alone_and_not_on_its_batch_mates(process, sampler, steps):
+    model, data, ids = small_model(process=process), small_data(6), torch.tensor([4, 9, 2, 7, 1, 30])
     how = {"key": KEY, "sampler": sampler, "steps": steps, "guidance": 2.0}
     whole = model.sample(list(SHAPES), data.h, data.m, row_ids=ids, **how)
     part = model.sample(list(SHAPES), data.h[2:4], data.m[2:4], row_ids=ids[2:4], **how)
@@ -151,6 +154,16 @@ def test_what_cannot_be_sampled_is_refused_in_a_sentence(asked, sentence):
     data = small_data(6)
     with pytest.raises(Refusal, match=sentence):
         small_model().sample(h=data.h, m=data.m, key=KEY, **asked)
+
+
+def test_a_diffusion_has_no_more_steps_than_its_schedule_and_no_sampler_of_flows():
+    model, data = small_model(process="cosine"), small_data(6)
+    with pytest.raises(Refusal, match="steps is 1001, expected at most 1000, those of the schedule"):
+        model.sample(["ct"], data.h, data.m, key=KEY, steps=1001)
+    with pytest.raises(Refusal, match="unknown sampler 'heun', expected one of ddim, ddpm, dpmpp_2m"):
+        model.sample(["ct"], data.h, data.m, key=KEY, sampler="heun")
+    with pytest.raises(Refusal, match="unknown process 'cosin'"):
+        small_model(process="cosin")
 
 
 def test_a_known_latent_of_another_shape_and_a_flow_of_no_modality_are_named():
