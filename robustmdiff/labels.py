@@ -7,6 +7,7 @@ prediction sets ask with arrays, models with tensors: importing this imports no 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -68,6 +69,9 @@ class Labels(Protocol):
 
     def probability(self, logits: Tensor) -> Tensor:
         """p(y | logits), [..., C] both."""
+
+    def averaged(self, logits: Tensor) -> Tensor:
+        """The logits [...] whose `probability` is the mean of that of the logits [S, ...]."""
 
     def loss(self, logits: Tensor, label: Tensor, known: Tensor, weight: Tensor) -> Tensor:
         """Cross entropy of each patient, cell by cell times `weight`: logits, label (0 or 1), known (bool)
@@ -141,6 +145,9 @@ class Exclusive:
     def probability(self, logits: Tensor) -> Tensor:
         return logits.softmax(-1)
 
+    def averaged(self, logits: Tensor) -> Tensor:
+        return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
+
     def loss(self, logits: Tensor, label: Tensor, known: Tensor, weight: Tensor) -> Tensor:
         return -(weight * label * logits.log_softmax(-1)).sum(-1) * known.all(-1)
 
@@ -204,6 +211,11 @@ class Independent:
 
     def probability(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
+
+    def averaged(self, logits: Tensor) -> Tensor:
+        from torch.nn.functional import logsigmoid
+
+        return logsigmoid(logits).logsumexp(0) - logsigmoid(-logits).logsumexp(0)
 
     def loss(self, logits: Tensor, label: Tensor, known: Tensor, weight: Tensor) -> Tensor:
         from torch.nn.functional import binary_cross_entropy_with_logits

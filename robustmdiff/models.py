@@ -106,6 +106,14 @@ MODELS = {
         _without_knowledge("product_of_experts", "ProductOfExperts"),
         "a Gaussian opinion by each modality, multiplied",
     ),
+    "medm2g": Kind(
+        _without_knowledge("completed", "MedM2GCompletion"),
+        "a generator as MedM2G's fills in what is absent, a plain fusion reads it",
+    ),
+    "medcodi_m": Kind(
+        _without_knowledge("completed", "MedCoDiMCompletion"),
+        "the same with a generator as MedCoDi-M's",
+    ),
     "logistic_regression": Kind(
         _without_knowledge("logistic_regression", "LogisticRegression"),
         "on the values, imputed by medians, and on what is missing",

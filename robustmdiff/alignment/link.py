@@ -16,12 +16,15 @@ from robustmdiff.alignment.prompts import PromptEncoders, alone
 from robustmdiff.alignment.views import views_of
 from robustmdiff.data.batch import Batch
 from robustmdiff.data.patient import Patient
+from robustmdiff.data.task import Task
 from robustmdiff.encoders.tensors import tensors
 from robustmdiff.refusal import Refusal
 from robustmdiff.training.batches import PackedPatients
 from robustmdiff.training.budget import Budget
 from robustmdiff.training.contract import Objective, Part
 from robustmdiff.training.order import Order
+
+PAIRS = 10  # patients who have both modalities, for `links_of` to link them
 
 
 class Link(NamedTuple):
@@ -45,6 +48,33 @@ class Link(NamedTuple):
                 "least 2"
             )
         return both
+
+
+def links_of(task: Task, patients: Sequence[Patient]) -> list[Link]:
+    """From the hub, the first text or else the first modality that anyone has, to every other one that PAIRS
+    patients have beside it; and to what is left from the aligned modality that most have beside it, if PAIRS
+    do."""
+    has = {name: [patient.has(name) for patient in patients] for name in task.modality_names}
+    order = sorted(task.modality_names, key=lambda name: task.modality(name).kind != "text")
+    hub = next((name for name in order if any(has[name])), None)
+    if hub is None:
+        return []
+
+    def pairs(a: str, b: str) -> int:
+        return sum(x and y for x, y in zip(has[a], has[b], strict=True))
+
+    aligned = [hub]
+    left = [name for name in task.modality_names if name != hub]
+    links: list[Link] = []
+    for name in [*left, *left]:  # those that the hub does not reach come after those that it does
+        if name in aligned:
+            continue
+        among = aligned if len(links) and pairs(hub, name) < PAIRS else [hub]
+        end = max(among, key=lambda other, name=name: pairs(other, name))  # type: ignore[misc]
+        if pairs(end, name) >= PAIRS:
+            links.append(Link(end, name))
+            aligned.append(name)
+    return links
 
 
 class Linked(nn.Module):

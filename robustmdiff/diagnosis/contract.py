@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from robustmdiff.answer import INTERVAL
 from robustmdiff.data.batch import Batch
+from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Task
 from robustmdiff.diagnosis.losses import Losses
 from robustmdiff.diagnosis.temperature import corrected
@@ -20,6 +22,7 @@ from robustmdiff.encoders.modalities import ModalityEncoders
 from robustmdiff.encoders.tensors import hide
 from robustmdiff.knowledge.concepts import ConceptTable
 from robustmdiff.refusal import Refusal
+from robustmdiff.training.config import TrainConfig
 
 HEAD, DRAWS = "head", "draws"  # names of answers
 
@@ -87,6 +90,18 @@ class DiagnosisModel(nn.Module, ABC):
         self.register_buffer("log_weight", torch.zeros(len(task.classes)))
         self.register_buffer("temperature", torch.ones(len(task.modalities) + 1))
         self.register_buffer("undone", torch.ones(len(task.modalities) + 1))
+
+    def prepare(
+        self,
+        patients: Sequence[Patient],
+        collator: Callable[[Sequence[Patient]], Batch],
+        config: TrainConfig,
+        folder: Path,
+        resume: bool,
+        device: torch.device | None,
+    ) -> None:
+        """Called before `fit` with all training patients: what a model trains beforehand, in runs of their
+        own below `folder`, which go on where they stopped with `resume`. By default nothing."""
 
     def fit(self, batch: Batch) -> None:
         """Called once before training with (a sample of) the training patients: scales and the like."""

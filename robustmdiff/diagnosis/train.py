@@ -61,6 +61,8 @@ def train(
         raise Refusal("train: patients_train is empty, expected at least one patient")
     out_dir = Path(out_dir)
     claim(out_dir, resume)
+    if not (out_dir / LAST).exists():
+        model.prepare(patients_train, collator, config, out_dir / "prepared", resume, device)
     accelerator = make_accelerator(config, out_dir, device)
     quiet = not accelerator.is_main_process
     train_set = PackedPatients(patients_train, collator, config.cache_gb, quiet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from robustmdiff.refusal import Refusal
@@ -89,6 +89,11 @@ class ModelConfig(EncoderConfig):
             self._refuse("steps", f"at most T = {self.T}")
         if self.beta_schedule not in ("cosine", "linear", "scaled_linear"):
             self._refuse("beta_schedule", "'cosine', 'linear' or 'scaled_linear'")
+
+    @property
+    def of_encoders(self) -> EncoderConfig:
+        """The sizes of the encoders alone."""
+        return EncoderConfig(**{field.name: getattr(self, field.name) for field in fields(EncoderConfig)})
 
 
 RETIRED = {"start": "noise"}  # settings that configurations once had, and the one value that is left

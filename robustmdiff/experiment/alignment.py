@@ -7,13 +7,19 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from robustmdiff.alignment.chain import align
 from robustmdiff.alignment.config import AlignConfig
-from robustmdiff.alignment.link import Link
+from robustmdiff.alignment.link import PAIRS, Link, links_of
 from robustmdiff.alignment.prompts import PromptEncoders
 from robustmdiff.data.patient import Patient
 from robustmdiff.data.task import Task
 from robustmdiff.evaluation.retrieval import retrieval
+from robustmdiff.experiment.fit import tokenizer_of
+from robustmdiff.experiment.studies import Study
+from robustmdiff.refusal import Refusal
+from robustmdiff.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -69,6 +75,34 @@ def growing_table(
         found = retrieval_table(model, links[: k + 1], patients["test"], tokenizer)
         rows += [{"modalities": len(model.names), **row} for row in found]
     return rows
+
+
+def align_study(
+    study: Study,
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    device: torch.device | None = None,
+    **settings: Any,
+) -> Path:
+    """Align encoders of the sizes of a diagnosis model on the training patients of its study, along
+    `links_of` them; returns the folder that `train_run(aligned=...)` starts from.
+
+    settings  of `AlignConfig`, instead of its defaults and of what `config` says of seed, epochs and batches
+    Raises Refusal for a study of which no two modalities can be linked, else as `align`.
+    """
+    patients = study.patients["train"]
+    links = links_of(study.task, patients)
+    if not links:
+        names = ", ".join(study.task.modality_names)
+        raise Refusal(f"align: no {PAIRS} training patients have two of {names}, expected some who do")
+    tokenizer, sizes = tokenizer_of(study, config.model)
+    same = {"seed": config.seed, "epochs": config.epochs, "batch_size": config.batch_size}
+    aligning = AlignConfig.model_validate({"model": sizes.of_encoders} | same | settings)
+    how: dict[str, Any] = {"tokenizer": tokenizer, "resume": resume, "device": device}
+    align(study.task, links, patients, aligning, folder, **how)
+    return Path(folder) / "links" / str(links[-1]) / "model"
 
 
 def distance(links: Sequence[Link], a: str, b: str) -> int:

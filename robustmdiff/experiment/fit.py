@@ -122,7 +122,7 @@ def build_model(
     is named; what collates for it; and `config` with the sizes of a model that goes with its texts."""
     prompts, tokenizer = (None, None) if aligned is None else load_prompts(aligned)
     if tokenizer is None:
-        tokenizer, sizes = _tokenizer(study, config.model)
+        tokenizer, sizes = tokenizer_of(study, config.model)
     else:
         sizes = replace(config.model, vocabulary=tokenizer.get_vocab_size())
     config = config.model_copy(update={"model": sizes})
@@ -154,7 +154,7 @@ def _claim(folder: Path, study: Study, resume: bool) -> None:
     save_split(folder / PEOPLE, {"people": sorted(people)})
 
 
-def _tokenizer(study: Study, config: ModelConfig) -> tuple[Tokenizer | None, ModelConfig]:
+def tokenizer_of(study: Study, config: ModelConfig) -> tuple[Tokenizer | None, ModelConfig]:
     """The tokenizer of the texts (their pretrained model's own, else one trained on the training
     patients' texts; None where there are no texts), and the sizes of a model that goes with it."""
     if not study.task.of_kind("text"):

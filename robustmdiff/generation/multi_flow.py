@@ -25,7 +25,7 @@ from robustmdiff.generation.guidance import PromptMixing
 from robustmdiff.generation.networks.cross_guidance import CrossGuidance
 from robustmdiff.generation.networks.environment import ENVIRONMENT, EnvironmentEncoder
 from robustmdiff.generation.networks.grid import GridNetwork
-from robustmdiff.generation.networks.vector import VectorNetwork
+from robustmdiff.generation.networks.vector import DEPTH, WIDTH, VectorNetwork
 from robustmdiff.generation.process import PROCESSES
 from robustmdiff.refusal import Refusal
 from robustmdiff.spelling import unknown
@@ -52,10 +52,13 @@ class Flow(nn.Module):
     gates        [blocks]: tanh of them is how much each block takes from the others
     """
 
-    def __init__(self, shape: Sequence[int], kinds: Sequence[str], d: int) -> None:
+    def __init__(self, shape: Sequence[int], kinds: Sequence[str], d: int, width: int, depth: int) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        self.network = VectorNetwork(shape[0], d) if len(shape) == 1 else GridNetwork((shape[0], shape[0]), d)
+        vector = len(shape) == 1
+        self.network = (
+            VectorNetwork(shape[0], d, width, depth) if vector else GridNetwork((shape[0], shape[0]), d)
+        )
         self.mixing = PromptMixing(kinds, d)
         self.environment = EnvironmentEncoder(shape)
         self.gates = nn.Parameter(torch.full((len(self.network.block_widths),), GATE))
@@ -70,6 +73,7 @@ class MultiFlow(nn.Module):
     shapes  of one latent by modality, for each that has a flow: [D] of a vector, [c, height, width] of a grid
     d       numbers of a prompt
     process "straight": rectified flows; "cosine": diffusions in v, the published form (`process`)
+    width, depth  of the network of a vector (`VectorNetwork`)
 
     All flows stand at one t. Behind every block a flow reads the environment vectors of the others, never
     its own, through a cross-attention sub-layer that flows of one kind share (MedM2G, Zhan et al. 2024: a
@@ -77,7 +81,14 @@ class MultiFlow(nn.Module):
     """
 
     def __init__(
-        self, task: Task, shapes: Mapping[str, Sequence[int]], d: int, process: str = "straight"
+        self,
+        task: Task,
+        shapes: Mapping[str, Sequence[int]],
+        d: int,
+        process: str = "straight",
+        *,
+        width: int = WIDTH,
+        depth: int = DEPTH,
     ) -> None:
         super().__init__()
         if process not in PROCESSES:
@@ -88,7 +99,9 @@ class MultiFlow(nn.Module):
             raise Refusal(f"MultiFlow: {unknown('modality', missing[0], names)}")
         kinds = [modality.kind for modality in task.modalities]
         self.names, self.d = names, d
-        self.flows = nn.ModuleDict({name: Flow(shape, kinds, d) for name, shape in shapes.items()})
+        self.flows = nn.ModuleDict(
+            {name: Flow(shape, kinds, d, width, depth) for name, shape in shapes.items()}
+        )
         self.sharing: dict[str, str] = {}  # which sub-layers a flow reads through
         self.cross = nn.ModuleDict()
         for name in shapes:

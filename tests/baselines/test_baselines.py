@@ -164,7 +164,8 @@ def gradients(model, encoded, batch):
     if isinstance(model, FittedModel):
         return losses, {}
     # only what stands behind the encoders: the poison is put where an encoder never writes
-    behind = {n: p for n, p in model.named_parameters() if not n.startswith(("encoder", "present", "cells"))}
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    behind = {n: p for n, p in trained.items() if not n.startswith(("encoder", "present", "cells"))}
     found = torch.autograd.grad(sum(losses), list(behind.values()), allow_unused=True)
     return losses, dict(zip(behind, found, strict=True))
 
@@ -209,6 +210,8 @@ def test_losses_are_finite_and_reach_every_parameter(make, multilabel):
     assert losses.L_class.dim() == losses.L_find.dim() == 0
     sum(losses).backward()
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:  # of a generator that is trained beforehand
+            continue
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
     model.after_step()

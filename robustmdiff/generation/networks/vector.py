@@ -16,21 +16,23 @@ class VectorNetwork(nn.Module):
 
     latent  numbers in, and out
     told    numbers in the vector that each block is told besides the time
+    width   of a hidden state, a multiple of 4 (`CrossGuidance`)
+    depth   blocks
 
     What it says is 0 before anything is learned.
     """
 
-    def __init__(self, latent: int, told: int) -> None:
+    def __init__(self, latent: int, told: int, width: int = WIDTH, depth: int = DEPTH) -> None:
         super().__init__()
-        self.enter = nn.Linear(latent, WIDTH)
+        self.enter = nn.Linear(latent, width)
         self.condition = nn.Sequential(
-            nn.Linear(TIME + told, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU()
+            nn.Linear(TIME + told, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
-        self.blocks = nn.ModuleList(Block(WIDTH) for _ in range(DEPTH))
-        self.leave = nn.Linear(WIDTH, latent)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.leave = nn.Linear(width, latent)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
-        self.block_widths = (WIDTH,) * DEPTH  # numbers in what each block gives
+        self.block_widths = (width,) * depth  # numbers in what each block gives
 
     def forward(self, x: Tensor, t: Tensor, told: Tensor, guide: Guide | None = None) -> Tensor:
         """x [n, latent]; t [n] or [], 0 to 1; told [n, told] -> [n, latent].
