@@ -136,9 +136,7 @@ class CompletedFusion(DiagnosisModel):
             resume=resume,
             device=device,
         )
-        load_aligned(self.prompts.encoders, aligned)
-        for name in aligned.names:
-            self.prompts.project[name].load_state_dict(aligned.project[name].state_dict())
+        self.prompts.load_state_dict(aligned.state_dict(), strict=False)  # of those that are aligned
         if self.encoders is not None:
             load_aligned(self.encoders, aligned)
         h, m = aligned.embed(patients, tokenizer)

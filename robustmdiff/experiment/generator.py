@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from robustmdiff.alignment.chain import align
 from robustmdiff.alignment.config import AlignConfig
 from robustmdiff.alignment.link import Link
+from robustmdiff.alignment.prompts import alone
 from robustmdiff.data.patient import DataError, Patient
 from robustmdiff.data.series import split_channels
 from robustmdiff.data.splits import hold_out, save_split
@@ -33,7 +34,7 @@ from robustmdiff.experiment.run import SPLIT
 from robustmdiff.experiment.studies import SPLITS, Study
 from robustmdiff.generation.detail import DetailConfig, train_detail
 from robustmdiff.generation.flow_objective import FlowConfig, Stage
-from robustmdiff.generation.flow_training import FlowData, published_stages, train_flows
+from robustmdiff.generation.flow_training import FlowData, medcodi_m, published_stages, train_flows
 from robustmdiff.generation.latents.dct import BlockDCT
 from robustmdiff.generation.latents.latent import ImageLatent
 from robustmdiff.generation.latents.principal import PrincipalComponents
@@ -55,14 +56,19 @@ class GeneratorConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     split: tuple[str, ...] = Field((), description="images whose channels become modalities of their own")
+    only: tuple[str, ...] = Field(
+        (), description="modalities that it is of, those that are split by their parts' names; none: all"
+    )
     links: tuple[tuple[str, str], ...] = Field(
         (), description="of the alignment, in order; none: text with every other modality"
     )
     frames: tuple[tuple[str, ...], ...] = Field(
         (), description="groups of images whose pixels show the same place, translated from one another"
     )
-    form: Literal["together", "published"] = Field(
-        "together", description="flows trained together, or each alone and then link by link, frozen"
+    form: Literal["together", "published", "medcodi_m"] = Field(
+        "together",
+        description="flows trained together; each alone and then link by link, frozen; the latter along "
+        "MedCoDi-M's links, of two views and a report",
     )
     process: Literal["straight", "cosine"] = Field(
         "straight", description="of the flows: rectified, or a diffusion in v on the cosine schedule"
@@ -96,12 +102,19 @@ def read_generator_config(folder: Path) -> GeneratorConfig:
 
 
 def series_of(
-    task: Task, patients: Sequence[Patient], split: Sequence[str]
+    task: Task, patients: Sequence[Patient], config: GeneratorConfig
 ) -> tuple[Task, Sequence[Patient]]:
-    """The task and the patients whose images of these names are split into their channels."""
-    for name in split:
+    """The task and the patients as the generator has them: images split into their channels, and of all
+    modalities those that it is of."""
+    for name in config.split:
         task, patients = split_channels(task, patients, name)
-    return task, patients
+    if not config.only:
+        return task, patients
+    for name in config.only:
+        if name not in task.modality_names:
+            raise ConfigError(f"only: {unknown('modality', name, task.modality_names)}")
+    kept = tuple(modality for modality in task.modalities if modality.name in config.only)
+    return replace(task, modalities=kept), [alone(patient, config.only) for patient in patients]
 
 
 def train_generator(
@@ -116,7 +129,7 @@ def train_generator(
     it stopped. Raises Refusal (DataError, ConfigError and others)."""
     folder = Path(folder)
     _claim(folder, study, config, resume)
-    task, patients = series_of(study.task, study.patients["train"], config.split)
+    task, patients = series_of(study.task, study.patients["train"], config)
     patients = list(patients)
     how: dict[str, Any] = {"resume": resume, "device": device}
 
@@ -132,11 +145,7 @@ def train_generator(
     torch.manual_seed(config.flows.seed)  # of first weights: the same whether or not links have just trained
     latents = _latents(task, patients, config)
     model = MedM2G(task, prompts, *latents, config.frames, tokenizer, config.process)
-    flows = tuple(model.gists)
-    if config.form == "published":
-        stages = published_stages([link for link in links if set(link) <= set(flows)])
-    else:
-        stages = [Stage("together", flows, "all")]
+    stages = stages_of(config.form, task, links)
     train_flows(model.flows, flow_data(model, patients), stages, config.flows, folder, **how)
     for name in model.grids:
         x = _of(patients, task, name)
@@ -156,6 +165,23 @@ def hub_links(task: Task) -> list[tuple[str, str]]:
     texts = [modality.name for modality in task.of_kind("text")]
     hub = texts[0] if texts else names[0]
     return [(hub, name) for name in names if name != hub]
+
+
+def stages_of(form: str, task: Task, links: Sequence[Link]) -> list[Stage]:
+    """How the flows are trained, those of all texts and images. ConfigError for "medcodi_m" where these are
+    not two views and a report."""
+    flows = [modality.name for modality in task.modalities if modality.kind in ("text", "image")]
+    if form == "together":
+        return [Stage("together", tuple(flows), "all")]
+    if form == "published":
+        return published_stages([link for link in links if set(link) <= set(flows)])
+    images, texts = ([modality.name for modality in task.of_kind(kind)] for kind in ("image", "text"))
+    if (len(images), len(texts)) != (2, 1):
+        raise ConfigError(
+            f"form is 'medcodi_m', and there are {len(images)} images and {len(texts)} texts "
+            f"({', '.join([*images, *texts])}), expected two images and one text: name them in `only`"
+        )
+    return medcodi_m(*images, *texts)
 
 
 def flow_data(model: MedM2G, patients: Sequence[Patient]) -> FlowData:
@@ -211,10 +237,11 @@ def _of(patients: Sequence[Patient], task: Task, name: str) -> Any:
 
 def _claim(folder: Path, study: Study, config: GeneratorConfig, resume: bool) -> None:
     """Note in a new run's folder who is studied and how; one that is there must be resumed, with the same."""
+    task, _ = series_of(study.task, [], config)
     for name in (*(n for pair in config.links for n in pair), *(n for frame in config.frames for n in frame)):
-        known = series_of(study.task, [], config.split)[0].modality_names
-        if name not in known:
-            raise ConfigError(f"links and frames: {unknown('modality', name, known)}")
+        if name not in task.modality_names:
+            raise ConfigError(f"links and frames: {unknown('modality', name, task.modality_names)}")
+    stages_of(config.form, task, [])
     says = {
         "study.json": json.dumps(study.source.to_json(), indent=1).encode(),
         "config.yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode(),

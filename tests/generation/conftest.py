@@ -30,4 +30,4 @@ def tiny_run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def test_patients():
     study = load_study(SOURCE)
-    return list(series_of(study.task, study.patients["test"], TINY["split"])[1])
+    return list(series_of(study.task, study.patients["test"], load_generator_config(None, TINY))[1])

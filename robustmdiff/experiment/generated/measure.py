@@ -30,11 +30,10 @@ def measure_generator(run: Path, draws: int = DRAWS) -> list[Row]:
     to run/evaluation/table.json, with pictures beside it. Raises Refusal for a folder that holds none."""
     model, source = load_generator(run / "model"), read_source(run)
     study = load_study(source, None if source.data == "cohort" else run / SPLIT)
-    split = read_generator_config(run).split
-    train, test = (list(series_of(study.task, study.patients[part], split)[1]) for part in ("train", "test"))
-    image_of = {
-        name: image for image in split for name in model.task.modality_names if name.startswith(f"{image}_")
-    }
+    config = read_generator_config(run)
+    train, test = (list(series_of(study.task, study.patients[part], config)[1]) for part in ("train", "test"))
+    names = model.task.modality_names
+    image_of = {name: image for image in config.split for name in names if name.startswith(f"{image}_")}
     rows = [*translations(model, train, test, image_of, draws), *retrievals(model, test)]
     if source.data == "cohort":
         rows += judgements(model, source, run / "evaluation", draws)
