@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from robustmdiff.data.modality import Modality
 from robustmdiff.data.task import Task
@@ -130,3 +133,60 @@ def test_a_study_that_is_refused_does_not_stop_the_others(plan, tmp_path, capsys
     values["studies"] = {"wrong": values["studies"]["six"] | {"options": {"target": "fame"}}}
     work.run(Plan.model_validate(values), tmp_path / "out", tmp_path / "records")
     assert "wrong is left out: load_support2: target is 'fame', expected one of" in capsys.readouterr().err
+
+
+VARIANTS = {
+    "robustmdiff_aligned": {"of": "robustmdiff", "aligned": {"lambda_vi": 0.02, "epochs": 1}},
+    "medm2g_guidance_3": {"of": "medm2g", "options": {"guidance": 3}},
+}
+ABLATED = {
+    "data": "cohort",
+    "options": {"train": 40, "calibration": 20, "test": 25, "image_size": 16},
+    "config": {"epochs": 1, "batch_size": 20, "forecast": "none", "model": MODEL | {"patch": 8, "d_h": 8}},
+    "trials": 0,
+    "methods": ["robustmdiff", "medm2g"],
+    "variants": VARIANTS,
+}
+
+
+def test_variants_have_rows_of_their_own(tmp_path):
+    plan = Plan(trials=1, seeds=[0], replicates=10, studies={"ablated": ABLATED})
+    out, records = tmp_path / "out", tmp_path / "records"
+    work.run(plan, out, records)
+    found = {row["method"]: row for row in work.read_lines(records / "ablated.jsonl")}
+    assert found.keys() >= {"robustmdiff", "medm2g", *VARIANTS}
+    assert found["medm2g_guidance_3"]["trial"] == {"guidance": 3}
+    assert found["robustmdiff_aligned"]["trial"] == {}
+    place = out / "ablated" / "seed-0" / "baselines"
+    links = place / "robustmdiff_aligned" / "aligned" / "links"
+    assert {path.name for path in links.iterdir()} >= {"text-xray", "text-ct"}
+    assert "lambda_vi: 0.02" in (links / "text-xray" / "config.yaml").read_text(encoding="utf-8")
+    described = json.loads((place / "medm2g_guidance_3" / "model" / "model.json").read_text(encoding="utf-8"))
+    assert (described["kind"], described["options"]) == ("medm2g", {"guidance": 3})
+    shared = [
+        load_file(place / name / "model" / "model.safetensors") for name in ("medm2g", "medm2g_guidance_3")
+    ]
+    assert all(torch.equal(*(each[key] for each in shared)) for key in shared[0] if key.startswith("flows."))
+    section = tables.section(records / "ablated.jsonl")
+    assert "25 people are tested; default settings; training seeds 0" in section
+    assert "| robustmdiff_aligned |" in section
+    asked = found["medm2g"]["asked"]["plan"]
+    assert asked["variants"].keys() == VARIANTS.keys()
+    assert "variants" not in work.plan_of(plan, plan.studies["ablated"].model_copy(update={"variants": {}}))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"variants": {"x": {"of": "late_fusion"}}},
+            "x is of 'late_fusion', expected one of robustmdiff, medm2g",
+        ),
+        ({"variants": {"medm2g": {"of": "medm2g"}}}, "a variant is called 'medm2g'"),
+        ({"methods": None}, "there are variants and no methods"),
+        ({"tuned": "other"}, "trials is 0, expected none beside tuned and folds"),
+    ],
+)
+def test_a_variant_is_of_one_of_the_methods(change, says):
+    with pytest.raises(ValueError, match=says):
+        Plan(seeds=[0], studies={"ablated": ABLATED | change})

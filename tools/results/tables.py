@@ -102,7 +102,8 @@ def _about(rows: Sequence[Row]) -> str:
     if plan["tuned"]:
         tuned = f"settings found in `{plan['tuned']}`"
     else:
-        tuned = "default settings" if plan["folds"] else f"{plan['trials']} trials a method"
+        untuned = plan["folds"] or not plan["trials"]
+        tuned = "default settings" if untuned else f"{plan['trials']} trials a method"
     text = (
         f"{first['people']} people are tested; {tuned}; {how}; {plan['replicates']} resamples. RobustMDiff "
         f"answers, run by run, by its {', '.join(first['answers'])}. "
@@ -142,7 +143,7 @@ def _people(rows: Sequence[Row]) -> tuple[str, Cells]:
 
 def _cost(row: Row) -> Cells:
     """What a trial chose, and what a run takes; {} of what is not trained here."""
-    if not row.get("trial"):
+    if row.get("trial") is None:
         return {}
     trial = ", ".join(f"{name.removeprefix('model.')} {value:g}" for name, value in row["trial"].items())
     plan = row["asked"]["plan"]

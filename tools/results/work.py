@@ -3,6 +3,7 @@
 out/STUDY/
   tuning/METHOD/trial-NN.json     `experiment.tuning`
   seed-S/                         a run of RobustMDiff, and in baselines/METHOD those of the others
+  seed-S/baselines/VARIANT/       the same of each variant, and in aligned/ what its encoders start from
   seed-S/cost.json, seed-S/baselines/METHOD/cost.json     CPU seconds; written last
   repeat-R/fold-K/, cost.json     instead of seeds: a cross-validation, and its CPU seconds
 records/STUDY.jsonl               a line for each method: what the tables say
@@ -28,17 +29,18 @@ from robustmdiff.evaluation.conditions import COMPLETE, MCAR
 from robustmdiff.evaluation.masks import Masks, draw_masks
 from robustmdiff.evaluation.pooling import over_seeds
 from robustmdiff.evaluation.results import Results
+from robustmdiff.experiment.alignment import align_study
 from robustmdiff.experiment.cross_validation import cross_validate, evaluate_folds
 from robustmdiff.experiment.evaluate import evaluate_run
 from robustmdiff.experiment.fit import train_run
 from robustmdiff.experiment.references import estimated
 from robustmdiff.experiment.studies import Study, load_study
-from robustmdiff.experiment.tuning import Tuned, best_of, tune
+from robustmdiff.experiment.tuning import Trial, Tuned, best_of, tune
 from robustmdiff.models import BY_NAME, MODELS
 from robustmdiff.refusal import Refusal
 from robustmdiff.whole import write_whole
 from tools.results import measured
-from tools.results.plan import Plan, StudyPlan
+from tools.results.plan import Plan, StudyPlan, Variant
 
 HALF = MCAR(0.5)
 Row = dict[str, Any]
@@ -65,11 +67,15 @@ def compare(plan: Plan, name: str, study: Study, out: Path, records: Path) -> No
     planned, folder, record = plan.studies[name], out / name, records / f"{name}.jsonl"
     tuned: dict[str, Tuned] = {}
     kinds = list(_suiting(plan, name, study.task))
+    trials = plan.trials_of(plan.studies[planned.tuned or name])
     for kind in kinds if planned.tuned or not planned.folds else ():
+        if trials == 0:
+            tuned[kind] = Tuned(Trial({}, {}), 0.0)
+            continue
         place = out / (planned.tuned or name) / "tuning" / kind
         if planned.tuned is None:
-            tune(study, planned.start(0), place, kind, trials=plan.trials)
-        found = best_of(place, plan.trials)
+            tune(study, planned.start(0), place, kind, trials=trials)
+        found = best_of(place, trials)
         if found is None:
             print(f"{name} is left out: {planned.tuned} has not tuned {kind} yet", file=sys.stderr)
             return
@@ -95,7 +101,8 @@ def compare(plan: Plan, name: str, study: Study, out: Path, records: Path) -> No
     rows = rows_of(runs, measured.PROBABILITIES + measured.SETS)
     for method, row in zip(runs[0].values, rows, strict=True):
         row["marginal"] = {} if planned.folds else measured.marginal(runs, method)
-        trial = tuned.get(row["method"])
+        variant = planned.variants.get(row["method"])
+        trial = tuned.get(row["method"]) if variant is None else as_variant(tuned[variant.of], variant)
         row["trial"] = trial and trial.trial.settings | trial.trial.options
         row["cpu_seconds"] = {
             "tuning": trial.cpu_seconds if trial else 0.0,
@@ -136,29 +143,46 @@ def _suiting(plan: Plan, name: str, task: Task) -> Iterator[str]:
 def _trained(
     plan: Plan, name: str, study: Study, tuned: Mapping[str, Tuned], folder: Path
 ) -> dict[str, float]:
-    """The CPU seconds of the runs of each method."""
+    """The CPU seconds of the runs of each method and variant."""
     planned, first = plan.studies[name], next(iter(tuned))
-    return {
-        kind: sum(
-            train_once(
-                study,
-                planned.start(seed),
-                folder / f"seed-{seed}" / ("" if kind == first else f"baselines/{kind}"),
-                kind,
-                each,
-            )
-            for seed in plan.seeds
-        )
-        for kind, each in tuned.items()
+    planning: dict[str, tuple[str, Tuned, dict[str, Any] | None, str]] = {
+        kind: (kind, each, None, "" if kind == first else f"baselines/{kind}") for kind, each in tuned.items()
     }
+    for other, variant in planned.variants.items():
+        if variant.of in tuned:
+            own = as_variant(tuned[variant.of], variant)
+            planning[other] = variant.of, own, variant.aligned, f"baselines/{other}"
+    seconds = dict.fromkeys(planning, 0.0)
+    for method, (kind, each, aligned, place) in planning.items():
+        for seed in plan.seeds:
+            where = folder / f"seed-{seed}" / place
+            seconds[method] += train_once(study, planned.start(seed), where, kind, each, aligned)
+    return seconds
 
 
-def train_once(study: Study, start: Any, folder: Path, kind: str, tuned: Tuned) -> float:
-    """The CPU seconds of a run with the settings of a trial; of one that was cut off, those that ended it."""
+def as_variant(tuned: Tuned, variant: Variant) -> Tuned:
+    """The settings of the method that it is of, whose trials stand in that one's row, and its own options."""
+    return Tuned(tuned.trial._replace(options=tuned.trial.options | variant.options), 0.0)
+
+
+def train_once(
+    study: Study,
+    start: Any,
+    folder: Path,
+    kind: str,
+    tuned: Tuned,
+    aligned: dict[str, Any] | None = None,
+) -> float:
+    """The CPU seconds of a run with the settings of a trial; of one that was cut off, those that ended it.
+    aligned: its encoders are aligned first, with these settings, in folder/aligned."""
     cost, trial = folder / "cost.json", tuned.trial
     if not cost.exists():
         began = time.process_time()
-        train_run(study, trial.configure(start), folder, kind=kind, options=trial.options, resume=True)
+        config, prompts = trial.configure(start), None
+        if aligned is not None:
+            prompts = align_study(study, config, folder / "aligned", resume=True, **aligned)
+        how: dict[str, Any] = {"kind": kind, "options": trial.options, "aligned": prompts}
+        train_run(study, config, folder, resume=True, **how)
         write_whole(cost, json.dumps({"cpu_seconds": time.process_time() - began}).encode())
     return json.loads(cost.read_text(encoding="utf-8"))["cpu_seconds"]
 
@@ -211,9 +235,12 @@ def _masks(study: Study) -> Masks:
 
 
 def plan_of(plan: Plan, study: StudyPlan) -> dict[str, Any]:
-    """What was planned for one study, in JSON's types."""
+    """What was planned for one study, in JSON's types; without what earlier records do not have and it does
+    not use."""
     shared = plan.model_dump(mode="json", exclude={"studies", "methods"})
-    return shared | study.model_dump(mode="json")
+    own = study.model_dump(mode="json")
+    unused = [name for name, nothing in (("trials", None), ("variants", {})) if own[name] == nothing]
+    return shared | {key: value for key, value in own.items() if key not in unused}
 
 
 def read_lines(record: Path) -> list[Row]:
