@@ -10,7 +10,6 @@ import typer
 
 from robustmdiff.cli.arguments import AsJson, Device
 from robustmdiff.cli.show import show
-from robustmdiff.refusal import Refusal
 
 if TYPE_CHECKING:
     from robustmdiff.data.patient import Patient
@@ -97,9 +96,7 @@ def translate(
     model = _load(run, device)
     patient = _patient(model, given)
     how = {"draws": draws, "steps": steps, "seed": seed}
-    for name in names(to):
-        if not model.sources(patient, name):
-            raise Refusal(f"--to is {name!r}, expected a modality in whose frame an image is given")
+    model.check_sources(patient, names(to))
     made = model.generate([patient], names(to), **how)[0]
     _write(run, model, made, out, format, given, how, as_json)
 

@@ -185,6 +185,12 @@ class MedM2G(nn.Module):
         frame = next((frame for frame in self.frames if name in frame), ())
         return [other for other in frame if other != name and patient.has(other)]
 
+    def check_sources(self, patient: Patient, to: Sequence[str]) -> None:
+        """Refusal where one of the modalities `to` would have to be drawn from prompts alone."""
+        for name in to:
+            if not self.sources(patient, name):
+                raise Refusal(f"to is {name!r}, expected a modality in whose frame an image is given")
+
     def _readable(self, patient: Patient) -> tuple[str, ...]:
         """What the patient has that flows read as they read one another."""
         return tuple(name for name in self.gists if patient.has(name))
