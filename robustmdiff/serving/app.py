@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -14,9 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from robustmdiff.data.collate import Collator
 from robustmdiff.data.patient import Patient
 from robustmdiff.serving import kserve, openapi, page, patients
+from robustmdiff.serving.attributions import Ask
 from robustmdiff.serving.door import Door, answered, refusal
 from robustmdiff.serving.limits import Refused
 from robustmdiff.serving.served import Served
@@ -116,27 +116,22 @@ class Service:
 
     async def predict(self, request: Request, body: bytes) -> Response:
         _query(request, "version")
-        return await self._of_a_patient(request, body, Served.diagnose)
+        return await self._of_a_patient(request, body, lambda served: served.diagnose)
 
     async def explain(self, request: Request, body: bytes) -> Response:
         _query(request, "version")
-        return await self._of_a_patient(request, body, Served.explain)
+        return await self._of_a_patient(request, body, lambda served: served.explain)
 
     async def attribute(self, request: Request, body: bytes) -> Response:
         target = _query(request, "class", "version").get("class")
+        return await self._of_a_patient(
+            request, body, lambda served: served.attributions.of(target, served.artefact.task)
+        )
 
-        def ask(served: Served, patient: Patient, collator: Collator) -> Awaitable[Mapping[str, Any]]:
-            return served.attributions.ask(patient, collator, target)
-
-        return await self._of_a_patient(request, body, ask)
-
-    async def _of_a_patient(
-        self,
-        request: Request,
-        body: bytes,
-        ask: Callable[[Served, Patient, Collator], Awaitable[Mapping[str, Any]]],
-    ) -> Response:
+    async def _of_a_patient(self, request: Request, body: bytes, asked: Callable[[Served], Ask]) -> Response:
+        """asked  what is asked of the version; it refuses before the patient is decoded"""
         served = self.served(request, request.query_params.get("version"))
+        ask = asked(served)
         collator, limits = served.collator(), self.door.limits
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         patient: Patient
@@ -147,7 +142,7 @@ class Service:
             patient = await self.read(patients.from_parts, parts, collator, limits)
         else:
             raise Refused(415, "Content-Type is another, expected application/json or multipart/form-data")
-        answer = await ask(served, patient, collator)
+        answer = await ask(patient, collator)
         return answered({"model": self.door.name, "version": served.version} | dict(answer))
 
     async def metrics(self, request: Request, body: bytes) -> Response:

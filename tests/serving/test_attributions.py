@@ -32,6 +32,7 @@ def test_without_a_run_it_says_what_is_needed(served):
     expected = "pixels and words need torch and the run, expected a server started with --run"
     assert sentence(served.client.post(ASKED, json=PATIENT), 404) == expected
     assert served.client.get("/task").json()["attributes"] is False
+    assert sentence(served.client.post(ASKED, content=b"no patient"), 404) == expected
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,11 @@ def test_another_query_is_refused(telling, query):
         telling.client.post(f"/attribute{query}", json=PATIENT), 404 if "version" in query else 400
     )
     assert "plague" not in said
+
+
+def test_what_cannot_be_asked_is_refused_before_the_patient_is_decoded(telling, monkeypatch):
+    monkeypatch.setattr("robustmdiff.serving.patients.from_json", lambda *given: pytest.fail("decoded"))
+    assert sentence(telling.client.post("/attribute?class=plague", json=PATIENT), 400)
 
 
 def test_a_patient_is_refused_as_predict_refuses_it(telling):
@@ -76,7 +82,7 @@ def test_one_at_a_time_and_of_too_many_the_rest_is_refused(tmp_path):
             first = others.submit(served.client.post, ASKED, json=PATIENT)
             assert going.wait(30)
             second = others.submit(served.client.post, ASKED, json=PATIENT)
-            while served.served[0].attributions.waiting < 2:
+            while served.served[0].attributions.queue.waiting < 2:
                 pass
             refused = served.client.post(ASKED, json=PATIENT)
             assert "2 patients are waiting already" in sentence(refused, 503)
