@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,9 +14,11 @@ from robustmdiff.refusal import Refusal
 
 if TYPE_CHECKING:
     from robustmdiff.serving.attributions import Attribute
+    from robustmdiff.serving.generations import Generate
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 EXPLAINING = ("torch", "captum", "tokenizers", "pydantic")  # of a run
+GENERATING = ("torch", "safetensors", "tokenizers", "pydantic", "PIL")  # of a generator
 
 
 def serve(
@@ -28,6 +31,13 @@ def serve(
     run: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="What was exported: the page has pixels and words. Needs torch."),
+    ] = None,
+    generator: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Of `robustmdiff generator train`: the page has what is missing, synthetic. Needs torch.",
+        ),
     ] = None,
     name: Annotated[str, typer.Option(help="Of the model, in paths.")] = "robustmdiff",
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
@@ -73,11 +83,12 @@ def serve(
     limits, metrics = Limits(seconds=deadline), Metrics()
     tokens = Tokens.load(token_file) if token_file is not None else None
     record = Audit(audit) if audit is not None else None
-    attributes = [None] * (len(artefacts) - 1) + [_attribute(run, artefacts[-1], threads) if run else None]
-    versions = [
-        Served.load(folder, threads, limits, metrics.batch.observe, attribute)
-        for folder, attribute in zip(artefacts, attributes, strict=True)
-    ]
+    *older, last = artefacts
+    attribute = _attribute(run, last, threads) if run else None
+    generate = _generate(generator, last, threads) if generator else None
+    observed = metrics.batch.observe
+    versions = [Served.load(folder, threads, limits, observed) for folder in older]
+    versions.append(Served.load(last, threads, limits, observed, attribute, generate))
     for served, folder in zip(versions, artefacts, strict=True):
         print(f"{name} version {served.version}: {folder}", flush=True)
     door = Door(name, limits, metrics, tokens, record)
@@ -86,11 +97,7 @@ def serve(
 
 def _attribute(run: Path, folder: Path, threads: int | None) -> Attribute:
     """What tells pixels and words of the run that the folder was exported from. Raises Refusal."""
-    if missing := [name for name in EXPLAINING if find_spec(name) is None]:
-        raise Refusal(
-            f"--run is {run} and needs {' and '.join(missing)}, expected installed "
-            "(pip install 'robustmdiff[train]')"
-        )
+    _need("--run", run, EXPLAINING)
     import torch
 
     from robustmdiff.experiment.run import load_run
@@ -103,6 +110,35 @@ def _attribute(run: Path, folder: Path, threads: int | None) -> Attribute:
     if threads is not None:
         torch.set_num_threads(threads)
     return attributor(model)
+
+
+def _generate(generator: Path, folder: Path, threads: int | None) -> Generate:
+    """What makes modalities of the folder's patients. Raises Refusal."""
+    _need("--generator", generator, GENERATING)
+    import torch
+
+    from robustmdiff import __version__
+    from robustmdiff.generation.imagined import Imaginer
+    from robustmdiff.generation.pretrained import digest, load_generator
+    from robustmdiff.runtime.manifest import Manifest
+
+    model = load_generator(generator / "model")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    provenance = {
+        "model": type(model).__name__,
+        "version": __version__,
+        "model_sha256": digest(generator / "model"),
+    }
+    return Imaginer(model, Manifest.load(folder).task, provenance)
+
+
+def _need(option: str, run: Path, packages: Sequence[str]) -> None:
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise Refusal(
+            f"{option} is {run} and needs {' and '.join(missing)}, expected installed "
+            "(pip install 'robustmdiff[train]')"
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -92,6 +92,12 @@ class Modality:
         return (0.0, 1.0) if self.window == "file" else self.window
 
 
+def channel_names(channels: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """Of `count` channels, for people to read: as the task has them; else numbers, where there is more than
+    one."""
+    return channels or (tuple(f"channel {i} of {count}" for i in range(1, count + 1)) if count > 1 else ("",))
+
+
 def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 

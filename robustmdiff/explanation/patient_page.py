@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustmdiff.data.modality import Field
+from robustmdiff.data.modality import Field, channel_names
 from robustmdiff.explanation.acquisition import DRAWS
 from robustmdiff.explanation.explain import explain_patient
 from robustmdiff.explanation.record import ClassRow, FindingRow, ImageView, PatientExplanation, TextView
@@ -71,7 +71,7 @@ def pictures(images: Sequence[ImageView]) -> list[dict[str, Any]]:
         heat = None if image.heat is None else _smooth(image.heat.float().cpu())
         most = 0.0 if heat is None else float(heat.abs().max())
         channels = []
-        for channel, name in enumerate(_channel_names(image)):
+        for channel, name in enumerate(channel_names(image.channels, len(image.pixels))):
             plain = np.repeat(grey[channel].numpy()[..., None], 3, axis=2)
             over = None
             if heat is not None:
@@ -80,12 +80,6 @@ def pictures(images: Sequence[ImageView]) -> list[dict[str, Any]]:
         total = None if image.heat is None else float(image.heat.double().sum())
         found.append({"name": image.name, "channels": channels, "total": total})
     return found
-
-
-def _channel_names(image: ImageView) -> tuple[str, ...]:
-    """As the task has them; else numbers, where there is more than one."""
-    n = len(image.pixels)
-    return image.channels or (tuple(f"channel {i} of {n}" for i in range(1, n + 1)) if n > 1 else ("",))
 
 
 def _smooth(heat: Tensor) -> Tensor:

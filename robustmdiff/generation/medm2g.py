@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -191,6 +191,27 @@ class MedM2G(nn.Module):
             if not self.sources(patient, name):
                 raise Refusal(f"to is {name!r}, expected a modality in whose frame an image is given")
 
+    def unread(self, patient: Patient) -> Iterator[str]:
+        """What prompts do not read of a patient: of each text of which the end is cut off, and of each in
+        which no word is known, a sentence."""
+        if self.tokenizer is None:
+            return
+        self.tokenizer.encode_special_tokens = True
+        longest, nothing = self.prompts.config.max_tokens, self.tokenizer.token_to_id("[UNK]")
+        for name in (modality.name for modality in self.task.of_kind("text")):
+            text = patient.modalities.get(name)
+            if name not in self.prompts.names or not isinstance(text, str) or not text.strip():
+                continue
+            read = self.tokenizer.encode(text, add_special_tokens=False)
+            if len(read.ids) > longest - 2:
+                end = read.offsets[longest - 3][1]
+                yield (
+                    f"modality {name!r}: {len(read.ids)} tokens, read up to character {end} of {len(text)}, "
+                    f"'... {text[max(0, end - 20) : end]}'"
+                )
+            if read.ids and all(id == nothing for id in read.ids):
+                yield f"modality {name!r}: no word of it is known"
+
     def _readable(self, patient: Patient) -> tuple[str, ...]:
         """What the patient has that flows read as they read one another."""
         return tuple(name for name in self.gists if patient.has(name))
@@ -222,7 +243,9 @@ class MedM2G(nn.Module):
         key: Tensor,
         how: dict[str, Any],
     ) -> list[dict[str, list[Observation]]]:
-        say_what_is_not_read(self.task, patients, self.prompts, self.tokenizer)
+        for patient in patients:
+            for sentence in self.unread(patient):
+                warnings.warn(f"{patient}, {sentence}", stacklevel=4)
         voting = votes if votes > 1 and isinstance(self.gist(names[0]), TextLatent) else 1
         each = draws * voting
         h, m = (
@@ -285,28 +308,3 @@ def in_parts(make: Callable[[list[int]], list[Any]], rows: list[int]) -> list[An
             size = len(some) // 2
             warnings.warn(f"memory is not enough for {len(some)} at once: trying {size}", stacklevel=4)
     return made
-
-
-def say_what_is_not_read(
-    task: Task, patients: Sequence[Patient], prompts: PromptEncoders, tokenizer: Tokenizer | None
-) -> None:
-    """Warns of texts of which the end is cut off, and of those in which no word is known."""
-    if tokenizer is None:
-        return
-    tokenizer.encode_special_tokens = True
-    longest, nothing = prompts.config.max_tokens, tokenizer.token_to_id("[UNK]")
-    for name in (modality.name for modality in task.of_kind("text") if modality.name in prompts.names):
-        for patient in patients:
-            text = patient.modalities.get(name)
-            if not isinstance(text, str) or not text.strip():
-                continue
-            read = tokenizer.encode(text, add_special_tokens=False)
-            if len(read.ids) > longest - 2:
-                end = read.offsets[longest - 3][1]
-                warnings.warn(
-                    f"{patient}, modality {name!r}: {len(read.ids)} tokens, read up to character {end} of "
-                    f"{len(text)}, '... {text[max(0, end - 20) : end]}'",
-                    stacklevel=5,
-                )
-            if read.ids and all(id == nothing for id in read.ids):
-                warnings.warn(f"{patient}, modality {name!r}: no word of it is known", stacklevel=5)

@@ -106,8 +106,9 @@ class Service:
         served = self.default
         told = page.described(served.artefact.task)
         attributes = served.attributions.attribute is not None
-        known = {"model": self.door.name, "version": served.version, "attributes": attributes}
-        return answered({**known, **told})
+        known = {"model": self.door.name, "version": served.version}
+        able = {"attributes": attributes, "generates": served.generations.makes}
+        return answered({**known, **able, **told})
 
     async def openapi(self, request: Request, body: bytes) -> Response:
         door = self.door
@@ -127,6 +128,10 @@ class Service:
         return await self._of_a_patient(
             request, body, lambda served: served.attributions.of(target, served.artefact.task)
         )
+
+    async def generate(self, request: Request, body: bytes) -> Response:
+        query = _query(request, "to", "draws", "guidance", "seed", "version")
+        return await self._of_a_patient(request, body, lambda served: served.generations.of(query))
 
     async def _of_a_patient(self, request: Request, body: bytes, asked: Callable[[Served], Ask]) -> Response:
         """asked  what is asked of the version; it refuses before the patient is decoded"""
@@ -183,6 +188,7 @@ def make_app(versions: Sequence[Served], door: Door) -> FastAPI:
     add("/predict", service.predict, "POST", recorded=True)
     add("/explain", service.explain, "POST", recorded=True)
     add("/attribute", service.attribute, "POST", recorded=True)
+    add("/generate", service.generate, "POST", recorded=True)
     add("/v2", service.server)
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         add(path, service.model)

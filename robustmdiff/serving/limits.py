@@ -17,6 +17,8 @@ class Limits:
     requests  that are prepared or answered at a time
     waiting   patients in the queue of a model
     attributions  patients whose pixels and words are asked for at a time
+    generations  patients whose missing modalities are asked for at a time
+    made      draws of one modality that a generator makes for one request
     seconds   for the body of a request to come, and again for its answer
     idle      seconds that a connection may be silent, and that the head of its first request may take
     wait      seconds that a patient waits for others, so that the engine is called once
@@ -30,6 +32,8 @@ class Limits:
     requests: int = 256
     waiting: int = 256
     attributions: int = 8
+    generations: int = 8
+    made: int = 16
     seconds: float = 30.0
     idle: int = 10
     wait: float = 0.002

@@ -35,6 +35,7 @@ def document(name: str, versions: Sequence[Served], limits: Limits, token: bool)
     """
     last = versions[-1]
     task, known = last.artefact.task, [served.version for served in versions]
+    makes = last.generations.makes or task.modality_names  # of none, each is answered by 404
     media = {each.name: KINDS[each.kind].media for each in task.modalities}
 
     def operation(
@@ -91,6 +92,15 @@ def document(name: str, versions: Sequence[Served], limits: Limits, token: bool)
                 404,
                 422,
                 **of_a_patient | {"parameters": [version, target]},
+            )
+        },
+        "/generate": {
+            "post": operation(
+                "What a missing modality might look like, synthetic; 404 without a generator.",
+                schemas.generation(task, name, known),
+                404,
+                422,
+                **of_a_patient | {"parameters": [version, *schemas.how_to_generate(makes, limits)]},
             )
         },
         "/v2": {"get": operation("The server.", server)},

@@ -6,13 +6,14 @@ tensor has as many numbers as its shape asks for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustmdiff.data.kinds import KINDS
 from robustmdiff.data.kinds.kind import JSON, OPEN, PLAIN, Spec
 from robustmdiff.data.modality import Modality
 from robustmdiff.data.task import Task
+from robustmdiff.serving.generations import GUIDANCE, SEEDS
 from robustmdiff.serving.kserve import DATATYPES, LONGEST_AXIS, LONGEST_ID, may_be_left_out
 from robustmdiff.serving.limits import Limits
 
@@ -120,6 +121,46 @@ def attribution(task: Task, name: str, versions: list[str]) -> Schema:
             "images": of("image"),
             "texts": of("text"),
             "values": record({}, {each: record({}, fields) for each, fields in panels.items()}),
+        }
+    )
+
+
+def how_to_generate(makes: Sequence[str], limits: Limits) -> list[Schema]:
+    """The parameters of the query, beside the version."""
+
+    def given(name: str, schema: Schema, **how: Any) -> Schema:
+        return {"name": name, "in": "query", "schema": schema} | how
+
+    whole: Schema = {"type": "integer", "minimum": 0}
+    return [
+        given("to", some_of(tuple(makes)) | {"minItems": 1}, required=True, style="form", explode=False),
+        given("draws", whole | {"minimum": 1, "maximum": limits.made, "default": limits.made}),
+        given("guidance", {"type": "number", "minimum": 0, "exclusiveMaximum": GUIDANCE, "default": 1}),
+        given("seed", whole | {"exclusiveMaximum": SEEDS, "default": 0}),
+    ]
+
+
+def generation(task: Task, name: str, versions: list[str]) -> Schema:
+    """What `robustmdiff.generation.imagined` makes for a patient: of an image each draw is its channels."""
+    image = _list(record({"name": TEXT, "picture": TEXT}))
+    by_kind = {"image": image, "text": TEXT}
+
+    def of(kind: str) -> Schema:
+        return record({}, {each.name: _list(by_kind[kind]) for each in task.of_kind(kind)})
+
+    number = {"type": "number"}
+    told = {"model": TEXT, "version": TEXT, "model_sha256": TEXT, "given": some_of(task.modality_names)}
+    told |= dict.fromkeys(("draws", "guidance", "steps", "seed"), number)
+    return record(
+        {
+            "model": {"const": name},
+            "version": {"enum": versions},
+            "synthetic": {"const": True},
+            "how": record({}, dict.fromkeys(task.modality_names, TEXT)),
+            "images": of("image"),
+            "texts": of("text"),
+            "unread": _list(TEXT),
+            "provenance": record(told),
         }
     )
 

@@ -19,6 +19,7 @@ from robustmdiff.runtime.manifest import MANIFEST, sha256
 from robustmdiff.serving.attributions import Attribute, Attributions
 from robustmdiff.serving.batching import Batcher
 from robustmdiff.serving.contributions import contributions, under_every_subset
+from robustmdiff.serving.generations import Generate, Generations
 from robustmdiff.serving.limits import Limits
 from robustmdiff.serving.tensors import input_specs, output_specs
 
@@ -29,6 +30,7 @@ class Served:
     manifest  the SHA-256 of its manifest, which names that of every other file; its first 12 digits are the
               version
     attribute  tells pixels and words of the run that was exported, where it is at hand
+    generate  makes what a patient lacks, where a generator is at hand
     """
 
     def __init__(
@@ -38,10 +40,12 @@ class Served:
         limits: Limits,
         observed: Callable[[int], None] = lambda n: None,
         attribute: Attribute | None = None,
+        generate: Generate | None = None,
     ) -> None:
         self.artefact, self.manifest, self.version = artefact, manifest, manifest[:12]
         self.limits = limits
         self.attributions = Attributions(attribute, limits)
+        self.generations = Generations(generate, limits)
         self.batcher = Batcher(artefact.engine, artefact.noise, limits, observed)
         nobody = artefact.inputs(artefact.collator([Patient("", {})]))
         self.inputs = input_specs(artefact)
@@ -55,10 +59,11 @@ class Served:
         limits: Limits,
         observed: Callable[[int], None],
         attribute: Attribute | None = None,
+        generate: Generate | None = None,
     ) -> Self:
         """Raises Refusal, as `Artefact.load` does."""
         artefact = Artefact.load(folder, threads=threads)
-        return cls(artefact, sha256(folder / MANIFEST), limits, observed, attribute)
+        return cls(artefact, sha256(folder / MANIFEST), limits, observed, attribute, generate)
 
     def collator(self) -> Collator:
         """One for a request: a collator keeps the texts that it has seen, and a server must not."""

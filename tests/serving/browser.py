@@ -123,7 +123,7 @@ class Browser:
         for node in self.send("Accessibility.getFullAXTree")["nodes"]:
             properties = {each["name"]: each["value"].get("value") for each in node.get("properties", [])}
             if not node["ignored"] and properties.get("focusable") and node["role"]["value"] != "RootWebArea":
-                found.append((node["role"]["value"], node["name"]["value"]))
+                found.append((node["role"]["value"], node["name"]["value"].strip()))
         return found
 
     def picture(self, path: Path) -> None:

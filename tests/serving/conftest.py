@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,6 +114,38 @@ def attribute(patient: Patient, collator: Collator, target: str) -> dict[str, An
     return {"target": target, "total": total, **ends, **said}
 
 
+class Generate:
+    """As `robustmdiff.generation.imagined` makes them: a scan, one channel as bright as the seed, one as the
+    number of the draw; and a note with the number. `calls` are what came."""
+
+    makes = ("scan", "note")
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __call__(
+        self, patient: Patient, to: Sequence[str], draws: int, guidance: float, seed: int
+    ) -> dict[str, Any]:
+        self.calls.append((patient, to, draws, guidance, seed))
+        given = [name for name in patient.modalities if name not in to]
+        numbers = range(1, draws + 1)
+
+        def channel(name: str, bright: int) -> dict[str, str]:
+            return {"name": name, "picture": "data:image/png;base64," + base64_of(png(bright))}
+
+        images = {"scan": [[channel("left", seed % 256), channel("right", number)] for number in numbers]}
+        texts = {"note": [f"Cough {number}." for number in numbers]}
+        told = {"model": "MedM2G", "version": "0.1.0", "model_sha256": "f" * 64, "given": given}
+        return {
+            "synthetic": True,
+            "how": {name: f"drawn from the prompts {', '.join(given) or 'nothing'}" for name in to},
+            "images": {name: images[name] for name in to if name in images},
+            "texts": {name: texts[name] for name in to if name in texts},
+            "unread": ["modality 'note': no word of it is known"] if "note" in given else [],
+            "provenance": {**told, "draws": draws, "guidance": guidance, "steps": 8, "seed": seed},
+        }
+
+
 def base64_of(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
@@ -157,12 +189,17 @@ class House:
 
 
 def house(
-    tmp_path: Path, *engines: Any, tokens: Tokens | None = None, attribute: Any = None, **limits: Any
+    tmp_path: Path,
+    *engines: Any,
+    tokens: Tokens | None = None,
+    attribute: Any = None,
+    generate: Any = None,
+    **limits: Any,
 ) -> Iterator[House]:
     """A server of a version for each engine, inside this process."""
     own, metrics, audit = Limits(**limits), Metrics(), tmp_path / "audit.jsonl"
     versions = [
-        Served(artefact(each), f"{n:064x}"[::-1], own, metrics.batch.observe, attribute)
+        Served(artefact(each), f"{n:064x}"[::-1], own, metrics.batch.observe, attribute, generate)
         for n, each in enumerate(engines or (engine,))
     ]
     door = Door("ward", own, metrics, tokens, Audit(audit))
@@ -202,10 +239,10 @@ def start(tmp_path_factory) -> Iterator[Callable[..., Running]]:
     started: list[subprocess.Popen] = []
 
     def started_with(
-        call: float = 0, seconds: float = 30, patients: int = 2, token: str = "", run: bool = False
+        call: float = 0, seconds: float = 30, patients: int = 2, token: str = "", beside: str = ""
     ) -> Running:
         audit = tmp_path_factory.mktemp("server") / "audit.jsonl"
-        given = [str(each) for each in (audit, call, seconds, patients, token, "run" if run else "")]
+        given = [str(each) for each in (audit, call, seconds, patients, token, beside)]
         words = [sys.executable, "-m", "tests.serving.process", *given]
         process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         started.append(process)

@@ -1,5 +1,6 @@
 """A server of the made model as a process of its own: AUDIT, the seconds of a call and of a request, the
-patients of a call, a TOKEN that is asked for, or nothing, and a word where pixels and words are told."""
+patients of a call, a TOKEN that is asked for, or nothing, and what is told beside: "run" for pixels and
+words, "generator" for what is missing, both, or nothing."""
 
 from __future__ import annotations
 
@@ -15,10 +16,10 @@ from robustmdiff.serving.metrics import Metrics
 from robustmdiff.serving.serve import run
 from robustmdiff.serving.served import Served
 from robustmdiff.serving.tokens import Tokens
-from tests.serving.conftest import artefact, attribute, engine
+from tests.serving.conftest import Generate, artefact, attribute, engine
 
 
-def main(audit: str, call: str, seconds: str, patients: str, token: str, of_a_run: str) -> None:
+def main(audit: str, call: str, seconds: str, patients: str, token: str, beside: str) -> None:
     limits = Limits(seconds=float(seconds), idle=1, patients=int(patients))
     tokens = Tokens({"ward-3": token}) if token else None
 
@@ -28,8 +29,9 @@ def main(audit: str, call: str, seconds: str, patients: str, token: str, of_a_ru
 
     metrics = Metrics()
     door = Door("ward", limits, metrics, tokens, Audit(Path(audit)))
-    explaining = attribute if of_a_run else None
-    served = Served(artefact(slow), "a" * 64, limits, metrics.batch.observe, explaining)
+    explaining = attribute if "run" in beside else None
+    making = Generate() if "generator" in beside else None
+    served = Served(artefact(slow), "a" * 64, limits, metrics.batch.observe, explaining, making)
     run(make_app([served], door), "127.0.0.1", 0, limits)
 
 

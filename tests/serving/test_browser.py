@@ -195,7 +195,7 @@ def test_without_a_run_the_page_says_what_pixels_and_words_need(page, tmp_path):
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_pixels_words_and_values_of_a_class_are_shown_where_there_is_a_run(browser, start, tmp_path, size):
-    running = start(patients=64, run=True)
+    running = start(patients=64, beside="run")
     browser.visit(running.url, *size)
     browser.until(READY)
     fill(browser, tmp_path)
@@ -219,6 +219,75 @@ def test_pixels_words_and_values_of_a_class_are_shown_where_there_is_a_run(brows
     assert browser.value(APART) == []
     assert browser.complaints == []
     assert "cough" not in running.end()
+
+
+def ask_for(name):
+    """The button that makes a modality."""
+    return f"[...document.querySelectorAll('#said button')].find((x) => x.textContent.endsWith('({name})'))"
+
+
+FIGURES = "[...document.querySelectorAll('.draw')]"
+DRAWN = "[...document.querySelectorAll('.draw img')].map((each) => [each.alt, each.naturalWidth])"
+HOW_MADE = "document.querySelector('#said .synthetic')?.parentElement.textContent ?? ''"
+
+
+def test_without_a_generator_the_page_says_what_it_needs(page):
+    page.value("document.querySelector('textarea').value = 'cough'; form.requestSubmit()")
+    page.until(ANSWERED)
+    said = page.value("document.getElementById('said').textContent")
+    assert "robustmdiff serve ARTEFACT --generator RUN" in said
+    assert page.value(f"{ask_for('scan')} === undefined")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_what_is_missing_is_shown_as_sixteen_draws_that_say_they_are_synthetic(browser, start, size):
+    running = start(patients=64, beside="generator")
+    browser.visit(running.url, *size)
+    browser.until(READY)
+    browser.value("document.querySelector('textarea').value = 'cough'; form.requestSubmit()")
+    browser.until(ANSWERED)
+    assert browser.value(f"{ask_for('note')} === undefined")  # it is there
+    assert browser.value(f"{ask_for('labs')} === undefined")  # nobody makes it
+    browser.value(f"{ask_for('scan')}.click()")
+    drawn = browser.until(DRAWN, lambda found: len(found) == 32 and all(width for _, width in found))
+    assert drawn[:2] == [[f"synthetic scan, {side}, draw 1 of 16", 4] for side in ("left", "right")]
+    marks = browser.value(f"{FIGURES}.map((each) => each.querySelector('.synthetic').offsetWidth)")
+    assert len(marks) == 16
+    assert min(marks) > 20
+    assert browser.value(HOW_MADE) == (
+        "synthetic scan, drawn from the prompts note, by MedM2G 0.1.0 (SHA-256 ffffffffffff): guidance 1, "
+        "8 steps, seed 0."
+    )
+    assert "no word of it is known" in browser.value("document.getElementById('said').textContent")
+    rows = browser.value(f"new Set({FIGURES}.map((each) => each.offsetTop)).size")
+    assert rows == (4 if size == DESKTOP else 8)
+    width = browser.value("document.documentElement.scrollWidth")
+    assert width <= browser.value("document.documentElement.clientWidth")
+    assert all(name for _, name in browser.controls())
+    assert ("button", "What might it look like? (scan)") not in browser.controls()
+    browser.value(f"{ask_for('scan')}.click()")  # 16 others
+    browser.until(HOW_MADE, lambda said: said.endswith("seed 1."))
+    assert browser.complaints == []
+    assert "cough" not in running.end()
+
+
+def test_a_text_that_is_switched_off_is_a_list_of_what_it_might_say(browser, start):
+    running = start(patients=64, beside="generator")
+    browser.visit(running.url, *DESKTOP)
+    browser.until(READY)
+    browser.value(f"document.querySelector('textarea').value = 'cough'; {CRP}.value = '10'")
+    browser.value("form.requestSubmit()")
+    browser.until(ANSWERED)
+    browser.value("boxes.get('note').click()")
+    browser.until(STATUS, lambda said: said.endswith("Seen: labs."))
+    browser.value(f"{ask_for('note')}.click()")
+    items = "[...document.querySelectorAll('#said ol li')].map((each) => each.textContent)"
+    listed = browser.until(items, lambda found: len(found) == 16)
+    assert (listed[0], listed[15]) == ("synthetic Cough 1.", "synthetic Cough 16.")
+    assert "from the prompts labs" in browser.value(HOW_MADE)  # and not from the note, which is switched off
+    change(browser, f"{CRP}.value = '11'")  # of another patient nothing is left
+    browser.until(f"{items}.length", lambda n: n == 0)
+    running.end()
 
 
 def drop(browser, name, content, onto="document.body"):

@@ -46,6 +46,15 @@ def test_a_run_needs_torch(monkeypatch):
         serve(NOWHERE, run=Path("run"))
 
 
+def test_a_generator_needs_torch(monkeypatch):
+    there = {*NEEDED}
+    monkeypatch.setattr("robustmdiff.cli.serve.find_spec", lambda name: name if name in there else None)
+    with pytest.raises(
+        Refusal, match=r"--generator is run and needs torch and safetensors.*robustmdiff\[train\]"
+    ):
+        serve(NOWHERE, generator=Path("run"))
+
+
 @pytest.mark.parametrize("written", ["{}", '{"sha256": {"run": "0123456789abcdef"}}', None])
 def test_a_folder_is_explained_by_the_run_that_it_was_exported_from_alone(tmp_path, written):
     run, folder = tmp_path / "run", tmp_path / "exported"

@@ -56,7 +56,7 @@ def test_a_method_that_a_path_has_not_is_refused_with_those_that_it_has(served):
 @pytest.mark.fuzz
 @pytest.mark.skipif(find_spec("schemathesis") is None, reason="schemathesis is not installed")
 def test_it_says_what_the_schema_says_whatever_comes(start):
-    running = start(patients=64, token=TOKEN, run=True)
+    running = start(patients=64, token=TOKEN, beside="run generator")
     words = [sys.executable, "-m", "schemathesis.cli", "--config-file", "tests/serving/schemathesis.toml"]
     words += ["run", f"{running.url}/openapi.json", "-H", f"Authorization: Bearer {TOKEN}"]
     words += ["--max-examples", "30", "--seed", "1", "--no-color"]
