@@ -95,7 +95,7 @@ def translate(
     """
     model = _load(run, device)
     patient = _patient(model, given)
-    how = {"draws": draws, "steps": steps, "seed": seed}
+    how: dict[str, Any] = {"draws": draws, "steps": steps, "seed": seed}
     model.check_sources(patient, names(to))
     made = model.generate([patient], names(to), **how)[0]
     _write(run, model, made, out, format, given, how, as_json)
