@@ -1,4 +1,4 @@
-"""The peak of the CPU's arithmetic: a loop of multiply-adds that touches no memory."""
+"""The peaks of the CPU: a loop of multiply-adds that touches no memory, and one that only loads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import subprocess
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+
+from torch import Tensor
 
 SOURCE = Path(__file__).with_name("peak.cpp")
 CHAINS = 12  # as in peak.cpp
@@ -50,11 +52,24 @@ def instruction_sets() -> list[str]:
 
 def operations(isa: str, threads: int) -> float:
     """Floating-point operations of one call of `run`."""
-    width = int(FLAGS[isa][-1].split("=")[1])
-    return 2.0 * width * CHAINS * ROUNDS * threads
+    return 2.0 * lanes(isa) * CHAINS * ROUNDS * threads
+
+
+def lanes(isa: str) -> int:
+    return int(FLAGS[isa][-1].split("=")[1])
 
 
 def run(isa: str, threads: int) -> None:
     function = library(isa).multiply_add
     function.argtypes, function.restype = (ctypes.c_int64, ctypes.c_int), ctypes.c_float
     function(ROUNDS, threads)
+
+
+def read(isa: str, x: Tensor, times: int) -> float:
+    """The sum of x [n] float32, read so often, by one thread; without what is left of n by a round of the
+    loop."""
+    function = library(isa).add_up
+    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64), ctypes.c_float
+    step = lanes(isa) * CHAINS
+    found: float = function(x.data_ptr(), x.numel() // step * step, times)
+    return found

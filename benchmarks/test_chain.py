@@ -6,12 +6,14 @@ evaluation, from where they lie.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 
+from benchmarks import peak
 from benchmarks.candidates import Candidate
 from benchmarks.limits import BYTES, Limit, matmul
 from benchmarks.peers.chain import DDPM, FLOW, MAKERS, Chain, workload
@@ -51,8 +53,13 @@ def reading(given: Chain) -> list[Limit]:
     """As many numbers as the network has weights, over and over: from the cache, where they fit into it."""
     numbers = torch.randn(sum(layer.weight.numel() for layer in given.network.weights().layers()))
     rows, ones = numbers[: len(numbers) // 256 * 256].view(-1, 256), torch.ones(256)
-    size = 4.0 * rows.numel()
-    return [
+    size, times = 4.0 * rows.numel(), len(given.time)
+    found = [
         Limit(BYTES, "sum of the weights", size, rows.sum),
         Limit(BYTES, "weights times a vector", size, partial(torch.mv, rows, ones)),
     ]
+    if shutil.which("g++"):
+        for isa in peak.instruction_sets():
+            call = partial(peak.read, isa, rows, times)
+            found.append(Limit(BYTES, f"loads {isa}", times * size, call))
+    return found

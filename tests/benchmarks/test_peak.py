@@ -1,4 +1,4 @@
-"""The loop of multiply-adds does what it says it does."""
+"""The loops do what they say they do."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+import torch
 
 from benchmarks import peak
 
@@ -17,10 +18,18 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to c
 def test_every_chain_of_every_lane_is_computed(isa):
     function = peak.library(isa).multiply_add
     function.argtypes, function.restype = (ctypes.c_int64, ctypes.c_int), ctypes.c_float
-    lanes = int(peak.FLAGS[isa][-1].split("=")[1])
-    expected = lanes * sum(i * 0.999**3 + 0.001 * (1 + 0.999 + 0.999**2) for i in range(peak.CHAINS))
+    each = (i * 0.999**3 + 0.001 * (1 + 0.999 + 0.999**2) for i in range(peak.CHAINS))
+    expected = peak.lanes(isa) * sum(each)
     assert function(3, 1) == pytest.approx(expected, rel=1e-4)
     assert function(3, 2) == pytest.approx(2 * expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("isa", peak.instruction_sets())
+def test_every_number_is_read_as_often_as_asked(isa):
+    step = peak.lanes(isa) * peak.CHAINS
+    x = torch.arange(1.0, 5 * step + 4)[1:]  # it begins anywhere, and two are left over
+    for times in (1, 3):
+        assert peak.read(isa, x, times) == times * float(x[: 5 * step].sum())
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump to read the machine code with")

@@ -56,7 +56,10 @@ _made: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # by the weight of `
 
 def _ready(weights: NetworkWeights, time: Tensor, f: int) -> Ready:
     """Packed once, and anew where a weight was written to or has another place."""
-    made_of = tuple((x.data_ptr(), x._version) for layer in weights.layers() for x in layer)
+    tensors = [x for layer in weights.layers() for x in layer]
+    if any(x.is_inference() for x in tensors):  # made in inference mode: what writes to them leaves no trace
+        return Ready((), time, *pack(weights, time, f))
+    made_of = tuple((x.data_ptr(), x._version) for x in tensors)
     found: Ready | None = _made.get(weights.leave.weight)
     if found is None or found.made_of != made_of or not torch.equal(found.time, time):
         found = _made[weights.leave.weight] = Ready(made_of, time.clone(), *pack(weights, time, f))

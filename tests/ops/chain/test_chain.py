@@ -130,6 +130,19 @@ def test_weights_that_were_written_to_or_replaced_count():
     both(weights, time[:3].flip(0))
 
 
+@torch.inference_mode()
+def test_weights_that_were_made_in_inference_mode_count_as_they_are():
+    args, drawn = call(4, 3, 2, 16, 32, 1, 3)
+    x, told, weights, time, table = at(args, torch.float32)
+    for _ in range(2):
+        with use_backend(chain="native"):
+            ours = chain(x, told, weights, time, table, **drawn)
+        with use_backend(chain="torch"):
+            expected = chain(x, told, weights, time, table, **drawn)
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+        weights.blocks[0].up.weight.mul_(2)
+
+
 def test_packed_weights_go_with_the_network():
     args, drawn = call(4, 3, 2, 16, 32, 1, 3)
     single = at(args, torch.float32)
