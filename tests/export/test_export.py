@@ -13,6 +13,7 @@ import onnx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from robustmdiff import use_backend
 from robustmdiff.baselines.mask_only import MaskOnly
 from robustmdiff.cli import export
 from robustmdiff.data.patient import Patient
@@ -46,6 +47,19 @@ def test_under_every_subset_of_what_patients_have(with_draws):
     assert parity.views > 13 * 4
     assert parity.largest < ROUNDING
     assert parity.sets == 0
+
+
+@pytest.mark.parametrize("loop", ["torch", "native"])
+def test_whichever_loop_draws_a_diagnosis_is_the_same(with_draws, loop):
+    """As the file's, by the same key: every probability and both ends of every interval."""
+    exported = with_draws.artefact.diagnose(with_draws.patients[:4])
+    with use_backend(chain=loop):
+        ours = with_draws.predictor.diagnose(with_draws.patients[:4])
+    for one, other in zip(ours, exported, strict=True):
+        assert one.interval
+        assert one.probability == pytest.approx(other.probability, abs=ROUNDING)
+        for name, ends in one.interval.items():
+            assert ends == pytest.approx(other.interval[name], abs=ROUNDING)
 
 
 def test_the_next_test_is_the_run_s(with_draws):

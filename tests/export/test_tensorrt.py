@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 
@@ -11,12 +12,15 @@ from robustmdiff.refusal import Refusal
 
 
 @pytest.mark.engines
-def test_an_engine_with_the_whole_sampler_is_built_without_a_gpu(with_draws, tmp_path):
+def test_an_engine_with_the_whole_sampler_is_built_without_a_gpu(with_draws, tmp_path, monkeypatch):
+    done, run = [], subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: done.append(run(*a, **k)) or done[-1])
     engine, config = tmp_path / "engine", with_draws.predictor.run.model.config
     built = build_engine(with_draws.folder / "model.onnx", engine, config.max_tokens, config.draws)
     assert built.capabilities == CAPABILITIES
     assert built.bytes == engine.stat().st_size > (with_draws.folder / "model.onnx").stat().st_size
     assert built.layers > 1000
+    assert "[E]" not in done[0].stderr  # so TensorRT begins what it logs as an error
     assert json.loads(json.dumps(built._asdict()))["package"] == "tensorrt_rtx"
 
 
