@@ -34,13 +34,10 @@ def steps(request):
 def a_graph_a_step(
     x: Tensor, told: Tensor, weights: NetworkWeights, times: Tensor, table: Tensor, key: Tensor
 ) -> Callable[[], Tensor]:
-    """One evaluation captured, and replayed for each row of the table: a chain that is driven from outside."""
+    """One evaluation captured, and replayed for each row of the table: a chain driven from outside."""
     state = State(x.clone(), torch.zeros_like(x), torch.zeros_like(x))
-    row, time, step = (
-        table[0].clone(),
-        times[0].clone(),
-        torch.zeros(len(x), dtype=torch.int64, device=x.device),
-    )
+    row, time = table[0].clone(), times[0].clone()
+    step = torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
     def evaluate() -> None:
         r = Recurrence(*row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -40,6 +41,17 @@ def test_a_file_that_was_altered_cut_or_lost_is_refused_by_name(folder, name):
             Artefact.load(folder)
     path.unlink()
     with pytest.raises(Refusal, match=rf"{name}: cannot be read"):
+        Artefact.load(folder)
+
+
+def test_the_manifest_of_another_model_is_refused_by_a_file_that_it_does_not_know(folder):
+    """Its classes, in whichever order, are not those of these files."""
+    (folder / "model.onnx").write_bytes(b"other weights")
+    others = {path.name: sha256(path) for path in folder.iterdir() if path.suffix != ".json"}
+    other = replace(TASK, classes=("ill", "healthy"), prevalence=(0.1, 0.9))
+    Manifest(other, "onnx", "model.onnx", "fp32", 128, "head", 16, "0.1.0", others).save(folder)
+    (folder / "model.onnx").write_bytes(bytes(range(256)))
+    with pytest.raises(Refusal, match=r"model\.onnx: is not the file that was exported"):
         Artefact.load(folder)
 
 

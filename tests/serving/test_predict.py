@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import struct
+import zipfile
 import zlib
 
 import pytest
@@ -60,6 +63,12 @@ def test_multipart_is_the_same(served):
     assert response.json() == served.client.post("/predict", json=PATIENT).json()
 
 
+def zipped(size: int) -> bytes:
+    with zipfile.ZipFile(content := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("scan.png", bytes(size))
+    return content.getvalue()
+
+
 @pytest.mark.parametrize(
     ("patient", "status", "said"),
     [
@@ -81,6 +90,8 @@ def test_multipart_is_the_same(served):
         ({"scan": ""}, 422, "scan: is not an image that can be read"),
         ({"scan": base64_of(TEXT.encode())}, 422, "scan: is not an image that can be read"),
         ({"scan": base64_of(png()[:40])}, 422, "scan: is not an image that can be read"),
+        ({"scan": base64_of(zipped(2**24))}, 422, "scan: is not an image that can be read"),
+        ({"scan": base64_of(gzip.compress(bytes(2**24)))}, 422, "scan: is not an image that can be read"),
     ],
 )
 def test_what_is_no_patient_is_refused(tmp_path, patient, status, said):
