@@ -40,9 +40,7 @@ class Generator(ModelMixin):
         save_generator(self.model, save_directory)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, folder: str | Path, *, torch_dtype: torch.dtype | None = None, **_: Any
-    ) -> Self:
+    def from_pretrained(cls, folder: str | Path, *, torch_dtype: torch.dtype | None = None, **_: Any) -> Self:
         """Refusal for a folder that holds no generator, and for another type of numbers than float32."""
         if torch_dtype not in (None, torch.float32):
             raise Refusal(f"torch_dtype is {torch_dtype}, expected torch.float32: nothing else was measured")
@@ -69,7 +67,7 @@ class _Pipeline(DiffusionPipeline):
 
     def __init__(self, medm2g: Generator) -> None:
         super().__init__()
-        self.register_modules(medm2g=medm2g)
+        self.register_modules(medm2g=medm2g)  # type: ignore[attr-defined]
 
     @classmethod
     def of(cls, model: MedM2G) -> Self:
