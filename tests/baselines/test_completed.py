@@ -154,7 +154,8 @@ def test_it_trains_as_any_model_is_loaded_and_resumes(small, kind, tmp_path):
     options = {"guidance": 2.0}
     run = train_run(small, CONFIG, tmp_path / "run", kind=kind, options=options)
     model = run.model
-    assert json.loads((tmp_path / "run" / "model" / "model.json").read_text(encoding="utf-8"))["options"] == options
+    plain = json.loads((tmp_path / "run" / "model" / "model.json").read_text(encoding="utf-8"))
+    assert plain["options"] == options
     assert model.able.all()
     links = sorted(path.name for path in (tmp_path / "run" / "prepared" / "links").iterdir())
     assert links == sorted(f"text-{name}" for name in small.task.modality_names if name != "text")
