@@ -19,7 +19,7 @@ from robustmdiff.experiment.generated.cohort import Judged, having_only
 from robustmdiff.experiment.generated.images import GUIDANCE
 from robustmdiff.experiment.generated.rows import Row, alone, measured
 
-WATCHED = 1000  # training patients on whom thresholds are chosen
+WATCHED = 600  # training patients on whom thresholds are chosen
 PART = 50
 
 
