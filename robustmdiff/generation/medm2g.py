@@ -31,7 +31,7 @@ from robustmdiff.spelling import unknown
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-AT_ONCE = 256  # rows, as long as memory lasts
+AT_ONCE = 512  # draws, as long as memory lasts
 VOTES = 16  # latents of a report, unless asked otherwise
 
 
@@ -145,7 +145,7 @@ class MedM2G(nn.Module):
             def translate(some: list[int], name: str = name) -> list[list[Observation]]:
                 return self._translate([patients[i] for i in some], name, draws, steps, key)
 
-            for i, images in zip(rows, in_parts(translate, rows), strict=True):
+            for i, images in zip(rows, in_parts(translate, rows, draws), strict=True):
                 made[i][name] = images
                 how[i][name] = f"translated from {', '.join(self.sources(patients[i], name))}"
         alike = [(names, self._readable(patient)) for names, patient in zip(left, patients, strict=True)]
@@ -159,7 +159,7 @@ class MedM2G(nn.Module):
                     chosen = [patients[i] for i in some]
                     return self._draw(chosen, together, draws, votes, key, sampling)
 
-                for i, drawn in zip(rows, in_parts(draw, rows), strict=True):
+                for i, drawn in zip(rows, in_parts(draw, rows, draws * votes), strict=True):
                     made[i].update(drawn)
                     given = ", ".join(_given(self.task, patients[i])) or "nothing"
                     how[i].update(dict.fromkeys(together, f"{drawn_from} {given}"))
@@ -294,10 +294,11 @@ def _given(task: Task, patient: Patient) -> tuple[str, ...]:
     return tuple(name for name in task.modality_names if patient.has(name))
 
 
-def in_parts(make: Callable[[list[int]], list[Any]], rows: list[int]) -> list[Any]:
-    """What `make` gives of the rows, AT_ONCE of them at a time, or as many as memory is enough for."""
+def in_parts(make: Callable[[list[int]], list[Any]], rows: list[int], draws: int = 1) -> list[Any]:
+    """What `make` gives of the rows, of each so many draws: AT_ONCE of these at a time, or as many rows as
+    memory is enough for."""
     made: list[Any] = []
-    size = AT_ONCE
+    size = max(1, AT_ONCE // draws)
     while len(made) < len(rows):
         some = rows[len(made) : len(made) + size]
         try:
