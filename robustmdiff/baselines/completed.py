@@ -63,8 +63,8 @@ SAVE_EVERY = 500  # of these steps, of which an epoch may have one
 
 class CompletedFusion(DiagnosisModel):
     """logits = head(GELU(LayerNorm(sum_i W_i x_i))), x_i the summary of a modality that is there, or the
-    generated vector of one that is not, with weights of its own. The probability is the mean over
-    `config.draws` completions; the diagnosis of a patient who has nothing is the prevalence, as of all.
+    generated vector of one that is not, with weights of its own that start at 0. The probability is the mean
+    over `config.draws` completions; the diagnosis of a patient who has nothing is the prevalence, as of all.
 
     guidance  how strongly the generator follows what is there (`generation.completion.complete`)
 
@@ -90,7 +90,8 @@ class CompletedFusion(DiagnosisModel):
         width = math.ceil(config.width / HEADS) * HEADS
         self.flows = MultiFlow(task, shapes, d, width=width, depth=config.depth).requires_grad_(False)
         self.register_buffer("able", torch.full((M,), M > 1))
-        self.W = nn.Parameter(torch.randn(2, M, d, d) * d**-0.5)  # of what is there, of what is generated
+        of_there = torch.randn(M, d, d) * d**-0.5
+        self.W = nn.Parameter(torch.stack([of_there, torch.zeros_like(of_there)]))  # and of what is generated
         self.b = nn.Parameter(torch.zeros(2, M, d))
         self.hidden = nn.Sequential(nn.LayerNorm(d), nn.GELU(), nn.Dropout(config.dropout))
         self.head = class_head(d, self.labels.log_prior(task.prevalence))
