@@ -187,7 +187,9 @@ def test_the_pages_are_what_the_records_say():
 
 def test_the_plan_that_is_shipped_can_be_read_and_another_is_refused(tmp_path):
     plan = read_plan(ROOT / "configs" / "results.yaml")
-    assert (plan.trials, plan.methods) == (12, BY_NAME)
+    assert plan.trials == 12
+    assert set(BY_NAME) - set(plan.methods) == {"medm2g", "medcodi_m"}
+    assert {"medm2g", "medcodi_m"} <= set(plan.studies["completion"].methods)
     assert all(study.start(seed=3).seed == 3 for study in plan.studies.values())
     path = tmp_path / "plan.yaml"
     for wrong, said in (
