@@ -24,7 +24,7 @@ deploy-demo: $(READY)  ## take runs/demo to ONNX, a TensorRT engine, a server an
 	$(BIN)/python -m tools.deploy_demo
 
 generate-demo: $(READY)  ## train what generates on built-in patients, measure it, draw it (30 minutes); see runs/generator/evaluation/
-	$(BIN)/robustmdiff generator train --config configs/generate_cohort.yaml --option train=3000 --option test=600 --out runs/generator --resume
+	$(BIN)/robustmdiff generator train --config configs/generate_cohort.yaml --option train=2000 --option test=300 --out runs/generator --resume
 	$(BIN)/robustmdiff generator evaluate runs/generator
 
 test: $(READY)  ## every test that takes seconds (about 8 minutes on 2 cores)
