@@ -23,7 +23,7 @@ demo: $(READY)  ## train, evaluate and explain on built-in patients (about 5 min
 deploy-demo: $(READY)  ## take runs/demo to ONNX, a TensorRT engine, a server and a DICOM SR (4 minutes); see runs/deploy/
 	$(BIN)/python -m tools.deploy_demo
 
-generate-demo: $(READY)  ## train what generates on built-in patients, measure it, draw it (30 minutes); see runs/generator/evaluation/
+generate-demo: $(READY)  ## train what generates on built-in patients, measure it, draw it (about half an hour, not timed yet); see runs/generator/evaluation/
 	$(BIN)/robustmdiff generator train --config configs/generate_cohort.yaml --option train=2000 --option test=300 --out runs/generator --resume
 	$(BIN)/robustmdiff generator evaluate runs/generator
 
